@@ -1,0 +1,64 @@
+# `make help` explains itself. Two knobs of `make serve`: PORT and DATA_DIR.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PORT ?= 8000
+DATA_DIR ?= ./data
+PYTHON ?= python3.11
+VENV ?= .venv
+# The CPU build of torch is several GB smaller. Where pip needs telling, name its index here:
+#   make serve TORCH_ARGS="--index-url <the index of CPU builds>"
+TORCH_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(VENV) || { echo "Python 3.11 with venv is needed: apt-get install python3.11 python3.11-venv, or name another with PYTHON=..."; exit 1; }
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet $(TORCH_ARGS) "torch==2.13.0"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,dev]"
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## Make the virtual environment and install everything into it
+
+.PHONY: serve
+serve: $(STAMP) ## Run the service: PORT=8000 DATA_DIR=./data
+	@exec $(BIN)/sparke serve --port $(PORT) --data-dir $(DATA_DIR)
+
+.PHONY: test
+test: $(STAMP) ## The default test suite (under 15 minutes on two cores)
+	@$(BIN)/python -m pytest
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## The tests marked slow
+	@$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800
+
+.PHONY: test-gpu
+test-gpu: $(STAMP) ## The tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu
+
+.PHONY: lint
+lint: $(STAMP) ## Lint, formatting, types and architecture
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: fix
+fix: $(STAMP) ## Format and fix what can be fixed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: check
+check: lint test ## What CI runs: lint, types, architecture, tests
+
+.PHONY: clean
+clean: ## Remove the virtual environment and caches (never DATA_DIR)
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist *.egg-info

@@ -1,0 +1,73 @@
+"""Identifiers, each with one form. What a parser here has accepted is safe in a Redis key and a file path."""
+
+import re
+from typing import NewType
+
+from app.errors import InvalidId
+
+TenantId = NewType("TenantId", str)
+JobId = NewType("JobId", str)
+ImageId = NewType("ImageId", str)
+MemoryName = NewType("MemoryName", str)
+LatentSpace = NewType("LatentSpace", str)
+ModelId = NewType("ModelId", str)
+WorkerId = NewType("WorkerId", str)
+
+DEFAULT_TENANT = TenantId("default")
+DEFAULT_MEMORY = MemoryName("default")
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_JOB = re.compile(r"job_[0-9a-f]{28}")
+_IMAGE = re.compile(r"(job_[0-9a-f]{28})-([0-9]{1,3})")
+
+
+def parse_tenant_id(text: str) -> TenantId:
+    """A tenant id, or InvalidId."""
+    return TenantId(_match(_NAME, text, "tenant id"))
+
+
+def parse_memory_name(text: str) -> MemoryName:
+    """A memory's name, or InvalidId."""
+    return MemoryName(_match(_NAME, text, "memory name"))
+
+
+def parse_latent_space(text: str) -> LatentSpace:
+    """The name of a latent space (VAE, feature map and prompt encoder together), or InvalidId."""
+    return LatentSpace(_match(_NAME, text, "latent space"))
+
+
+def parse_model_id(text: str) -> ModelId:
+    """A model id, or InvalidId."""
+    return ModelId(_match(_MODEL, text, "model id"))
+
+
+def parse_job_id(text: str) -> JobId:
+    """A job id, or InvalidId."""
+    return JobId(_match(_JOB, text, "job id"))
+
+
+def parse_image_id(text: str) -> tuple[JobId, int]:
+    """The job and the index within it that an image id names, or InvalidId."""
+    found = _IMAGE.fullmatch(text)
+    if found is None:
+        raise InvalidId(f"an image id has the form {_IMAGE.pattern}, got {text[:80]!r}")
+    return JobId(found[1]), int(found[2])
+
+
+def make_job_id(created_at_ms: int, randomness: bytes) -> JobId:
+    """A job id that sorts by creation: 12 hex digits of milliseconds, then 16 of `randomness` (8 bytes)."""
+    if len(randomness) != 8:
+        raise InvalidId(f"a job id takes 8 random bytes, got {len(randomness)}")
+    return JobId(f"job_{created_at_ms:012x}{randomness.hex()}")
+
+
+def image_id(job_id: JobId, index: int) -> ImageId:
+    """The id of a job's image, also of the memory entry made of it."""
+    return ImageId(f"{job_id}-{index}")
+
+
+def _match(form: re.Pattern[str], text: str, what: str) -> str:
+    if form.fullmatch(text) is None:
+        raise InvalidId(f"a {what} has the form {form.pattern}, got {text[:80]!r}")
+    return text

@@ -1,0 +1,56 @@
+"""A job: one request's unit of work, and the states it goes through."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.domain.ids import JobId, TenantId, WorkerId
+from app.domain.request import GenerationRequest
+from app.domain.result import Failure, GenerationResult
+
+
+class JobKind(StrEnum):
+    """What a worker does for a job."""
+
+    GENERATE = "generate"
+
+
+class JobState(StrEnum):
+    """queued → running → succeeded | failed | cancelled | expired."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True where no further state can follow."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An accepted request. Times are Unix milliseconds."""
+
+    tenant_id: TenantId
+    job_id: JobId
+    kind: JobKind
+    request: GenerationRequest
+    created_at_ms: int
+    deadline_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """What the store knows of a job now. `fence` counts its starts; exactly one of result and failure is set at the end."""
+
+    job: Job
+    state: JobState
+    fence: int = 0
+    worker_id: WorkerId | None = None
+    started_at_ms: int | None = None
+    finished_at_ms: int | None = None
+    result: GenerationResult | None = None
+    failure: Failure | None = None

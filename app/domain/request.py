@@ -1,0 +1,50 @@
+"""What a tenant asks for. A value of these types is valid for ever after: the edge has checked it."""
+
+from dataclasses import dataclass, field
+
+from app.domain.ids import DEFAULT_MEMORY, MemoryName, ModelId
+
+MAX_SEED = 2**53 - 1  # exact in JSON numbers of every client
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySelection:
+    """Which memory guides and keeps the images. `version` reads it as it was then (a replay)."""
+
+    name: MemoryName = DEFAULT_MEMORY
+    read: bool = True
+    write: bool = True
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """How strongly to push away from the past. Strength 0 is bitwise the stock pipeline; None means the preset's."""
+
+    strength: float
+    memory: MemorySelection = field(default_factory=MemorySelection)
+    num_neighbours: int | None = None
+    latent_bandwidth: float | None = None
+    prompt_bandwidth: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One request's images: they share a prompt and push each other apart. Image i has the seed `seed + i`."""
+
+    model: ModelId
+    prompt: str
+    negative_prompt: str
+    num_images: int
+    width_px: int
+    height_px: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    diversity: Diversity
+    reproducible: bool = False
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each image, in order."""
+        return tuple((self.seed + index) % (MAX_SEED + 1) for index in range(self.num_images))

@@ -1,0 +1,130 @@
+"""Errors of the service, each with a stable code; `app.http.errors` alone maps them to HTTP.
+
+ServiceError
+├── InvalidRequest        invalid_request      the request can never succeed as it is
+│   ├── InvalidId         invalid_id
+│   ├── ModelNotFound     model_not_found
+│   └── VersionGone       memory_version_gone  a replay of a memory that is no longer whole
+├── NotFound              not_found
+├── Unauthenticated       invalid_api_key
+├── QueueFull             queue_full           try again later
+├── Unavailable           unavailable          a part of the service is away; try again
+│   ├── NoWorker          no_worker            nothing serves this model now
+│   ├── WorkerLost        worker_lost          the worker died with the job
+│   └── StoreUnavailable  store_unavailable    Redis or the object store does not answer
+├── JobFailed             (the job's own code) the worker said why
+├── WaitTimeout           timeout              the job was not done in time
+├── CorruptRecord         corrupt_record       a stored record cannot be read
+└── ConfigurationError    configuration        a setting is wrong; the process does not start
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Root of the service's errors. `message` says expected, actual and what to do."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(ServiceError):
+    """The request can never succeed as it is. `param` names the member at fault."""
+
+    code = "invalid_request"
+
+
+class InvalidId(InvalidRequest):
+    """An id of a tenant, job, image or memory is not of its form."""
+
+    code = "invalid_id"
+
+
+class ModelNotFound(InvalidRequest):
+    """No such model in the catalogue."""
+
+    code = "model_not_found"
+
+
+class VersionGone(InvalidRequest):
+    """The memory can no longer be read as it was at that version."""
+
+    code = "memory_version_gone"
+
+
+class NotFound(ServiceError):
+    """Nothing of that id belongs to this tenant."""
+
+    code = "not_found"
+
+
+class Unauthenticated(ServiceError):
+    """The API key is missing, unknown or revoked."""
+
+    code = "invalid_api_key"
+
+
+class QueueFull(ServiceError):
+    """The tenant or the service has too many jobs waiting."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(ServiceError):
+    """A part of the service is away; the same request may succeed later."""
+
+    code = "unavailable"
+
+
+class NoWorker(Unavailable):
+    """No live worker serves the model."""
+
+    code = "no_worker"
+
+
+class WorkerLost(Unavailable):
+    """The worker died while it held the job."""
+
+    code = "worker_lost"
+
+
+class StoreUnavailable(Unavailable):
+    """Redis or the object store does not answer."""
+
+    code = "store_unavailable"
+
+
+class JobFailed(ServiceError):
+    """The worker ended the job with an error of its own code."""
+
+    code = "job_failed"
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class WaitTimeout(ServiceError):
+    """The job was not done before the request's deadline."""
+
+    code = "timeout"
+
+
+class CorruptRecord(ServiceError):
+    """A stored record fails its checksum, version or schema."""
+
+    code = "corrupt_record"
+
+
+class ConfigurationError(ServiceError):
+    """A setting is missing or wrong; the message says which and what to do."""
+
+    code = "configuration"
