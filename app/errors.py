@@ -3,6 +3,7 @@
 ServiceError
 ├── InvalidRequest        invalid_request      the request can never succeed as it is
 │   ├── InvalidId         invalid_id
+│   ├── InvalidValue      invalid_value        a member's value is outside what the model allows
 │   ├── ModelNotFound     model_not_found
 │   └── VersionGone       memory_version_gone  a replay of a memory that is no longer whole
 ├── NotFound              not_found
@@ -42,6 +43,12 @@ class InvalidId(InvalidRequest):
     """An id of a tenant, job, image or memory is not of its form."""
 
     code = "invalid_id"
+
+
+class InvalidValue(InvalidRequest):
+    """A member's value is well formed but outside what this model allows."""
+
+    code = "invalid_value"
 
 
 class ModelNotFound(InvalidRequest):
