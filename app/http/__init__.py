@@ -1,0 +1,1 @@
+"""The HTTP edge: wire schemas, authentication, error bodies and routes. Nothing here reaches torch."""

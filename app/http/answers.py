@@ -1,0 +1,171 @@
+"""What the endpoints answer with: the OpenAI API's shapes, and members of our own beside them."""
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from app.domain.model import ModelSpec
+from app.domain.request import GenerationRequest
+from app.domain.result import GeneratedImage
+from app.http.generation import describe_sizes
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_PATCH_PX = 16
+
+
+class DiversityAnswer(BaseModel):
+    """How the memory shaped an image."""
+
+    num_neighbours: int = Field(description="How many entries of the memory took part.")
+    nearest_similarity: float | None = Field(
+        description="Kernel value of the nearest of them, 0 (far) to 1 (equal); null without any."
+    )
+    push: float = Field(description="Total push relative to the norm of the latents; 0 at strength 0.")
+
+
+class ImageAnswer(BaseModel):
+    """One image, as `b64_json` or as `url`."""
+
+    b64_json: str | None = None
+    url: str | None = Field(None, description="Signed; it works without a key until it expires.")
+    seed: int
+    id: str
+    diversity: DiversityAnswer
+
+
+class TextAndImageTokens(BaseModel):
+    """Tokens by kind."""
+
+    text_tokens: int
+    image_tokens: int
+
+
+class Usage(BaseModel):
+    """Counts in the form of the OpenAI API: text tokens are words and marks, image tokens squares of 16 px."""
+
+    input_tokens: int
+    input_tokens_details: TextAndImageTokens
+    output_tokens: int
+    output_tokens_details: TextAndImageTokens
+    total_tokens: int
+
+
+class GenerationAnswer(BaseModel):
+    """The images of one request, in order."""
+
+    created: int
+    data: list[ImageAnswer]
+    background: Literal["opaque"] = "opaque"
+    output_format: Literal["png"] = "png"
+    size: str
+    usage: Usage
+    model: str
+    memory_version: int = Field(description="The version that was read; `diversity.memory.version` replays it.")
+
+
+class SizesAnswer(BaseModel):
+    """Which sizes a model takes."""
+
+    description: str
+    default: str
+    min_px: int
+    max_px: int
+    multiple_px: int
+
+
+class DefaultsAnswer(BaseModel):
+    """What the members of a request are where they are absent, and how far they go."""
+
+    steps: int
+    max_steps: int
+    guidance_scale: float
+    max_guidance_scale: float
+    strength: float
+
+
+class ModelAnswer(BaseModel):
+    """A model in the catalogue."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Since when this server has offered it (Unix seconds).")
+    owned_by: Literal["sparke"] = "sparke"
+    ready: bool = Field(description="Whether a worker has it loaded now.")
+    latent_space: str = Field(description="Models with the same one share their memories.")
+    sizes: SizesAnswer
+    defaults: DefaultsAnswer
+
+
+class ModelsAnswer(BaseModel):
+    """All models in the catalogue."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelAnswer]
+
+
+class ErrorMember(BaseModel):
+    """The error as the OpenAI API gives it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Problem(BaseModel):
+    """Every error: the members of RFC 9457, and `error` for clients of the OpenAI API."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    error: ErrorMember
+
+
+def describe_image(image: GeneratedImage, **content: str) -> ImageAnswer:
+    """One image of the result with its `b64_json` or `url`."""
+    shaped = DiversityAnswer(
+        num_neighbours=image.num_neighbours, nearest_similarity=image.nearest_similarity, push=image.push
+    )
+    return ImageAnswer(seed=image.seed, id=image.image_id, diversity=shaped, **content)
+
+
+def describe_model(spec: ModelSpec, *, created_s: int, is_ready: bool) -> ModelAnswer:
+    """The model as `/v1/models` shows it."""
+    size = spec.size
+    return ModelAnswer(
+        id=spec.model_id,
+        created=created_s,
+        ready=is_ready,
+        latent_space=spec.latent_space,
+        sizes=SizesAnswer(
+            description=describe_sizes(size),
+            default=f"{size.default_width_px}x{size.default_height_px}",
+            min_px=size.min_px,
+            max_px=size.max_px,
+            multiple_px=size.multiple_px,
+        ),
+        defaults=DefaultsAnswer(
+            steps=spec.default_steps,
+            max_steps=spec.max_steps,
+            guidance_scale=spec.default_guidance_scale,
+            max_guidance_scale=spec.max_guidance_scale,
+            strength=spec.default_strength,
+        ),
+    )
+
+
+def count_usage(request: GenerationRequest) -> Usage:
+    """Words and marks in, squares of 16×16 px out (a side's last, cut one counts). The API has no tokenizer."""
+    text = len(_WORD.findall(request.prompt)) + len(_WORD.findall(request.negative_prompt))
+    squares = -(-request.width_px // _PATCH_PX) * -(-request.height_px // _PATCH_PX)
+    images = request.num_images * squares
+    return Usage(
+        input_tokens=text,
+        input_tokens_details=TextAndImageTokens(text_tokens=text, image_tokens=0),
+        output_tokens=images,
+        output_tokens_details=TextAndImageTokens(text_tokens=0, image_tokens=images),
+        total_tokens=text + images,
+    )

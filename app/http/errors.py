@@ -1,0 +1,267 @@
+"""From errors to answers: the one table of HTTP statuses, and the one error body.
+
+Every error answer has the members of RFC 9457 (type, title, status, detail, instance) and the member `error` of the
+OpenAI API (message, type, param, code), with content type application/problem+json.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from app.domain.result import Failure
+from app.errors import (
+    ConfigurationError,
+    CorruptRecord,
+    InvalidId,
+    InvalidRequest,
+    InvalidValue,
+    JobFailed,
+    ModelNotFound,
+    NotFound,
+    NoWorker,
+    QueueFull,
+    ServiceError,
+    StoreUnavailable,
+    Unauthenticated,
+    Unavailable,
+    VersionGone,
+    WaitTimeout,
+    WorkerLost,
+)
+
+PROBLEM_JSON = "application/problem+json"
+MAX_RETRY_AFTER_S = 120  # the official client does not retry at all beyond it
+_INTERNAL_MESSAGE = "The server failed on this request. The log has the cause under the request id."
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a class of errors is answered. `is_retried` overrides the client's own rule (it retries 409, 429, 5xx)."""
+
+    status: int
+    title: str
+    error_type: str
+    retry_after_s: int | None = None
+    is_retried: bool | None = None
+    is_internal: bool = False  # its message is for the log, not for the client
+
+
+INVALID_REQUEST = "invalid_request_error"
+RATE_LIMIT = "rate_limit_error"
+SERVER = "server_error"
+
+ANSWERS: Mapping[type[ServiceError], Answer] = {
+    InvalidRequest: Answer(400, "Invalid request", INVALID_REQUEST),
+    InvalidId: Answer(400, "Invalid id", INVALID_REQUEST),
+    InvalidValue: Answer(400, "Invalid value", INVALID_REQUEST),
+    ModelNotFound: Answer(404, "Model not found", INVALID_REQUEST),
+    VersionGone: Answer(410, "Memory version gone", INVALID_REQUEST),
+    NotFound: Answer(404, "Not found", INVALID_REQUEST),
+    Unauthenticated: Answer(401, "Not authenticated", INVALID_REQUEST),
+    QueueFull: Answer(429, "Too many jobs waiting", RATE_LIMIT),
+    Unavailable: Answer(503, "Service unavailable", SERVER, retry_after_s=5),
+    NoWorker: Answer(503, "No worker for the model", SERVER, retry_after_s=10),
+    WorkerLost: Answer(503, "Worker lost", SERVER, retry_after_s=2),
+    StoreUnavailable: Answer(503, "Store unavailable", SERVER, retry_after_s=5),
+    JobFailed: Answer(500, "Job failed", SERVER, is_retried=False),
+    WaitTimeout: Answer(504, "Job not done in time", SERVER, is_retried=False),
+    CorruptRecord: Answer(500, "Corrupt record", SERVER, is_retried=False, is_internal=True),
+    ConfigurationError: Answer(500, "Configuration error", SERVER, is_retried=False, is_internal=True),
+    ServiceError: Answer(500, "Internal error", SERVER, is_internal=True),
+}
+
+# What the framework itself refuses: status → (title, code).
+_HTTP_PROBLEMS: Mapping[int, tuple[str, str]] = {
+    400: ("Bad request", "invalid_request"),
+    403: ("Forbidden", "forbidden"),
+    404: ("Not found", "not_found"),
+    405: ("Method not allowed", "method_not_allowed"),
+    413: ("Request too large", "request_too_large"),
+    415: ("Unsupported media type", "unsupported_media_type"),
+}
+
+# What pydantic says of a member → the OpenAI API's word for it.
+_MEMBER_CODES: Mapping[str, str] = {
+    "extra_forbidden": "unknown_parameter",
+    "json_invalid": "invalid_json",
+    "literal_error": "invalid_value",
+    "missing": "missing_required_parameter",
+    "string_too_long": "string_above_max_length",
+    "string_too_short": "string_below_min_length",
+}
+_MAX_MEMBERS_NAMED = 5
+_MAX_NAME_CHARS = 80
+
+
+def answer_for(error: ServiceError) -> Answer:
+    """The table's row for the error's class, or for its nearest base class."""
+    return next(ANSWERS[base] for base in type(error).__mro__ if base in ANSWERS)
+
+
+def code_of(error: ServiceError) -> str:
+    """The stable code: the class's own, or the worker's reason for a failed job."""
+    return error.reason if isinstance(error, JobFailed) else error.code
+
+
+def error_of_failure(failure: Failure) -> ServiceError:
+    """The error that a failed job means to its client: the class of that code, else JobFailed with the code kept."""
+    kinds = {kind.code: kind for kind in ANSWERS if kind not in (ServiceError, QueueFull, JobFailed)}
+    kind = kinds.get(failure.code)
+    return JobFailed(failure.message, reason=failure.code) if kind is None else kind(failure.message)
+
+
+def problem(  # noqa: PLR0913 - the members of the body
+    request: Request,
+    *,
+    status: int,
+    title: str,
+    error_type: str,
+    code: str,
+    message: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> JSONResponse:
+    """The one error body. `extra` adds members of the endpoint's own, as RFC 9457 allows."""
+    body: dict[str, Any] = {
+        "type": f"urn:sparke:error:{code}",
+        "title": title,
+        "status": status,
+        "detail": message,
+        "instance": f"urn:sparke:request:{request.state.request_id}",
+        "error": {"message": message, "type": error_type, "param": param, "code": code},
+        **(extra or {}),
+    }
+    return JSONResponse(body, status, dict(headers or {}), media_type=PROBLEM_JSON)
+
+
+def service_problem(
+    request: Request, error: ServiceError, extra: Mapping[str, Any] | None = None
+) -> JSONResponse:
+    """The answer for one of the service's own errors."""
+    answer = answer_for(error)
+    if answer.status >= 500:
+        _log.warning("request_failed", code=code_of(error), message=error.message)
+    headers: dict[str, str] = {}
+    retry_after_s = error.retry_after_s if isinstance(error, QueueFull) else answer.retry_after_s
+    if retry_after_s is not None:
+        headers["retry-after"] = str(min(max(retry_after_s, 1), MAX_RETRY_AFTER_S))
+    if answer.is_retried is not None:
+        headers["x-should-retry"] = str(answer.is_retried).lower()
+    if answer.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="sparke"'
+    return problem(
+        request,
+        status=answer.status,
+        title=answer.title,
+        error_type=answer.error_type,
+        code=code_of(error),
+        message=_INTERNAL_MESSAGE if answer.is_internal else error.message,
+        param=error.param,
+        headers=headers,
+        extra=extra,
+    )
+
+
+def internal_problem(request: Request) -> JSONResponse:
+    """The answer for an error that nobody expected: nothing of its inside leaves the server."""
+    return problem(
+        request,
+        status=500,
+        title="Internal error",
+        error_type=SERVER,
+        code=ServiceError.code,
+        message=_INTERNAL_MESSAGE,
+    )
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every error that reaches the framework with the one body."""
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_members)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+def all_codes() -> tuple[str, ...]:
+    """Every code of the API's own; a failed job may carry another, which its worker chose."""
+    own = {kind.code for kind in ANSWERS} | {code for _, code in _HTTP_PROBLEMS.values()}
+    return tuple(sorted(own | set(_MEMBER_CODES.values()) | {"invalid_type"}))
+
+
+async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, ServiceError):
+        raise error
+    return service_problem(request, error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    title, code = _HTTP_PROBLEMS.get(error.status_code, ("Error", "internal"))
+    return problem(
+        request,
+        status=error.status_code,
+        title=title,
+        error_type=INVALID_REQUEST if error.status_code < 500 else SERVER,
+        code=code,
+        message=str(error.detail),
+        headers=error.headers,
+    )
+
+
+async def _on_invalid_members(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    found = list(error.errors())
+    named = "; ".join(_describe(member) for member in found[:_MAX_MEMBERS_NAMED])
+    more = len(found) - _MAX_MEMBERS_NAMED
+    return problem(
+        request,
+        status=400,
+        title="Invalid request",
+        error_type=INVALID_REQUEST,
+        code=_member_code(found[0]["type"]),
+        message=named if more <= 0 else f"{named}; and {more} more",
+        param=_member_name(found[0]) or None,
+    )
+
+
+def _member_code(kind: str) -> str:
+    if kind in _MEMBER_CODES:
+        return _MEMBER_CODES[kind]
+    return "invalid_type" if kind.endswith("_type") else "invalid_value"
+
+
+def _member_name(member: Mapping[str, Any]) -> str:
+    location = [str(part) for part in member["loc"] if part not in ("body", "query", "path")]
+    return ".".join(location)[:_MAX_NAME_CHARS]
+
+
+def _describe(member: Mapping[str, Any]) -> str:
+    """One member's fault: expected and, where it is short enough to repeat, actual."""
+    name, kind, value = _member_name(member), member["type"], member.get("input")
+    if kind == "extra_forbidden":
+        return f"{name}: unknown member"
+    if kind == "missing":
+        return f"{name}: required, but missing"
+    got = ""
+    if kind == "string_too_long" and isinstance(value, str):
+        got = f", got {len(value)}"
+    elif kind != "json_invalid" and _is_short(value):
+        got = f", got {value!r}"
+    return f"{name}: {member['msg']}{got}" if name else f"{member['msg']}{got}"
+
+
+def _is_short(value: object) -> bool:
+    """True where repeating the value is a help: small numbers, booleans, null, short strings."""
+    if isinstance(value, str):
+        return len(value) <= 40
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**20)

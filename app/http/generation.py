@@ -1,0 +1,191 @@
+"""The body of `POST /v1/images/generations`, and the valid request that it becomes."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic_core import PydanticCustomError
+
+from app.domain.ids import DEFAULT_MEMORY, ModelId, parse_memory_name
+from app.domain.model import ModelSpec, SizeLimits
+from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection
+from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
+
+MAX_PROMPT_CHARS = 4000
+MAX_IMAGES = 10
+MAX_NUM_NEIGHBOURS = 65_536
+_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+
+Prompt = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
+Bandwidth = Annotated[float, Field(ge=0.01, le=10.0, allow_inf_nan=False)]
+Ignored = Annotated[str | None, Field(max_length=1024, description="Accepted for compatibility; without effect.")]
+
+
+class WireModel(BaseModel):
+    """A body from outside: no coercion between types, no unknown members."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class MemoryBody(WireModel):
+    """Which memory guides the images and keeps them."""
+
+    name: str | None = Field(None, description="The memory's name; `default` if absent.")
+    read: bool | None = Field(None, description="Push away from what it holds (default true).")
+    write: bool | None = Field(
+        None, description="Keep the new images in it (default true; false where `version` is given)."
+    )
+    version: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Read it as it was at this version: with the same seed, a replay."
+    )
+
+
+class DiversityBody(WireModel):
+    """How far to push the images away from the tenant's past and from each other."""
+
+    strength: float | None = Field(
+        None, ge=0.0, le=1.0, allow_inf_nan=False, description="0 is the plain model; absent: the model's default."
+    )
+    memory: MemoryBody | None = None
+    num_neighbours: int | None = Field(
+        None, ge=1, le=MAX_NUM_NEIGHBOURS, description="At most so many entries of the memory take part."
+    )
+    latent_bandwidth: Bandwidth | None = Field(None, description="Width of the kernel on images.")
+    prompt_bandwidth: Bandwidth | None = Field(None, description="Width of the kernel on prompts.")
+
+
+class GenerationBody(WireModel):
+    """What the OpenAI images API takes, and the members of our own after it."""
+
+    prompt: Prompt = Field(description="What to show.", examples=["a red circle on a blue background"])
+    model: str | None = Field(None, max_length=200, description="A model's id; the catalogue's first if absent.")
+    n: int | None = Field(None, ge=1, le=MAX_IMAGES, description="How many images (default 1).")
+    size: str | None = Field(None, max_length=40, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
+    response_format: Literal["b64_json", "url"] | None = Field(None, description="`b64_json` if absent.")
+    output_format: Literal["png"] | None = Field(None, description="Images are PNG.")
+    stream: bool | None = Field(None, description="Not supported: only false.")
+    user: Ignored = None
+    safety_identifier: Ignored = None
+    quality: Ignored = None
+    style: Ignored = None
+    background: Ignored = None
+    moderation: Ignored = None
+    complexity: Ignored = None
+    output_compression: int | None = Field(
+        None, ge=0, le=100, description="Accepted for compatibility; without effect: PNG loses nothing."
+    )
+    partial_images: int | None = Field(
+        None, ge=0, le=3, description="Accepted for compatibility; without effect: there is no stream."
+    )
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Image i has the seed `seed + i`; the server draws one if absent."
+    )
+    negative_prompt: Prompt | None = Field(None, description="What not to show.")
+    steps: int | None = Field(None, ge=1, description="Denoising steps; absent: the model's default.")
+    guidance_scale: float | None = Field(
+        None, ge=0.0, allow_inf_nan=False, description="Classifier-free guidance; absent: the model's default."
+    )
+    reproducible: bool | None = Field(
+        None, description="Run in one fixed batch shape, so that a later replay is bit-equal (default false)."
+    )
+    diversity: DiversityBody | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_shows_something(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise PydanticCustomError("invalid_value", "the prompt must not be empty")
+        return prompt
+
+    @field_validator("stream")
+    @classmethod
+    def _no_stream(cls, stream: bool | None) -> bool | None:  # noqa: FBT001 - pydantic calls it
+        if stream:
+            raise PydanticCustomError("invalid_value", "streaming is not supported; leave it out or send false")
+        return stream
+
+
+def find_model(model: str | None, catalogue: Mapping[ModelId, ModelSpec]) -> ModelSpec:
+    """The model asked for, or the catalogue's first; ModelNotFound says which there are."""
+    if model is None:
+        return next(iter(catalogue.values()))
+    spec = catalogue.get(ModelId(model))
+    if spec is None:
+        there = ", ".join(catalogue)
+        raise ModelNotFound(f"no model {model[:80]!r}; there are: {there}", param="model")
+    return spec
+
+
+def to_request(
+    body: GenerationBody, spec: ModelSpec, randomness: Callable[[int], bytes]
+) -> GenerationRequest:
+    """The body with the model's defaults filled in and held against its limits; `randomness` gives an absent seed."""
+    width_px, height_px = _parse_size(body.size, spec.size)
+    steps = spec.default_steps if body.steps is None else body.steps
+    if steps > spec.max_steps:
+        raise InvalidValue(f"steps must be 1 to {spec.max_steps} for this model, got {steps}", param="steps")
+    scale = spec.default_guidance_scale if body.guidance_scale is None else body.guidance_scale
+    if scale > spec.max_guidance_scale:
+        raise InvalidValue(
+            f"guidance_scale must be 0 to {spec.max_guidance_scale:g} for this model, got {scale:g}",
+            param="guidance_scale",
+        )
+    seed = int.from_bytes(randomness(8), "big") % (MAX_SEED + 1) if body.seed is None else body.seed
+    return GenerationRequest(
+        model=spec.model_id,
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt or "",
+        num_images=1 if body.n is None else body.n,
+        width_px=width_px,
+        height_px=height_px,
+        steps=steps,
+        guidance_scale=scale,
+        seed=seed,
+        diversity=_to_diversity(body.diversity or DiversityBody(), spec),
+        reproducible=bool(body.reproducible),
+    )
+
+
+def describe_sizes(limits: SizeLimits) -> str:
+    """The sizes that a model takes, in words."""
+    if limits.min_px == limits.max_px:
+        return f"{limits.min_px}x{limits.max_px} only"
+    return (
+        f"WIDTHxHEIGHT with both sides from {limits.min_px} to {limits.max_px} px in multiples of"
+        f" {limits.multiple_px}, or auto ({limits.default_width_px}x{limits.default_height_px})"
+    )
+
+
+def _parse_size(size: str | None, limits: SizeLimits) -> tuple[int, int]:
+    if size is None or size == "auto":
+        return limits.default_width_px, limits.default_height_px
+    found = _SIZE.fullmatch(size)
+    sides = (int(found[1]), int(found[2])) if found else (0, 0)
+    if any(not limits.min_px <= side <= limits.max_px or side % limits.multiple_px for side in sides):
+        raise InvalidValue(f"size must be {describe_sizes(limits)}; got {size!r}", param="size")
+    return sides
+
+
+def _to_diversity(body: DiversityBody, spec: ModelSpec) -> Diversity:
+    return Diversity(
+        strength=spec.default_strength if body.strength is None else body.strength,
+        memory=_to_memory(body.memory or MemoryBody()),
+        num_neighbours=body.num_neighbours,
+        latent_bandwidth=body.latent_bandwidth,
+        prompt_bandwidth=body.prompt_bandwidth,
+    )
+
+
+def _to_memory(body: MemoryBody) -> MemorySelection:
+    read = body.read is not False
+    if body.version is not None and not read:
+        raise InvalidRequest(
+            "a version is for reading: leave it out, or let read be true", param="diversity.memory.version"
+        )
+    try:
+        name = DEFAULT_MEMORY if body.name is None else parse_memory_name(body.name)
+    except InvalidId as error:
+        raise InvalidId(error.message, param="diversity.memory.name") from error
+    write = body.version is None if body.write is None else body.write
+    return MemorySelection(name=name, read=read, write=write, version=body.version)

@@ -1,0 +1,59 @@
+"""Reading a JSON body: bounded in size and depth, strict in form, with every fault named."""
+
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_json(request: Request, model: type[Model]) -> Model:
+    """The request's body as a `model`.
+
+    Raises:
+        HTTPException: 413 above MAX_BODY_BYTES, 415 for a content type other than JSON.
+        RequestValidationError: no JSON (also NaN, lone surrogates, over 200 levels), or members at fault.
+    """
+    _check_content_type(request.headers.get("content-type", ""))
+    body = await _read_bounded(request)
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestValidationError(
+            [{"type": "json_invalid", "loc": ("body",), "msg": f"the body is not valid JSON: {error}"}]
+        ) from error
+    if not isinstance(value, dict):
+        raise RequestValidationError(
+            [{"type": "object_type", "loc": ("body",), "msg": "the body must be a JSON object"}]
+        )
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+
+
+def _check_content_type(header: str) -> None:
+    kind = header.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise HTTPException(415, f"expected content-type application/json, got {kind[:80] or 'none'}")
+
+
+async def _read_bounded(request: Request) -> bytes:
+    too_large = HTTPException(413, f"a body has at most {MAX_BODY_BYTES} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
+        raise too_large
+    chunks: list[bytes] = []
+    size_bytes = 0
+    async for chunk in request.stream():
+        size_bytes += len(chunk)
+        if size_bytes > MAX_BODY_BYTES:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
