@@ -1,0 +1,154 @@
+"""One memory as this worker holds it: append-only arrays in host memory, and a FAISS index over the prompts."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from app.worker.selection import FLOAT32_SLACK, Float32, Indices, bottom_k, exact_cosines, unit_rows
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True)
+class HostEntry:
+    """One image of the past: its place in the log, a hash of its id, its feature `[d]`, its prompt embedding `[p]`."""
+
+    version: int
+    id_hash: int
+    feature: NDArray[np.float16]
+    prompt_embedding: NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourQuery:
+    """What to choose: entries up to `version` whose cosine to the prompt is at least `min_cosine`, at most `cap`."""
+
+    prompt_embedding: Float32
+    version: int
+    min_cosine: float
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The choice in version order, unit rows in fp32. Each stands for `weight` of the `num_qualified` entries."""
+
+    features: Float32
+    prompt_embeddings: Float32
+    versions: NDArray[np.int64]
+    num_qualified: int
+
+    @property
+    def weight(self) -> float:
+        """n/k of the sample; 1 where everything that qualified was taken, also where that was nothing."""
+        return self.num_qualified / len(self.versions) if len(self.versions) else 1.0
+
+
+class HostMemory:
+    """Append-only; entries come in version order. Safe from several threads: a lock guards arrays and index.
+
+    Held in fp16 as the log has them, and once more in fp32 by the index: `2d + 6p + 16` bytes an entry, and the spare
+    room of arrays that double.
+    """
+
+    def __init__(self, feature_dim: int, prompt_dim: int) -> None:
+        self._lock = threading.Lock()
+        self._num_entries = 0
+        self._features = np.empty((0, feature_dim), np.float16)
+        self._prompts = np.empty((0, prompt_dim), np.float16)
+        self._versions = np.empty(0, np.int64)
+        self._id_hashes = np.empty(0, np.uint64)
+        self._index = faiss.IndexFlatIP(prompt_dim)
+
+    def __len__(self) -> int:
+        return self._num_entries
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held, spare room included."""
+        arrays = (self._features, self._prompts, self._versions, self._id_hashes)
+        return sum(array.nbytes for array in arrays) + 4 * self._prompts.shape[1] * self._num_entries
+
+    def append(self, entries: Sequence[HostEntry]) -> None:
+        """Add entries whose versions follow those held. Of another dimension: ValueError, and nothing is added."""
+        if not entries:
+            return
+        features = np.stack([entry.feature for entry in entries])
+        prompts = np.stack([entry.prompt_embedding for entry in entries])
+        expected, actual = (
+            (self._features.shape[1], self._prompts.shape[1]),
+            (features.shape[1], prompts.shape[1]),
+        )
+        if actual != expected:
+            raise ValueError(f"entries have (feature, prompt) dimensions {actual}, the memory {expected}")
+        versions = np.array([entry.version for entry in entries], np.int64)
+        with self._lock:
+            held = self._versions[self._num_entries - 1 : self._num_entries]
+            if (np.diff(np.concatenate([held, versions])) <= 0).any():
+                raise ValueError(f"versions must rise, got {versions.tolist()[:8]} after {held.tolist()}")
+            end = self._num_entries + len(entries)
+            self._reserve(end)
+            rows = slice(self._num_entries, end)
+            self._features[rows] = features
+            self._prompts[rows] = prompts
+            self._versions[rows] = versions
+            self._id_hashes[rows] = [entry.id_hash for entry in entries]
+            self._index.add(unit_rows(prompts))
+            self._num_entries = end
+
+    def select(self, query: NeighbourQuery) -> Chosen:
+        """Every entry with `version ≤ query.version` and `cosine ≥ query.min_cosine`, in version order.
+
+        The version filters first, and whether an entry qualifies depends on it and the query alone: a replay finds the
+        same set. Above the cap a bottom-k sample by id hash stands for all. Cost O(n·p) for n entries, exact sums only
+        for those within FAISS's rounding of the bound.
+        """
+        with self._lock:
+            held = self._versions[: self._num_entries]
+            num_then = int(np.searchsorted(held, query.version, side="right"))
+            qualified = self._qualified(
+                unit_rows(query.prompt_embedding[None])[0], query.min_cosine, num_then
+            )
+            taken = qualified
+            if len(qualified) > query.cap:
+                taken = qualified[bottom_k(self._id_hashes[qualified], query.cap)]
+            return Chosen(
+                features=unit_rows(self._features[taken]),
+                prompt_embeddings=unit_rows(self._prompts[taken]),
+                versions=self._versions[taken].copy(),
+                num_qualified=len(qualified),
+            )
+
+    def _qualified(self, prompt: Float32, min_cosine: float, num_then: int) -> Indices:
+        if num_then == 0 or min_cosine <= -1.0:
+            return np.arange(num_then, dtype=np.int64)
+        first_rows = faiss.SearchParameters(sel=faiss.IDSelectorRange(0, num_then))  # type: ignore[call-arg]
+        _, cosines, rows = self._index.range_search(
+            prompt[None], min_cosine - FLOAT32_SLACK, params=first_rows
+        )
+        order = np.argsort(rows)
+        cosines, rows = cosines[order], rows[order].astype(np.int64)
+        qualifies = cosines >= min_cosine + FLOAT32_SLACK
+        unsure = np.flatnonzero(~qualifies)
+        qualifies[unsure] = exact_cosines(unit_rows(self._prompts[rows[unsure]]), prompt) >= min_cosine
+        return np.asarray(rows[qualifies], np.int64)
+
+    def _reserve(self, num_entries: int) -> None:
+        if num_entries <= len(self._versions):
+            return
+        capacity = max(num_entries, 2 * len(self._versions), 64)
+        self._features = _grown(self._features, capacity)
+        self._prompts = _grown(self._prompts, capacity)
+        self._versions = _grown(self._versions, capacity)
+        self._id_hashes = _grown(self._id_hashes, capacity)
+
+
+def _grown(array: NDArray[Scalar], capacity: int) -> NDArray[Scalar]:
+    larger = np.zeros((capacity, *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger

@@ -1,0 +1,132 @@
+"""PNG files that say how they were made: one JSON chunk `sparke` for programs, one chunk `parameters` for people."""
+
+import io
+from dataclasses import dataclass
+
+from PIL import Image, PngImagePlugin
+from pydantic import TypeAdapter, ValidationError
+
+from app.domain.ids import ImageId, MemoryName, ModelId
+from app.domain.request import GenerationRequest
+from app.errors import CorruptRecord
+
+METADATA_CHUNK = "sparke"
+PARAMETERS_CHUNK = "parameters"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMetadata:
+    """All that it takes to make the image again.
+
+    `seed` is the image's own; a request with `request_seed`, `num_images` and the memory at `memory_version` replays
+    the image together with the others of its request, which it was pushed away from.
+    """
+
+    image_id: ImageId
+    model: ModelId
+    prompt: str
+    negative_prompt: str
+    seed: int
+    request_seed: int
+    num_images: int
+    width_px: int
+    height_px: int
+    steps: int
+    guidance_scale: float
+    strength: float
+    memory_name: MemoryName
+    memory_read: bool
+    memory_version: int
+    num_neighbours: int | None
+    latent_bandwidth: float | None
+    prompt_bandwidth: float | None
+    service_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOrigin:
+    """Where an image stands: its id, its index in the request, the memory version that was read, the software."""
+
+    image_id: ImageId
+    index: int
+    memory_version: int
+    service_version: str
+
+
+_METADATA = TypeAdapter(ImageMetadata)
+
+
+def image_metadata(request: GenerationRequest, origin: ImageOrigin) -> ImageMetadata:
+    """The metadata of one image of a request."""
+    diversity = request.diversity
+    return ImageMetadata(
+        image_id=origin.image_id,
+        model=request.model,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        seed=request.seeds[origin.index],
+        request_seed=request.seed,
+        num_images=request.num_images,
+        width_px=request.width_px,
+        height_px=request.height_px,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        strength=diversity.strength,
+        memory_name=diversity.memory.name,
+        memory_read=diversity.memory.read,
+        memory_version=origin.memory_version,
+        num_neighbours=diversity.num_neighbours,
+        latent_bandwidth=diversity.latent_bandwidth,
+        prompt_bandwidth=diversity.prompt_bandwidth,
+        service_version=origin.service_version,
+    )
+
+
+def encode_png(image: Image.Image, metadata: ImageMetadata) -> bytes:
+    """The image as a PNG with its metadata. The JSON is ASCII, so that no reader can mistake its encoding."""
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(
+        METADATA_CHUNK, _METADATA.dump_json(metadata, ensure_ascii=True).decode("ascii"), zip=True
+    )
+    chunks.add_itxt(PARAMETERS_CHUNK, describe(metadata))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def read_metadata(png: bytes) -> ImageMetadata:
+    """The metadata of a PNG that `encode_png` made, or CorruptRecord."""
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            image.load()
+            text = getattr(image, "text", {}).get(METADATA_CHUNK)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CorruptRecord("the data is no readable PNG file") from error
+    if text is None:
+        raise CorruptRecord(
+            f"the PNG has no chunk {METADATA_CHUNK!r}: it was not made by this service or was stripped"
+        )
+    try:
+        return _METADATA.validate_json(text)
+    except ValidationError as error:
+        raise CorruptRecord(f"the PNG's chunk {METADATA_CHUNK!r} is not of this version's form") from error
+
+
+def describe(metadata: ImageMetadata) -> str:
+    """The metadata for people: the prompt, the negative prompt, and a line of settings."""
+    settings = {
+        "Steps": metadata.steps,
+        "CFG scale": metadata.guidance_scale,
+        "Seed": metadata.seed,
+        "Size": f"{metadata.width_px}x{metadata.height_px}",
+        "Model": metadata.model,
+        "Diversity strength": metadata.strength,
+        "Memory": f"{metadata.memory_name}@{metadata.memory_version}",
+        "Image": metadata.image_id,
+        "Version": f"SPARKE {metadata.service_version}",
+    }
+    lines = [metadata.prompt]
+    if metadata.negative_prompt:
+        lines.append(f"Negative prompt: {metadata.negative_prompt}")
+    lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
+    return "\n".join(lines)
