@@ -1,0 +1,1 @@
+"""Images: where their bytes lie, and the signed URLs that show them."""

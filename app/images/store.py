@@ -1,0 +1,61 @@
+"""Image bytes in an object store: a local folder, S3, or what else `obstore` knows by URL."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from app.domain.ids import JobId, TenantId
+from app.errors import ConfigurationError, NotFound, StoreUnavailable
+
+
+def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str:
+    """Where an image lies. It carries the fence, so a worker that lost its job overwrites nothing."""
+    return f"images/{tenant_id}/{job_id}/{fence}-{index}.png"
+
+
+class ImageStore:
+    """Images by key. Keys are made by `image_key`."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    @classmethod
+    def open(cls, url: str) -> "ImageStore":
+        """The store that a URL names; a local folder is made where it is missing. Raises ConfigurationError."""
+        parts = urlsplit(url)
+        try:
+            if parts.scheme == "file":
+                folder = Path(unquote(parts.path))
+                folder.mkdir(parents=True, exist_ok=True)
+                return cls(LocalStore(folder))
+            return cls(from_url(url))
+        except (BaseError, OSError, ValueError) as error:
+            raise ConfigurationError(f"the image store {url} cannot be opened: {error}") from error
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Writes an image, whole or not at all. Raises StoreUnavailable."""
+        try:
+            await self._store.put_async(key, data)
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(f"image {key} cannot be written: {error}") from error
+
+    async def get(self, key: str) -> bytes:
+        """An image's bytes. Raises NotFound and StoreUnavailable."""
+        try:
+            found = await self._store.get_async(key)
+            return bytes(await found.bytes_async())
+        except (NotFoundError, FileNotFoundError) as error:
+            raise NotFound("this image is no longer kept") from error
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(f"image {key} cannot be read: {error}") from error
+
+    async def delete(self, key: str) -> None:
+        """Removes an image; one that is not there is no error. Raises StoreUnavailable."""
+        try:
+            await self._store.delete_async(key)
+        except (NotFoundError, FileNotFoundError):
+            return
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(f"image {key} cannot be removed: {error}") from error

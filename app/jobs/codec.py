@@ -1,0 +1,50 @@
+"""JSON of jobs and results, and the record's hash. A value that does not fit the schema is CorruptRecord."""
+
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.domain.ids import WorkerId
+from app.domain.job import Job, JobRecord, JobState
+from app.domain.result import Failure, GenerationResult
+from app.errors import CorruptRecord
+from app.jobs.types import WorkerInfo
+
+_T = TypeVar("_T")
+
+JOB: TypeAdapter[Job] = TypeAdapter(Job)
+RESULT: TypeAdapter[GenerationResult] = TypeAdapter(GenerationResult)
+FAILURE: TypeAdapter[Failure] = TypeAdapter(Failure)
+WORKER: TypeAdapter[WorkerInfo] = TypeAdapter(WorkerInfo)
+
+
+def decode(adapter: TypeAdapter[_T], data: bytes, *, where: str) -> _T:
+    """The value of some JSON. `where` begins the message of CorruptRecord."""
+    try:
+        return adapter.validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise CorruptRecord(f"{where}: {place}: {first['msg']}") from error
+
+
+def decode_record(found: dict[bytes, bytes], *, where: str) -> JobRecord:
+    """The record of a job's hash. Raises CorruptRecord."""
+    try:
+        state = JobState(found[b"state"].decode())
+        return JobRecord(
+            job=decode(JOB, found[b"job"], where=where),
+            state=state,
+            fence=int(found.get(b"fence", b"0")),
+            worker_id=WorkerId(found[b"worker_id"].decode()) if b"worker_id" in found else None,
+            started_at_ms=_maybe_int(found, b"started_at_ms"),
+            finished_at_ms=_maybe_int(found, b"finished_at_ms"),
+            result=decode(RESULT, found[b"result"], where=where) if b"result" in found else None,
+            failure=decode(FAILURE, found[b"failure"], where=where) if b"failure" in found else None,
+        )
+    except (KeyError, ValueError) as error:
+        raise CorruptRecord(f"{where}: {error!r}") from error
+
+
+def _maybe_int(found: dict[bytes, bytes], name: bytes) -> int | None:
+    return int(found[name]) if name in found else None

@@ -1,0 +1,73 @@
+"""Bytes of a memory entry. Never pickle.
+
+Layout, little-endian: magic `SPKE`, codec version u8, dtype u8 (1 = IEEE half), length of the image id u16, length d
+of the feature u32, length p of the prompt embedding u32, created_at_ms i64, seed u64; then the image id in ASCII, d and
+p halves; last the CRC32 of everything before it. A record of another length than it announces is corrupt.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.ids import ImageId, parse_image_id
+from app.errors import CorruptRecord, InvalidId
+
+CODEC_VERSION = 1
+_MAGIC = b"SPKE"
+_HALF = 1
+_HEADER = struct.Struct("<4sBBHIIqQ")
+_CHECKSUM = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryEntry:
+    """What is remembered of one image: unit feature [d] and unit prompt embedding [p], both float16."""
+
+    image_id: ImageId
+    seed: int
+    created_at_ms: int
+    feature: NDArray[np.float16]
+    prompt_embedding: NDArray[np.float16]
+
+
+def encode_entry(entry: MemoryEntry) -> bytes:
+    """The entry's bytes. The arrays are stored as float16, whatever float type they have."""
+    image_id = entry.image_id.encode("ascii")
+    feature = np.asarray(entry.feature, dtype="<f2").reshape(-1)
+    prompt_embedding = np.asarray(entry.prompt_embedding, dtype="<f2").reshape(-1)
+    sizes = (len(image_id), feature.size, prompt_embedding.size)
+    header = _HEADER.pack(_MAGIC, CODEC_VERSION, _HALF, *sizes, entry.created_at_ms, entry.seed)
+    body = b"".join((header, image_id, feature.tobytes(), prompt_embedding.tobytes()))
+    return body + _CHECKSUM.pack(zlib.crc32(body))
+
+
+def decode_entry(data: bytes, *, where: str = "a memory entry") -> MemoryEntry:
+    """The entry of some bytes; its arrays are read-only views of them. `where` begins the message of CorruptRecord."""
+    if len(data) < _HEADER.size + _CHECKSUM.size:
+        raise CorruptRecord(
+            f"{where}: expected {_HEADER.size + _CHECKSUM.size} bytes or more, got {len(data)}"
+        )
+    (expected,) = _CHECKSUM.unpack_from(data, len(data) - _CHECKSUM.size)
+    actual = zlib.crc32(memoryview(data)[: -_CHECKSUM.size])
+    if actual != expected:
+        raise CorruptRecord(f"{where}: checksum {actual:08x}, expected {expected:08x}")
+    magic, version, dtype, id_bytes, feature_dim, prompt_dim, created_at_ms, seed = _HEADER.unpack_from(data)
+    if (magic, version, dtype) != (_MAGIC, CODEC_VERSION, _HALF):
+        raise CorruptRecord(
+            f"{where}: magic {magic!r}, codec version {version}, dtype {dtype};"
+            f" this release reads {_MAGIC!r}, {CODEC_VERSION}, {_HALF}"
+        )
+    expected_bytes = _HEADER.size + id_bytes + 2 * (feature_dim + prompt_dim) + _CHECKSUM.size
+    if len(data) != expected_bytes:
+        raise CorruptRecord(f"{where}: {len(data)} bytes, expected {expected_bytes} by its header")
+    start = _HEADER.size + id_bytes
+    image_id = ImageId(data[_HEADER.size : start].decode("ascii", errors="replace"))
+    try:
+        parse_image_id(image_id)
+    except InvalidId as error:
+        raise CorruptRecord(f"{where}: {error.message}") from error
+    halves = np.frombuffer(data, dtype="<f2", count=feature_dim + prompt_dim, offset=start)
+    return MemoryEntry(image_id, seed, created_at_ms, halves[:feature_dim], halves[feature_dim:])

@@ -1,0 +1,93 @@
+"""Reads memories. They are written by the commit script of `app.jobs` alone, so nothing is remembered twice."""
+
+from typing import Any
+
+from redis.asyncio import Redis
+
+from app.domain.ids import LatentSpace, MemoryName, TenantId
+from app.errors import CorruptRecord, InvalidRequest
+from app.memory.codec import MemoryEntry, decode_entry
+from app.memory.keys import MemoryKey, index_key, log_key, meta_key
+from app.redis.errors import redis_errors
+
+PAGE_ENTRIES = 512
+
+
+class MemoryStore:
+    """The memories of all tenants, for reading. All methods raise StoreUnavailable where Redis does not answer."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    @redis_errors
+    async def version(self, memory: MemoryKey) -> int:
+        """The number of entries ever appended; 0 for a memory that does not exist yet."""
+        return int(await self._redis.hget(meta_key(memory), "version") or 0)
+
+    @redis_errors
+    async def count(self, memory: MemoryKey) -> int:
+        """The number of entries the memory holds now."""
+        return int(await self._redis.xlen(log_key(memory)))
+
+    @redis_errors
+    async def created_at_ms(self, memory: MemoryKey) -> int | None:
+        """When the first entry came, in Unix milliseconds; None for a memory that does not exist yet."""
+        found = await self._redis.hget(meta_key(memory), "created_at_ms")
+        return None if found is None else int(found)
+
+    @redis_errors
+    async def list_memories(self, tenant_id: TenantId) -> list[MemoryKey]:
+        """The tenant's memories that hold something, by latent space and name."""
+        members: Any = await self._redis.smembers(index_key(tenant_id))
+        split = sorted(member.decode().split(":", 1) for member in members)
+        return [MemoryKey(tenant_id, LatentSpace(space), MemoryName(name)) for space, name in split]
+
+    async def resolve_version(self, memory: MemoryKey, wanted: int | None) -> int:
+        """The version to read: the one `wanted` by a replay, else the current one.
+
+        Raises InvalidRequest where the memory has not come that far.
+        """
+        current = await self.version(memory)
+        if wanted is None:
+            return current
+        if not 0 <= wanted <= current:
+            raise InvalidRequest(
+                f"memory.version {wanted} is outside 0..{current}: memory {memory.name!r} is at version {current} now",
+                param="diversity.memory.version",
+            )
+        return wanted
+
+    @redis_errors
+    async def read_after(
+        self, memory: MemoryKey, version: int, limit: int = PAGE_ENTRIES, *, until: int | None = None
+    ) -> list[tuple[int, bytes]]:
+        """One page, at most `limit` entries with version < v ≤ until, in order, each with its version.
+
+        A page shorter than `limit` is the last one. Cost: one round trip.
+        """
+        last = "+" if until is None else f"{until}-0"
+        page: Any = await self._redis.xrange(log_key(memory), min=f"({version}-0", max=last, count=limit)
+        return [
+            (int(entry_id.split(b"-")[0]), _entry_bytes(memory, entry_id, found)) for entry_id, found in page
+        ]
+
+    async def read_entries_after(
+        self, memory: MemoryKey, version: int, limit: int = PAGE_ENTRIES, *, until: int | None = None
+    ) -> list[tuple[int, MemoryEntry]]:
+        """As `read_after`, decoded. Raises CorruptRecord with the memory and version of the first corrupt entry."""
+        page = await self.read_after(memory, version, limit, until=until)
+        return [(at, decode_entry(data, where=describe_entry(memory, at))) for at, data in page]
+
+
+def describe_entry(memory: MemoryKey, version: int) -> str:
+    """How messages name an entry."""
+    return f"memory {memory} version {version}"
+
+
+def _entry_bytes(memory: MemoryKey, entry_id: bytes, found: dict[bytes, bytes]) -> bytes:
+    data = found.get(b"e")
+    if data is None:
+        raise CorruptRecord(
+            f"{describe_entry(memory, int(entry_id.split(b'-')[0]))}: the stream entry has no field e"
+        )
+    return data

@@ -1,0 +1,1 @@
+"""Redis: connections, the embedded server, scripts and notifications. Redis 6.2 commands only."""

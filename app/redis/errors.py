@@ -1,0 +1,37 @@
+"""Maps the errors of the Redis client to the service's own, in one place."""
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from redis import exceptions
+
+from app.errors import StoreUnavailable
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+AWAY = (
+    exceptions.ConnectionError,  # refused, reset, loading, wrong password
+    exceptions.TimeoutError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,
+    exceptions.MasterDownError,
+    OSError,
+)
+
+
+def redis_errors(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
+    """An async method whose errors of Redis are StoreUnavailable. What is left is a fault of ours and stays as it is."""
+
+    @wraps(method)
+    async def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return await method(*args, **kwargs)
+        except AWAY as error:
+            raise StoreUnavailable(
+                f"Redis does not answer as it should: {error}; try again shortly"
+            ) from error
+
+    return wrapped

@@ -1,0 +1,177 @@
+"""Every setting of the service, read once in a main from `SPARKE_*` and then passed on as values.
+
+Nothing else in the service reads the environment. A wrong value stops the process with a `ConfigurationError` that
+names the variable, what is expected and what was found.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.domain.ids import ModelId, parse_model_id
+from app.errors import ConfigurationError, InvalidId
+
+LogFormat = Literal["auto", "json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Settings(BaseSettings):
+    """The service's settings. Frozen; `load_settings` is how a main gets them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SPARKE_", frozen=True, extra="forbid", validate_default=True
+    )
+
+    # Where state lives
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the embedded Redis and of images kept locally."
+    )
+    redis_url: str | None = Field(
+        None,
+        description="redis://, rediss:// or unix:// URL of a shared Redis 6.2 or newer. None: `serve` embeds one.",
+    )
+    redis_timeout_s: float = Field(10.0, gt=0, le=120, description="How long one Redis command may take.")
+    image_url: str | None = Field(
+        None,
+        description="Object store of images: file:///path, s3://bucket/prefix, … None: `images` in data_dir.",
+    )
+
+    # HTTP
+    host: str = Field("127.0.0.1", min_length=1, description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    public_url: str | None = Field(
+        None,
+        description="How clients reach the API (https://images.example.org), for image URLs behind a proxy.",
+    )
+    request_timeout_s: float = Field(
+        300.0, gt=0, le=3600, description="How long a request waits for its images; the job's deadline too."
+    )
+    max_body_bytes: int = Field(1_000_000, ge=10_000, description="Largest request body that is read.")
+    url_signing_key: SecretStr | None = Field(
+        None,
+        description="Secret of image URLs, 32 characters or more. None: made once and shared through Redis.",
+    )
+    image_url_ttl_s: int = Field(
+        3600, ge=1, le=604_800, description="How long a signed image URL stays valid."
+    )
+
+    # Models and workers
+    models_file: Path | None = Field(None, description="Catalogue of models. None: the packaged demo model.")
+    models: Annotated[tuple[ModelId, ...], NoDecode] = Field(
+        (), description="Models this worker serves, separated by commas. Empty: all of the catalogue."
+    )
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N."
+    )
+    max_batch_images: int = Field(16, ge=1, le=256, description="Most images in one device batch.")
+    batch_window_ms: int = Field(20, ge=0, le=1000, description="How long the batcher waits for company.")
+    drain_timeout_s: float = Field(60.0, gt=0, description="How long a stopping worker may finish its batch.")
+    heartbeat_interval_s: float = Field(
+        2.5, gt=0, le=60, description="How often a worker says that it lives."
+    )
+    heartbeat_ttl_s: float = Field(
+        15.0, gt=0, le=600, description="Silence after which a worker counts as dead."
+    )
+    sweep_interval_s: float = Field(
+        5.0, gt=0, le=600, description="How often workers look for what a crash left."
+    )
+    worker_metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="Address of a worker's own /metrics."
+    )
+    worker_metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of a worker's own /metrics. None: not served."
+    )
+
+    # Bounds
+    max_waiting_jobs_per_tenant: int = Field(
+        1000, ge=1, description="Jobs of one tenant that may wait for one model."
+    )
+    max_open_jobs: int = Field(10_000, ge=1, description="Unfinished jobs of all tenants for one model.")
+    max_released_jobs_per_tenant: int = Field(
+        8,
+        ge=1,
+        le=1000,
+        description="Jobs of one tenant that may stand in a model's stream or run at a time.",
+    )
+    no_worker_grace_s: float = Field(
+        10.0, ge=0, description="How long a request waits for a worker to appear that serves its model."
+    )
+    job_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a finished job can be read.")
+    image_ttl_s: int = Field(30 * 86_400, ge=60, description="How long an image is kept.")
+
+    # Logs
+    log_format: LogFormat = Field("auto", description="json, console, or auto: console on a terminal.")
+    log_level: LogLevel = Field("info", description="debug, info, warning or error.")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not isinstance(value, tuple | list):
+            return value
+        try:
+            return tuple(parse_model_id(str(part)) for part in value)
+        except InvalidId as error:
+            raise ValueError(error.message) from error
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("give a URL that begins with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("image_url", "public_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is not None and "://" not in value:
+            raise ValueError(
+                "give a URL with its scheme, such as file:///var/lib/sparke or https://images.example.org"
+            )
+        return None if value is None else value.rstrip("/")
+
+    @field_validator("url_signing_key")
+    @classmethod
+    def _check_signing_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("give 32 characters or more, such as the output of `openssl rand -base64 32`")
+        return value
+
+    @model_validator(mode="after")
+    def _check_heartbeat(self) -> "Settings":
+        if self.heartbeat_ttl_s < 3 * self.heartbeat_interval_s:
+            raise ValueError(
+                f"heartbeat_ttl_s must be at least three times heartbeat_interval_s, so that one late beat kills"
+                f" nobody; got {self.heartbeat_ttl_s} and {self.heartbeat_interval_s}"
+            )
+        return self
+
+    @property
+    def image_store_url(self) -> str:
+        """Where images lie: `image_url`, or the folder `images` of the data directory."""
+        return self.image_url or (self.data_dir.absolute() / "images").as_uri()
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process: `overrides` (None leaves a setting alone), then the environment, then defaults.
+
+    Raises ConfigurationError with one line for each setting that is wrong.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks the values, and this is the place
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_explain(error))) from error
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        where = f"SPARKE_{name.upper()}" if name else "the settings together"
+        found = "" if not name or "key" in name else f" (got {problem['input']!r})"
+        lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{found}")
+    return lines
