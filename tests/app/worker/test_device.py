@@ -1,0 +1,126 @@
+"""The thread that owns the device."""
+
+import asyncio
+import threading
+
+import pytest
+
+from app.errors import Unavailable
+from app.worker.device import DeviceThread
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def device():
+    """A device thread, closed after the test."""
+    thread = DeviceThread()
+    yield thread
+    thread.close()
+
+
+async def test_all_calls_run_on_one_thread_in_order(device):
+    """Calls from many waiters never overlap and keep their order."""
+    ran = []
+
+    def note(number):
+        ran.append(number)
+        return threading.get_ident(), number
+
+    answers = await asyncio.gather(*(device.run(lambda n=number: note(n)) for number in range(20)))
+    assert len({ident for ident, _ in answers}) == 1
+    assert answers[0][0] != threading.get_ident()
+    assert [number for _, number in answers] == ran == list(range(20))
+
+
+@pytest.mark.parametrize("raised", [ValueError("no"), MemoryError(), asyncio.CancelledError()], ids=repr)
+async def test_an_exception_reaches_its_waiter_and_the_thread_survives(device, raised):
+    """The next call works as if nothing had happened."""
+
+    def fail():
+        raise raised
+
+    with pytest.raises((type(raised), RuntimeError)):
+        await device.run(fail)
+    assert await device.run(lambda: 5) == 5
+
+
+@pytest.mark.parametrize("raised", [StopIteration(), SystemExit(3), KeyboardInterrupt()], ids=repr)
+async def test_what_a_future_cannot_carry_arrives_wrapped(device, raised):
+    """Exceptions that would end the loop or hang the waiter arrive as RuntimeError with their cause."""
+
+    def fail():
+        raise raised
+
+    with pytest.raises(RuntimeError) as caught:
+        await device.run(fail)
+    assert caught.value.__cause__ is raised
+    assert await device.run(lambda: 5) == 5
+
+
+async def test_close_finishes_the_running_call_and_refuses_the_rest(device):
+    """The running call answers; the waiting one and every later one get an error instead of silence."""
+    started, release = threading.Event(), threading.Event()
+
+    def slow():
+        started.set()
+        release.wait(10)
+        return "done"
+
+    running = asyncio.create_task(device.run(slow))
+    waiting = asyncio.create_task(device.run(lambda: "never"))
+    assert await asyncio.to_thread(started.wait, 10)
+    closing = asyncio.create_task(asyncio.to_thread(device.close))
+    while True:
+        try:
+            late = asyncio.create_task(device.run(lambda: "late"))
+            await asyncio.wait_for(asyncio.shield(late), 0.05)
+        except Unavailable:
+            break
+        except TimeoutError:
+            late.cancel()
+    release.set()
+    assert await running == "done"
+    with pytest.raises(Unavailable):
+        await waiting
+    await closing
+    device.close()
+
+
+async def test_a_cancelled_waiter_is_passed_over(device):
+    """What nobody waits for any more does not run."""
+    started, release, ran = threading.Event(), threading.Event(), []
+
+    def slow():
+        started.set()
+        return release.wait(10)
+
+    running = asyncio.create_task(device.run(slow))
+    cancelled = asyncio.create_task(device.run(lambda: ran.append("cancelled")))
+    assert await asyncio.to_thread(started.wait, 10)
+    cancelled.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    assert await running
+    await device.run(lambda: ran.append("after"))
+    assert ran == ["after"]
+
+
+def test_a_waiter_whose_loop_is_gone_does_no_harm():
+    """The thread serves the next loop after one was closed under a running call."""
+    device = DeviceThread()
+    started, release = threading.Event(), threading.Event()
+
+    def slow():
+        started.set()
+        return release.wait(10)
+
+    async def leave():
+        waiter = asyncio.create_task(device.run(slow))
+        await asyncio.to_thread(started.wait, 10)
+        waiter.cancel()
+
+    asyncio.run(leave())
+    release.set()
+    assert asyncio.run(device.run(lambda: 7)) == 7
+    device.close()
