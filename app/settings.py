@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         300.0, gt=0, le=3600, description="How long a request waits for its images; the job's deadline too."
     )
-    max_body_bytes: int = Field(1_000_000, ge=10_000, description="Largest request body that is read.")
+    max_body_bytes: int = Field(4_194_304, ge=10_000, description="Largest request body that is read.")
     url_signing_key: SecretStr | None = Field(
         None,
         description="Secret of image URLs, 32 characters or more. None: made once and shared through Redis.",
