@@ -17,9 +17,9 @@ def min_cosine(prompt_bandwidth: float, exponent: float, min_weight: float) -> f
     """The cosine of unit prompt embeddings from which on `k_Y^p ≥ ε` holds.
 
     `k_Y = exp(−‖y−y'‖² / 2σ²)` and `‖y−y'‖² = 2 − 2c`, so `k_Y^p = exp(−p(1−c)/σ²) ≥ ε ⇔ c ≥ 1 + σ² ln ε / p`.
-    At ε ≤ 0, and wherever the bound falls below −1, every entry qualifies: −1.
+    At ε ≤ 0 or an infinite bandwidth, and wherever the bound falls below −1, every entry qualifies: −1.
     """
-    if min_weight <= 0.0:
+    if min_weight <= 0.0 or math.isinf(prompt_bandwidth):
         return -1.0
     return max(-1.0, 1.0 + prompt_bandwidth**2 * math.log(min_weight) / exponent)
 

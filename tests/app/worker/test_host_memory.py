@@ -1,0 +1,177 @@
+"""What a memory chooses as neighbours, against a slow and obvious choice."""
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from app.worker.host_memory import HostEntry, HostMemory, NeighbourQuery
+from app.worker.selection import bottom_k, exact_cosines, min_cosine, unit_rows
+
+FEATURE_DIM, PROMPT_DIM = 3, 4
+
+
+def _entries(rng, num_entries, *, num_prompts=3, spread=0.3):
+    """Entries around a few prompts, versions with gaps, hashes with ties."""
+    centres = rng.normal(size=(num_prompts, PROMPT_DIM))
+    versions = np.cumsum(rng.integers(1, 3, size=num_entries))
+    prompts = centres[rng.integers(num_prompts, size=num_entries)]
+    prompts = prompts + spread * rng.normal(size=prompts.shape) * rng.integers(0, 2, size=(num_entries, 1))
+    return [
+        HostEntry(
+            int(version),
+            int(rng.integers(0, 50)),
+            rng.normal(size=FEATURE_DIM).astype(np.float16),
+            (prompt / np.linalg.norm(prompt)).astype(np.float16),
+        )
+        for version, prompt in zip(versions, prompts, strict=True)
+    ]
+
+
+def _memory_of(entries):
+    memory = HostMemory(FEATURE_DIM, PROMPT_DIM)
+    memory.append(entries)
+    return memory
+
+
+def _kernel(left, right, bandwidth):
+    """k_Y in float64 with its vectors at unit norm, written out."""
+    left, right = [float(value) for value in left], [float(value) for value in right]
+    left_norm, right_norm = math.hypot(*left), math.hypot(*right)
+    distance = math.fsum((a / left_norm - b / right_norm) ** 2 for a, b in zip(left, right, strict=True))
+    return math.exp(-distance / (2 * bandwidth**2))
+
+
+_PROBLEM = {
+    "seed": st.integers(0, 2**32),
+    "num_entries": st.integers(0, 60),
+    "bandwidth": st.floats(0.05, 2.0),
+    "power": st.sampled_from([1.0, 2.0]),
+    "min_weight": st.sampled_from([0.0, 1e-6, 0.01, 0.3, 0.9]),
+    "cap": st.integers(1, 70),
+    "version": st.integers(0, 130),
+}
+
+
+@settings(deadline=None, max_examples=200)
+@given(**_PROBLEM)
+def test_the_choice_equals_brute_force(seed, num_entries, bandwidth, power, min_weight, cap, version):
+    """Every entry up to the version with k_Y^p ≥ ε in order; above the cap those with the smallest hashes, n/k each."""
+    rng = np.random.default_rng(seed)
+    entries = _entries(rng, num_entries)
+    query = rng.normal(size=PROMPT_DIM).astype(np.float32)
+    if entries and seed % 2:
+        query = entries[0].prompt_embedding.astype(np.float32)
+    bound = min_cosine(bandwidth, power, min_weight)
+    chosen = _memory_of(entries).select(NeighbourQuery(query, version, bound, cap))
+
+    weights = {entry.version: _kernel(entry.prompt_embedding, query, bandwidth) ** power for entry in entries}
+    doubtful = [
+        entry for entry in entries if abs(weights[entry.version] - min_weight) < 1e-6 * power / bandwidth**2
+    ]
+    if min_weight > 0 and doubtful:
+        return  # fp32 storage and the oracle may round such an entry to different sides
+    expected = [
+        entry for entry in entries if entry.version <= version and weights[entry.version] >= min_weight
+    ]
+    num_qualified = len(expected)
+    expected = sorted(
+        sorted(expected, key=lambda entry: (entry.id_hash, entry.version))[:cap], key=lambda e: e.version
+    )
+    assert chosen.versions.tolist() == [entry.version for entry in expected]
+    assert chosen.num_qualified == num_qualified
+    assert chosen.weight == (num_qualified / len(expected) if expected else 1.0)
+    for row, entry in zip(chosen.features, expected, strict=True):
+        unit = entry.feature.astype(np.float64) / np.linalg.norm(entry.feature.astype(np.float64))
+        np.testing.assert_allclose(row, unit, rtol=1e-6, atol=1e-7)  # one rounding to fp32
+
+
+@settings(deadline=None, max_examples=100)
+@given(**_PROBLEM, later=st.integers(1, 40), pages=st.integers(1, 4))
+def test_a_replay_chooses_the_same_bits_whatever_came_later(
+    seed, num_entries, bandwidth, power, min_weight, cap, version, later, pages
+):
+    """Reading as of a version gives the same arrays before and after growth, and however the entries arrived."""
+    rng = np.random.default_rng(seed)
+    entries = _entries(rng, num_entries + later)
+    then, now = _memory_of(entries[:num_entries]), HostMemory(FEATURE_DIM, PROMPT_DIM)
+    for page in np.array_split(np.arange(len(entries)), pages):
+        now.append([entries[row] for row in page])
+    version = min(version, entries[num_entries - 1].version if num_entries else 0)
+    query = NeighbourQuery(
+        rng.normal(size=PROMPT_DIM).astype(np.float32), version, min_cosine(bandwidth, power, min_weight), cap
+    )
+    before, after = then.select(query), now.select(query)
+    assert before.features.tobytes() == after.features.tobytes()
+    assert before.prompt_embeddings.tobytes() == after.prompt_embeddings.tobytes()
+    assert before.versions.tolist() == after.versions.tolist()
+    assert before.weight == after.weight
+
+
+def test_one_prompt_repeated_is_sampled_over_its_whole_past():
+    """Of 2,000 equal prompts the sample holds young and old alike, never only the oldest."""
+    rng = np.random.default_rng(1)
+    prompt = np.eye(PROMPT_DIM, dtype=np.float16)[0]
+    hashes = rng.integers(0, 2**63, size=2_000)
+    entries = [
+        HostEntry(version, int(id_hash), np.ones(FEATURE_DIM, np.float16), prompt)
+        for version, id_hash in enumerate(hashes, start=1)
+    ]
+    chosen = _memory_of(entries).select(NeighbourQuery(prompt.astype(np.float32), 2_000, 0.9, 256))
+    assert len(chosen.versions) == 256
+    assert chosen.weight == 2_000 / 256
+    # A uniform sample of 256 has a mean version of 1000.5 with a standard error of 34.
+    assert abs(chosen.versions.mean() - 1000.5) < 4 * 34
+
+
+@settings(deadline=None)
+@given(hashes=st.lists(st.integers(0, 30), min_size=1, max_size=40), cap=st.integers(1, 20))
+def test_a_new_entry_replaces_at_most_one_of_the_sample(hashes, cap):
+    """The sample of a memory that grows by one keeps all but at most one of its members."""
+    array = np.array(hashes, np.uint64)
+    before, after = set(bottom_k(array[:-1], cap).tolist()), set(bottom_k(array, cap).tolist())
+    assert len(before - after) <= 1
+    assert len(after) == min(cap, len(hashes))
+
+
+def test_whether_an_entry_qualifies_does_not_depend_on_how_many_there_are():
+    """Norms and cosines of a row have the same bits alone and among 3,000."""
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(3_000, 97)).astype(np.float16)
+    query = unit_rows(rng.normal(size=(1, 97)))[0]
+    units = unit_rows(rows)
+    cosines = exact_cosines(units, query)
+    for row in (0, 1, 1023, 1024, 2_999):
+        alone = unit_rows(rows[row : row + 1])
+        assert alone.tobytes() == units[row : row + 1].tobytes()
+        assert exact_cosines(alone, query)[0] == cosines[row]
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "power", "min_weight", "expected"),
+    [(0.3, 2.0, 1.0, 1.0), (0.3, 2.0, 0.0, -1.0), (10.0, 1.0, 1e-9, -1.0), (math.inf, 2.0, 0.01, -1.0)],
+)
+def test_the_bound_at_its_ends(bandwidth, power, min_weight, expected):
+    """ε = 1 leaves equal prompts only; ε = 0 and kernels without end leave everything."""
+    assert min_cosine(bandwidth, power, min_weight) == expected
+
+
+@given(cosine=st.floats(-0.99, 0.99), bandwidth=st.floats(0.2, 2.0), power=st.sampled_from([1.0, 2.0]))
+def test_the_bound_inverts_the_kernel(cosine, bandwidth, power):
+    """At a cosine whose k_Y^p is ε the bound is that cosine."""
+    min_weight = math.exp(-(2 - 2 * cosine) / (2 * bandwidth**2)) ** power
+    assert min_cosine(bandwidth, power, min_weight) == pytest.approx(cosine, abs=1e-9)
+
+
+def test_what_does_not_fit_is_refused_whole():
+    """Other dimensions and versions that do not rise raise, and leave the memory as it was."""
+    memory = _memory_of(_entries(np.random.default_rng(0), 3))
+    size_bytes = memory.size_bytes
+    wide = HostEntry(99, 1, np.ones(FEATURE_DIM + 1, np.float16), np.ones(PROMPT_DIM, np.float16))
+    old = HostEntry(1, 1, np.ones(FEATURE_DIM, np.float16), np.ones(PROMPT_DIM, np.float16))
+    for entry in (wide, old):
+        with pytest.raises(ValueError, match=r"dimensions|rise"):
+            memory.append([entry])
+    assert (len(memory), memory.size_bytes) == (3, size_bytes)
