@@ -1,0 +1,161 @@
+"""How a worker's copy of a memory follows its log."""
+
+import numpy as np
+import pytest
+
+from app.domain.ids import LatentSpace, MemoryName, TenantId, image_id, make_job_id
+from app.errors import StoreUnavailable
+from app.memory.codec import MemoryEntry, encode_entry
+from app.memory.keys import MemoryKey
+from app.worker.host_memory import NeighbourQuery
+from app.worker.memory_cache import Dimensions, MemoryCache
+
+pytestmark = pytest.mark.anyio
+
+DIMENSIONS = Dimensions(feature=4, prompt=3)
+PROMPT = np.array([1, 0, 0], np.float32)
+
+
+class ListLog:
+    """Logs in lists; counts what is read, and can be away."""
+
+    def __init__(self):
+        self.logs = {}
+        self.num_read = 0
+        self.is_away = False
+
+    def write(self, key, count, *, origin=0):
+        log = self.logs.setdefault(key, [])
+        for _ in range(count):
+            version = len(log) + 1
+            log.append((version, _entry_bytes(origin + version)))
+
+    async def read_after(self, memory, version, limit=512):
+        if self.is_away:
+            raise StoreUnavailable("away")
+        page = [row for row in self.logs.get(memory, []) if row[0] > version][:limit]
+        self.num_read += len(page)
+        return page
+
+
+def _entry_bytes(number, *, feature_dim=4):
+    feature = np.random.default_rng(number).normal(size=feature_dim).astype(np.float16)
+    made = image_id(make_job_id(number, bytes(8)), 0)
+    return encode_entry(MemoryEntry(made, number, number, feature, PROMPT.astype(np.float16)))
+
+
+def _key(tenant="acme", name="default"):
+    return MemoryKey(TenantId(tenant), LatentSpace("toy"), MemoryName(name))
+
+
+def _features(synced):
+    return synced.memory.select(NeighbourQuery(PROMPT, synced.version, 0.9, 10**6)).features
+
+
+async def _rebuilt(log, key):
+    return await MemoryCache(log, budget_bytes=10**9).sync(key, DIMENSIONS)
+
+
+@pytest.mark.parametrize("page_entries", [1, 2, 3, 100])
+async def test_a_copy_follows_its_log_and_reads_only_the_tail(page_entries):
+    """After growth the copy equals one built from nothing, for the price of the new entries and one more."""
+    log, key = ListLog(), _key()
+    cache = MemoryCache(log, budget_bytes=10**9, page_entries=page_entries)
+    assert (await cache.sync(key, DIMENSIONS)).version == 0
+    for grown in (1, 5, 0, 3):
+        log.write(key, grown)
+        log.num_read = 0
+        synced = await cache.sync(key, DIMENSIONS)
+        assert log.num_read <= grown + 1
+        assert synced.version == len(log.logs[key])
+        assert _features(synced).tobytes() == _features(await _rebuilt(log, key)).tobytes()
+
+
+@pytest.mark.parametrize("after", [0, 2, 5, 9])
+async def test_a_memory_that_was_recreated_is_built_again(after):
+    """A shorter, equal or longer log of other entries under the same name never mixes with what was held."""
+    log, key = ListLog(), _key()
+    log.write(key, 5)
+    cache = MemoryCache(log, budget_bytes=10**9, page_entries=2)
+    old = await cache.sync(key, DIMENSIONS)
+    log.logs[key] = []
+    log.write(key, after, origin=100)
+    synced = await cache.sync(key, DIMENSIONS)
+    assert (synced.version, len(synced.memory)) == (after, after)
+    assert _features(synced).tobytes() == _features(await _rebuilt(log, key)).tobytes()
+    assert len(old.memory) == 5
+
+
+async def test_the_least_recently_used_memory_goes_when_the_budget_is_spent():
+    """What was used last stays, and what went comes back whole from its log."""
+    log = ListLog()
+    keys = [_key(name=name) for name in ("a", "b", "c")]
+    for key in keys:
+        log.write(key, 64)
+    size_bytes = (await _rebuilt(log, keys[0])).memory.size_bytes
+    cache = MemoryCache(log, budget_bytes=2 * size_bytes)
+    for key in (keys[0], keys[1], keys[0], keys[2]):
+        await cache.sync(key, DIMENSIONS)
+    assert (cache.num_memories, cache.size_bytes) == (2, 2 * size_bytes)
+    log.num_read = 0
+    await cache.sync(keys[0], DIMENSIONS)
+    assert log.num_read == 1
+    assert len((await cache.sync(keys[1], DIMENSIONS)).memory) == 64
+    assert log.num_read == 65
+
+
+async def test_a_memory_above_the_budget_is_still_served():
+    """The one in use is never evicted, however large."""
+    log, key = ListLog(), _key()
+    log.write(key, 10)
+    cache = MemoryCache(log, budget_bytes=1)
+    assert len((await cache.sync(key, DIMENSIONS)).memory) == 10
+
+
+async def test_memories_of_two_tenants_never_mix():
+    """Same name, same space, other tenant: another memory."""
+    log = ListLog()
+    log.write(_key("acme"), 3)
+    cache = MemoryCache(log, budget_bytes=10**9)
+    assert (await cache.sync(_key("acme"), DIMENSIONS)).version == 3
+    assert (await cache.sync(_key("other"), DIMENSIONS)).version == 0
+
+
+async def test_a_corrupt_or_foreign_entry_is_left_out_alone():
+    """One bad entry costs the tenant that entry and nothing else, and the copy still follows the log."""
+    log, key = ListLog(), _key()
+    log.write(key, 2)
+    good = _entry_bytes(3)
+    log.logs[key] += [(3, good[:-1] + b"\x00\x00"), (4, _entry_bytes(4, feature_dim=9))]
+    cache = MemoryCache(log, budget_bytes=10**9)
+    synced = await cache.sync(key, DIMENSIONS)
+    assert (synced.version, len(synced.memory)) == (4, 2)
+    log.write(key, 1)
+    synced = await cache.sync(key, DIMENSIONS)
+    assert (synced.version, len(synced.memory)) == (5, 3)
+
+
+async def test_an_outage_leaves_the_copy_whole():
+    """StoreUnavailable reaches the caller, and the next sync goes on where the last one ended."""
+    log, key = ListLog(), _key()
+    log.write(key, 5)
+    cache = MemoryCache(log, budget_bytes=10**9)
+    await cache.sync(key, DIMENSIONS)
+    log.is_away = True
+    with pytest.raises(StoreUnavailable):
+        await cache.sync(key, DIMENSIONS)
+    log.is_away = False
+    log.write(key, 1)
+    log.num_read = 0
+    assert (await cache.sync(key, DIMENSIONS)).version == 6
+    assert log.num_read == 2
+
+
+async def test_another_dimension_builds_another_copy():
+    """A preset that changes under its latent space's name never reads vectors of the wrong length."""
+    log, key = ListLog(), _key()
+    log.write(key, 3)
+    cache = MemoryCache(log, budget_bytes=10**9)
+    await cache.sync(key, DIMENSIONS)
+    synced = await cache.sync(key, Dimensions(feature=9, prompt=3))
+    assert (synced.version, len(synced.memory)) == (3, 0)
