@@ -1,0 +1,64 @@
+"""Connections to Redis, and what is asked of a server before it is trusted with the service's state."""
+
+import re
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from app.errors import ConfigurationError
+from app.redis.errors import redis_errors
+
+MIN_VERSION = (6, 2)
+_RETRIES = 3
+_RETRY_BASE_S = 0.05
+_RETRY_CAP_S = 0.5
+_IDLE_CHECK_S = 30
+
+
+def connect(url: str, *, timeout_s: float = 10.0) -> Redis:
+    """A client of the server at a redis://, rediss:// or unix:// URL. It connects at the first command.
+
+    A lost connection is retried three times within about a second, so every command that writes must be idempotent.
+    A timeout is not retried: the caller's time is up. No blocking command is ever sent through this client.
+    """
+    retry = Retry(
+        ExponentialWithJitterBackoff(base=_RETRY_BASE_S, cap=_RETRY_CAP_S),
+        _RETRIES,
+        supported_errors=(RedisConnectionError,),
+    )
+    try:
+        return Redis.from_url(
+            url,
+            decode_responses=False,
+            protocol=2,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            health_check_interval=_IDLE_CHECK_S,
+            retry=retry,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"SPARKE_REDIS_URL is not a URL of Redis: {error}") from error
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """The numbers of a version such as `7.0.15`."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+@redis_errors
+async def check_server(redis: Redis) -> str:
+    """The server's Redis version. Raises ConfigurationError where it is too old or may evict memories."""
+    info: Any = await redis.info()
+    version = str(info["redis_version"])
+    if parse_version(version) < MIN_VERSION:
+        raise ConfigurationError(f"Redis is version {version}; 6.2 or newer is needed")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy.startswith("allkeys"):
+        raise ConfigurationError(
+            f"Redis evicts any key when it is full (maxmemory-policy {policy}), so memories would be lost;"
+            " set maxmemory-policy to noeviction"
+        )
+    return version
