@@ -1,0 +1,77 @@
+"""Feature maps φ: linear maps from latents to vectors, with the adjoint φᵀ that carries a direction back.
+
+A map is one matrix a spatial axis, P_h [g_h,h] and P_w [g_w,w], applied to every channel: φ(z) = vec(P_h z P_wᵀ) and
+φᵀ(v) = P_hᵀ v P_w. Rows of P average over a cell; where sizes do not divide, cells overlap by a row as in adaptive
+average pooling. ⟨φ(z), v⟩ = ⟨z, φᵀ(v)⟩ holds exactly in every case.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparke_engine.core.kernels import unit
+from sparke_engine.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Average pooling to `grid` = (rows, columns), or the identity where it is None.
+
+    A pooled feature has channels · rows · columns numbers whatever the image's size; an identity's has as many as the
+    latents, so only images of one size can be compared.
+    """
+
+    grid: tuple[int, int] | None
+
+    def __post_init__(self) -> None:
+        if self.grid is not None and min(self.grid) < 1:
+            raise InvalidArgument(f"a grid has at least one row and one column, got {self.grid}")
+
+    def dim(self, channels: int, height: int, width: int) -> int:
+        """The length d of the feature of latents [channels, height, width]."""
+        rows, columns = self.grid or (height, width)
+        return channels * rows * columns
+
+    def apply(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """vec(φ(z)), O(n·c·h·w·(g_h + g_w))."""
+        if self.grid is None:
+            return latents.flatten(1)
+        over_rows, over_columns = self._matrices(latents)
+        return (over_rows @ latents @ over_columns.mT).flatten(1)
+
+    def adjoint(
+        self, vectors: Float[Tensor, "n d"], latents: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c h w"]:
+        """φᵀ(v) in the shape of `latents` (whose values do not matter): each cell's number spread over its pixels."""
+        if self.grid is None:
+            return vectors.reshape(latents.shape)
+        over_rows, over_columns = self._matrices(latents)
+        pooled = vectors.reshape(*latents.shape[:2], *self.grid)
+        return over_rows.mT @ pooled @ over_columns
+
+    def feature(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """The unit feature f = vec(φ(z)) / ‖vec(φ(z))‖; zero where φ(z) is zero."""
+        return unit(self.apply(latents))
+
+    def _matrices(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = self.grid or latents.shape[-2:]
+        return (
+            _averaging(latents.shape[-2], rows, latents.dtype, latents.device),
+            _averaging(latents.shape[-1], columns, latents.dtype, latents.device),
+        )
+
+
+@lru_cache(maxsize=64)
+def _averaging(
+    size: int, cells: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "{cells} {size}"]:
+    """P: row i averages over positions ⌊i·size/cells⌋ up to ⌈(i+1)·size/cells⌉."""
+    cell = torch.arange(cells)[:, None]
+    position = torch.arange(size)[None]
+    start = cell * size // cells
+    stop = ((cell + 1) * size + cells - 1) // cells
+    inside = ((position >= start) & (position < stop)).double()
+    return (inside / inside.sum(1, keepdim=True)).to(device, dtype)

@@ -1,0 +1,77 @@
+"""What both modes share: what pushes, and how a field becomes a push of a given size."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparke_engine.core.gradients import Field, entry_weights
+from sparke_engine.errors import ShapeMismatch
+from sparke_engine.guidance.presets import DiversityPreset
+from sparke_engine.types import Neighbours
+
+# Below this many ulps of the mass, a direction is rounding: what pushes coincides with what is pushed.
+ROUNDING_ULPS = 32
+
+
+class Push(NamedTuple):
+    """`delta` is to be subtracted from the latents; `relative` is ‖delta‖/‖latents‖ of each."""
+
+    delta: Float[Tensor, "n c h w"]
+    relative: Float[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The neighbours of one group of images in fp32: features and a_j = weight_j · k_Y(y, y_j)^p, 0 where masked."""
+
+    features: Float[Tensor, "k d"]
+    weights: Float[Tensor, " k"]
+
+    @classmethod
+    def of(
+        cls, neighbours: Neighbours, prompt_embedding: Float[Tensor, " p"], preset: DiversityPreset
+    ) -> "Entries":
+        """The entries that `neighbours` (b = 1) are for a prompt. Once a run: prompts do not move."""
+        if neighbours.num_problems != 1:
+            raise ShapeMismatch(f"the neighbours of one group have b = 1, got b = {neighbours.num_problems}")
+        mask = neighbours.mask[0, :, None]
+        weights = entry_weights(neighbours, prompt_embedding[None].float(), preset.prompt_kernel)
+        return cls(torch.where(mask, neighbours.features[0], 0.0).float(), weights[0].float())
+
+    def to(self, device: torch.device) -> "Entries":
+        """The same entries on a device."""
+        return Entries(self.features.to(device), self.weights.to(device))
+
+
+def unit_direction(
+    field: Field, preset: DiversityPreset, latents: Float[Tensor, "n c h w"]
+) -> Float[Tensor, "n c h w"]:
+    """φᵀ(D)/‖φᵀ(D)‖, and 0 where D is zero but for rounding.
+
+    D = 0 where nothing is near, and where every entry that is near coincides with the latents: equal latents have no
+    direction in which to part. Within a group that takes equal seeds; with different seeds the noises differ.
+    """
+    mass = torch.where(field.mass > 0, field.mass, 1.0)[:, None]
+    mean = field.direction / mass  # of length ≤ 1 for unit entries, so that small weights do not underflow
+    rounding = ROUNDING_ULPS * torch.finfo(mean.dtype).eps
+    is_known = torch.linalg.vector_norm(mean, dim=-1) > rounding
+    pulled = preset.feature_map.adjoint(mean, latents).flatten(1)
+    norm = torch.linalg.vector_norm(pulled, dim=-1)
+    is_known = is_known & (norm > 0)
+    direction = pulled / torch.where(is_known, norm, 1.0)[:, None]
+    return torch.where(is_known[:, None], direction, 0.0).reshape(latents.shape)
+
+
+def scaled(
+    direction: Float[Tensor, "n c h w"],
+    latents: Float[Tensor, "n c h w"],
+    relative: Float[Tensor, " n"],
+) -> Push:
+    """The push of size relative·‖latents‖ along unit or zero directions; `relative` is 0 where a direction is."""
+    moves = direction.flatten(1).any(-1)
+    relative = torch.where(moves, relative, 0.0)
+    size = relative * torch.linalg.vector_norm(latents.flatten(1), dim=-1)
+    return Push(size[:, None, None, None] * direction, relative)

@@ -1,0 +1,111 @@
+"""An exact memory within the process: for library users, and the oracle of the service's memories."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sparke_engine.core.kernels import GaussianPower, unit
+from sparke_engine.errors import ShapeMismatch
+from sparke_engine.types import NeighbourRule, Neighbours
+
+
+class MemoryBank:
+    """What was made so far: a unit feature and a unit prompt embedding for each image, fp32 on the CPU, in order.
+
+    One bank holds images of one latent space: lengths are fixed by the first `append`.
+    """
+
+    def __init__(self) -> None:
+        self._features: Tensor = torch.empty(0, 0)
+        self._prompt_embeddings: Tensor = torch.empty(0, 0)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def features(self) -> Float[Tensor, "n d"]:
+        """All features, oldest first."""
+        return self._features[: self._size]
+
+    @property
+    def prompt_embeddings(self) -> Float[Tensor, "n p"]:
+        """All prompt embeddings, oldest first."""
+        return self._prompt_embeddings[: self._size]
+
+    def append(self, features: Float[Tensor, "b d"], prompt_embeddings: Float[Tensor, "b p"]) -> None:
+        """Add b entries; rows are scaled to unit norm. Amortised O(b·(d+p))."""
+        if len(features) != len(prompt_embeddings):
+            raise ShapeMismatch(
+                f"{len(features)} features need as many prompt embeddings, got {len(prompt_embeddings)}"
+            )
+        if self._size > 0:
+            expected = (self._features.shape[1], self._prompt_embeddings.shape[1])
+            actual = (features.shape[1], prompt_embeddings.shape[1])
+            if actual != expected:
+                raise ShapeMismatch(
+                    f"this bank holds vectors of lengths {expected}, got {actual}: use another bank"
+                )
+        self._features = _grown(self._features, self._size, features)
+        self._prompt_embeddings = _grown(self._prompt_embeddings, self._size, prompt_embeddings)
+        self._size += len(features)
+
+    def neighbours(self, prompt_embeddings: Float[Tensor, "b p"], rule: NeighbourRule) -> Neighbours:
+        """For each of b prompts every entry with k_Y^p ≥ ε, oldest first; padded to one k, the padding masked.
+
+        Above `rule.max_neighbours` = k of n such entries: the k of smallest hash, each of weight n/k. The hash depends
+        on an entry's place in the bank alone, so the sample is uniform, the same every time, and never the same oldest
+        k for ever. O(b·n·p).
+        """
+        chosen = [
+            _select(self.prompt_embeddings, unit(prompt.float().cpu()), rule) for prompt in prompt_embeddings
+        ]
+        num_problems, longest = len(chosen), max((len(index) for index, _ in chosen), default=0)
+        features = torch.zeros(num_problems, longest, self._features.shape[1])
+        embeddings = torch.zeros(num_problems, longest, prompt_embeddings.shape[1])
+        mask = torch.zeros(num_problems, longest, dtype=torch.bool)
+        weights = torch.zeros(num_problems, longest)
+        for problem, (index, weight) in enumerate(chosen):
+            k = len(index)
+            features[problem, :k] = self.features[index]
+            embeddings[problem, :k] = self.prompt_embeddings[index]
+            mask[problem, :k] = True
+            weights[problem, :k] = weight
+        return Neighbours(features, embeddings, mask, weights)
+
+
+def _grown(held: Tensor, size: int, rows: Tensor) -> Tensor:
+    needed = size + len(rows)
+    if needed > len(held) or held.shape[1] != rows.shape[1]:
+        larger = torch.empty(max(needed, 2 * len(held), 64), rows.shape[1])
+        larger[:size] = held[:size] if size else larger[:0]
+        held = larger
+    held[size:needed] = unit(rows.detach().float().cpu())
+    return held
+
+
+def _select(
+    entries: Float[Tensor, "n p"], prompt: Float[Tensor, " p"], rule: NeighbourRule
+) -> tuple[Int[Tensor, " k"], float]:
+    """The neighbours' places, ascending, and the weight of each."""
+    if len(entries) == 0:
+        return torch.empty(0, dtype=torch.int64), 1.0
+    kernel = GaussianPower(rule.prompt_bandwidth, rule.power)
+    near = (kernel.gram(prompt[None], entries)[0] >= rule.min_prompt_kernel).nonzero()[:, 0]
+    if len(near) <= rule.max_neighbours:
+        return near, 1.0
+    first = torch.argsort(_hash(near), stable=True)[: rule.max_neighbours]
+    return near[first].sort().values, len(near) / rule.max_neighbours
+
+
+def _hash(place: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """SplitMix64's finaliser: a bijection of 64-bit integers without visible order."""
+    value = place * -0x61C8864680B583EB
+    value = (value ^ _shifted(value, 30)) * -0x40A7B892E31B1A47
+    value = (value ^ _shifted(value, 27)) * -0x6B2FB644ECCEEE15
+    return value ^ _shifted(value, 31)
+
+
+def _shifted(value: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
