@@ -1,0 +1,62 @@
+"""What a tenant is told of an error. Nothing of the worker's inside leaves it; the log has the rest.
+
+| error | code | message |
+|---|---|---|
+| InvalidRequest and below | its own | its own: it speaks of the request |
+| StoreUnavailable, Unavailable | its own | a part of the service is away |
+| CorruptRecord | corrupt_record | the memory could not be read |
+| the engine's InvalidArgument and below | invalid_request | its own: it speaks of the request |
+| the engine's BrokenOutput and below | its own | the model's output was broken |
+| out of memory, host or device | out_of_memory | ask for fewer or smaller images |
+| everything else | generation_failed | the log has the cause under the job's id |
+"""
+
+import torch
+
+from app.domain.ids import JobId
+from app.domain.job import Job
+from app.domain.result import Failure
+from app.errors import CorruptRecord, InvalidRequest, Unavailable
+from sparke_engine.errors import BrokenOutput, InvalidArgument
+
+EXPIRED = "timeout"
+GENERATION_FAILED = "generation_failed"
+OUT_OF_MEMORY = "out_of_memory"
+
+
+def failure_of(error: BaseException, job: Job) -> Failure:
+    """The stable code and the message for the tenant."""
+    if isinstance(error, InvalidRequest):
+        return Failure(error.code, error.message)
+    if isinstance(error, Unavailable):
+        return Failure(error.code, "A part of the service did not answer while the job ran; try again.")
+    if isinstance(error, CorruptRecord):
+        return Failure(error.code, f"The memory could not be read; {_see_log(job.job_id)}")
+    return _engine_failure(error, job)
+
+
+def _engine_failure(error: BaseException, job: Job) -> Failure:
+    if isinstance(error, InvalidArgument):
+        return Failure(InvalidRequest.code, str(error))
+    if isinstance(error, BrokenOutput):
+        return Failure(
+            error.code, "The model's output was broken; try another seed or a lower guidance scale."
+        )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        request = job.request
+        return Failure(
+            OUT_OF_MEMORY,
+            f"The device has no room for {request.num_images} images of {request.width_px}x{request.height_px};"
+            " ask for fewer or smaller ones.",
+        )
+    return Failure(GENERATION_FAILED, f"The images could not be made; {_see_log(job.job_id)}")
+
+
+def expired(job: Job) -> Failure:
+    """The failure of a job whose deadline passed before its turn on the device."""
+    waited_s = (job.deadline_at_ms - job.created_at_ms) / 1000
+    return Failure(EXPIRED, f"The job was not begun within {waited_s:g} s; try again when less is waiting.")
+
+
+def _see_log(job_id: JobId) -> str:
+    return f"the operator's log has the cause under {job_id}."

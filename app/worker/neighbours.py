@@ -1,0 +1,38 @@
+"""From a request and a memory to the engine's `Neighbours`."""
+
+import torch
+from torch import Tensor
+
+from app.domain.request import Diversity
+from app.worker.host_memory import Chosen, NeighbourQuery
+from app.worker.selection import min_cosine
+from sparke_engine.types import NeighbourRule, Neighbours
+
+
+def neighbour_query(
+    rule: NeighbourRule, diversity: Diversity, prompt_embedding: Tensor, *, version: int
+) -> NeighbourQuery:
+    """What a request asks of its memory as of `version`: the preset's rule, narrowed by the request's own members."""
+    bandwidth = diversity.prompt_bandwidth or rule.prompt_bandwidth
+    cap = rule.max_neighbours
+    if diversity.num_neighbours is not None:
+        cap = min(cap, diversity.num_neighbours)
+    return NeighbourQuery(
+        prompt_embedding=prompt_embedding.to(torch.float32).numpy(),
+        version=version,
+        min_cosine=min_cosine(bandwidth, rule.power, rule.min_prompt_kernel),
+        cap=cap,
+    )
+
+
+def to_neighbours(chosen: Chosen) -> Neighbours | None:
+    """One problem (b = 1) of all that was chosen, in fp32, each entry weighted n/k; None where nothing was."""
+    num_chosen = len(chosen.versions)
+    if num_chosen == 0:
+        return None
+    return Neighbours(
+        features=torch.from_numpy(chosen.features)[None],
+        prompt_embeddings=torch.from_numpy(chosen.prompt_embeddings)[None],
+        mask=torch.ones((1, num_chosen), dtype=torch.bool),
+        weights=torch.full((1, num_chosen), chosen.weight, dtype=torch.float32),
+    )

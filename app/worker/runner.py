@@ -1,0 +1,271 @@
+"""One batch end to end: memories and neighbours, the device, PNG files, the commit."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import structlog
+from torch import Tensor
+
+from app.domain.ids import ModelId, image_id
+from app.domain.job import Job
+from app.domain.result import Failure, GeneratedImage, GenerationResult
+from app.errors import StoreUnavailable
+from app.images.store import image_key
+from app.jobs.types import Committed, ReservedJob
+from app.memory.codec import MemoryEntry, encode_entry
+from app.memory.keys import MemoryKey
+from app.worker.device import DeviceThread
+from app.worker.failures import expired, failure_of
+from app.worker.memory_cache import MemoryCache
+from app.worker.models import LoadedModel, PromptEmbedder
+from app.worker.neighbours import neighbour_query, to_neighbours
+from app.worker.patience import Patience
+from app.worker.png import ImageOrigin, encode_png, image_metadata
+from sparke_engine.diffusion.engine import DenoisingPlan, ImageEngine, Sample, SampleGroup
+from sparke_engine.errors import OutputMismatch
+from sparke_engine.types import Neighbours
+
+_log = structlog.get_logger(__name__)
+
+
+class JobEnds(Protocol):
+    """How a job ends. Both check the fence: an answer of None or False is that of a job which is no longer ours."""
+
+    async def commit(
+        self, reserved: ReservedJob, result: GenerationResult, entries: Sequence[bytes]
+    ) -> Committed | None:
+        """Remember the entries and end the job with its result, at once or not at all."""
+        ...
+
+    async def fail(self, reserved: ReservedJob, failure: Failure) -> bool:
+        """End the job with a failure."""
+        ...
+
+
+class MemoryVersions(Protocol):
+    """Which version of a memory a request reads."""
+
+    async def resolve_version(self, memory: MemoryKey, wanted: int | None) -> int:
+        """The current one, or the one that a replay wants; InvalidRequest where there is none such yet."""
+        ...
+
+
+class ImageSink(Protocol):
+    """Where images go."""
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Write an image, whole or not at all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerParts:
+    """What a runner works with. `encoders` is a pool for PNG files, `clock_ms` Unix time in milliseconds."""
+
+    models: Mapping[ModelId, LoadedModel]
+    device: DeviceThread
+    embedder: PromptEmbedder
+    memories: MemoryCache
+    versions: MemoryVersions
+    jobs: JobEnds
+    images: ImageSink
+    encoders: Executor
+    patience: Patience
+    clock_ms: Callable[[], int]
+    service_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    reserved: ReservedJob
+    model: LoadedModel
+    group: SampleGroup
+    prompt_embedding: Tensor
+    memory_version: int
+
+    @property
+    def job(self) -> Job:
+        return self.reserved.job
+
+
+class BatchRunner:
+    """Runs batches of compatible jobs. Every job of a batch ends by its own merit, whatever becomes of the others."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+
+    async def run(self, batch: Sequence[ReservedJob]) -> None:
+        """End every job of the batch. Raises nothing for a job's sake.
+
+        Redis or the object store away: what reads or writes them is repeated until the job's deadline, and the end of
+        a job until it is written or the worker stops.
+        """
+        found = await asyncio.gather(*(self._prepare_or_fail(reserved) for reserved in batch))
+        prepared = [one for one in found if one is not None]
+        outcomes = await self._generate(prepared) if prepared else []
+        await asyncio.gather(
+            *(self._finish_or_fail(one, outcome) for one, outcome in zip(prepared, outcomes, strict=True))
+        )
+
+    async def fail(self, reserved: ReservedJob, failure: Failure) -> None:
+        """End a job with a failure, and say so in the log where even that cannot be written."""
+        log = _log.bind(job_id=reserved.job.job_id, code=failure.code)
+        try:
+            is_ours = await self._parts.patience.call(lambda: self._parts.jobs.fail(reserved, failure))
+        except StoreUnavailable as error:
+            log.error("failure not written", reason=error.message)  # noqa: TRY400 - no fault of the code
+        else:
+            log.info("job failed" if is_ours else "job no longer ours")
+
+    async def _prepare_or_fail(self, reserved: ReservedJob) -> _Prepared | None:
+        if self._is_late(reserved):
+            await self.fail(reserved, expired(reserved.job))
+            return None
+        try:
+            prepared = await self._parts.patience.call(
+                lambda: self._prepare(reserved), until_ms=reserved.job.deadline_at_ms
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and its batch-mates go on
+            await self._fail_for(reserved, error, "job not prepared")
+            return None
+        if self._is_late(reserved):
+            await self.fail(reserved, expired(reserved.job))
+            return None
+        return prepared
+
+    async def _prepare(self, reserved: ReservedJob) -> _Prepared:
+        request = reserved.job.request
+        model = self._parts.models[request.model]
+        embedding = await self._parts.embedder.embed(model, request.prompt)
+        version, neighbours = await self._read_memory(reserved.job, model, embedding)
+        group = SampleGroup(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            seeds=request.seeds,
+            strength=request.diversity.strength,
+            neighbours=neighbours,
+            latent_bandwidth=request.diversity.latent_bandwidth,
+            prompt_bandwidth=request.diversity.prompt_bandwidth,
+        )
+        return _Prepared(reserved, model, group, embedding, version)
+
+    async def _read_memory(
+        self, job: Job, model: LoadedModel, embedding: Tensor
+    ) -> tuple[int, Neighbours | None]:
+        diversity = job.request.diversity
+        key = MemoryKey(job.tenant_id, model.spec.latent_space, diversity.memory.name)
+        version = await self._parts.versions.resolve_version(key, diversity.memory.version)
+        if not diversity.memory.read or version == 0:
+            return version, None
+        synced = await self._parts.memories.sync(key, model.dimensions)
+        query = neighbour_query(model.engine.preset, diversity, embedding, version=version)
+        return version, to_neighbours(await asyncio.to_thread(synced.memory.select, query))
+
+    async def _generate(self, prepared: Sequence[_Prepared]) -> list[list[Sample] | Exception]:
+        """Each job's samples, or what went wrong with it: the batch at once, and after an error each job alone."""
+        engine, plan = prepared[0].model.engine, _plan(prepared[0].job)
+        groups = [one.group for one in prepared]
+        try:
+            return list(await self._parts.device.run(partial(_generate_checked, engine, groups, plan)))
+        except Exception as error:  # noqa: BLE001 - likewise
+            if len(prepared) == 1:
+                return [error]
+            _log.warning("batch failed, each job runs alone", num_jobs=len(prepared), exc_info=True)
+        outcomes: list[list[Sample] | Exception] = []
+        for one in prepared:
+            outcomes += await self._generate([one])
+        return outcomes
+
+    async def _finish_or_fail(self, prepared: _Prepared, outcome: list[Sample] | Exception) -> None:
+        if isinstance(outcome, Exception):
+            await self._fail_for(prepared.reserved, outcome, "job not generated")
+            return
+        try:
+            await self._finish(prepared, outcome)
+        except Exception as error:  # noqa: BLE001 - likewise
+            await self._fail_for(prepared.reserved, error, "job not finished")
+
+    async def _finish(self, prepared: _Prepared, samples: Sequence[Sample]) -> None:
+        job, reserved = prepared.job, prepared.reserved
+        images = await asyncio.gather(
+            *(self._store_image(prepared, index, sample) for index, sample in enumerate(samples))
+        )
+        memory = job.request.diversity.memory
+        result = GenerationResult(
+            tuple(images), prepared.model.spec.latent_space, memory.name, prepared.memory_version
+        )
+        now_ms = self._parts.clock_ms()
+        entries = [_entry(prepared, index, sample, now_ms) for index, sample in enumerate(samples)]
+        written = entries if memory.write else []
+        committed = await self._parts.patience.call(
+            lambda: self._parts.jobs.commit(reserved, result, written)
+        )
+        _log.info(
+            "job succeeded" if committed else "job no longer ours",
+            job_id=job.job_id,
+            num_images=len(images),
+            memory_version=prepared.memory_version,
+        )
+
+    async def _store_image(self, prepared: _Prepared, index: int, sample: Sample) -> GeneratedImage:
+        job = prepared.job
+        origin = ImageOrigin(
+            image_id(job.job_id, index), index, prepared.memory_version, self._parts.service_version
+        )
+        loop = asyncio.get_running_loop()
+        metadata = image_metadata(job.request, origin)
+        png = await loop.run_in_executor(self._parts.encoders, encode_png, sample.image, metadata)
+        key = image_key(job.tenant_id, job.job_id, prepared.reserved.fence, index)
+        await self._parts.patience.call(lambda: self._parts.images.put(key, png), until_ms=job.deadline_at_ms)
+        return GeneratedImage(
+            image_id=origin.image_id,
+            seed=metadata.seed,
+            storage_key=key,
+            size_bytes=len(png),
+            num_neighbours=sample.num_neighbours,
+            nearest_similarity=sample.nearest_similarity,
+            push=sample.push,
+        )
+
+    async def _fail_for(self, reserved: ReservedJob, error: Exception, event: str) -> None:
+        failure = failure_of(error, reserved.job)
+        _log.warning(event, job_id=reserved.job.job_id, code=failure.code, exc_info=error)
+        await self.fail(reserved, failure)
+
+    def _is_late(self, reserved: ReservedJob) -> bool:
+        return self._parts.clock_ms() >= reserved.job.deadline_at_ms
+
+
+def _plan(job: Job) -> DenoisingPlan:
+    request = job.request
+    return DenoisingPlan(request.width_px, request.height_px, request.steps, request.guidance_scale)
+
+
+def _generate_checked(
+    engine: ImageEngine, groups: Sequence[SampleGroup], plan: DenoisingPlan
+) -> list[list[Sample]]:
+    samples = engine.generate(groups, plan, _ignore_step)
+    expected, actual = [len(group.seeds) for group in groups], [len(group) for group in samples]
+    if actual != expected:
+        raise OutputMismatch(f"expected {expected} images for the groups, got {actual}")
+    return samples
+
+
+def _ignore_step(_step: int, _num_steps: int) -> None:
+    """Progress events are not written yet."""
+
+
+def _entry(prepared: _Prepared, index: int, sample: Sample, now_ms: int) -> bytes:
+    return encode_entry(
+        MemoryEntry(
+            image_id=image_id(prepared.job.job_id, index),
+            seed=prepared.group.seeds[index],
+            created_at_ms=now_ms,
+            feature=sample.feature.numpy(),
+            prompt_embedding=prepared.prompt_embedding.numpy(),
+        )
+    )
