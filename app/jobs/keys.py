@@ -8,6 +8,7 @@ from app.domain.ids import JobId, ModelId, TenantId, WorkerId, parse_job_id, par
 
 GROUP = "workers"  # the consumer group of every model's stream
 FINISHED_CHANNEL = "sparke:finished"  # messages `<tenant>/<job>`: the job is in a terminal state
+WAKE_CHANNEL = "sparke:wake"  # messages `<model>`: its workers may find jobs
 
 
 def job_key(tenant_id: TenantId, job_id: JobId) -> str:
@@ -46,11 +47,6 @@ def open_key(model: ModelId) -> str:
 def sweep_key(model: ModelId) -> str:
     """Held by the worker that sweeps now. Lives one sweep interval."""
     return f"sparke:{{m:{model}}}:sweep"
-
-
-def wake_channel(model: ModelId) -> str:
-    """Channel that tells workers of the model to look for jobs."""
-    return f"sparke:wake:{model}"
 
 
 def worker_key(worker_id: WorkerId) -> str:

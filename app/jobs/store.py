@@ -1,0 +1,84 @@
+"""What the API does with jobs: accept one, read one, give one up."""
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from app.domain.ids import JobId, ModelId, TenantId
+from app.domain.job import Job, JobRecord, JobState
+from app.domain.result import Failure
+from app.errors import NotFound, QueueFull, StoreUnavailable
+from app.jobs import codec, keys
+from app.jobs.transitions import Ended, Expectation, JobPlace, Transitions
+from app.jobs.types import JobLimits
+from app.jobs.workers import now_ms
+from app.redis.errors import AWAY, redis_errors
+
+WORKER_LOST = Failure("worker_lost", "the worker ended while it made these images; send the request again")
+NO_WORKER = Failure("no_worker", "no worker serves this model now; try again later")
+
+
+class JobStore:
+    """Jobs of all tenants. All methods raise StoreUnavailable where Redis does not answer."""
+
+    def __init__(self, redis: Redis, limits: JobLimits, *, clock_ms: Callable[[], int] = now_ms) -> None:
+        self._redis = redis
+        self._steps = Transitions(redis, limits, clock_ms)
+
+    @redis_errors
+    async def accept(self, job: Job) -> None:
+        """Makes the job durable and wakes workers; the same job again changes nothing. Raises QueueFull.
+
+        After StoreUnavailable the job may have been accepted or not.
+        """
+        place = JobPlace.of(job)
+        await self._steps.admit(job)
+        try:
+            await self._steps.accept(job)
+        except QueueFull:
+            await self._redis.zrem(keys.open_key(place.model), place.member)
+            raise
+        await self._steps.mark(place.tenant_id, place.model)
+
+    @redis_errors
+    async def get(self, tenant_id: TenantId, job_id: JobId) -> JobRecord:
+        """What is known of a job now. Raises NotFound and CorruptRecord."""
+        found: Any = await self._redis.hgetall(keys.job_key(tenant_id, job_id))
+        if not found:
+            raise NotFound(f"there is no job {job_id}")
+        return codec.decode_record(found, where=f"job {job_id}")
+
+    @redis_errors
+    async def fail_if_lost(self, tenant_id: TenantId, job_id: JobId, fence: int) -> bool:
+        """Fails a job that still runs under `fence`: the caller has seen that its worker's heartbeat is gone."""
+        return await self._end(tenant_id, job_id, Expectation(JobState.RUNNING, fence), WORKER_LOST)
+
+    @redis_errors
+    async def fail_if_queued(self, tenant_id: TenantId, job_id: JobId, failure: Failure) -> bool:
+        """Fails a job that has not started, so it does not run later for nobody."""
+        return await self._end(tenant_id, job_id, Expectation(JobState.QUEUED), failure)
+
+    @redis_errors
+    async def count_open(self, model: ModelId) -> int:
+        """The number of a model's unfinished jobs."""
+        return int(await self._redis.zcard(keys.open_key(model)))
+
+    async def _end(self, tenant_id: TenantId, job_id: JobId, expected: Expectation, failure: Failure) -> bool:
+        model: Any = await self._redis.hget(keys.job_key(tenant_id, job_id), "model")
+        if model is None:
+            return False
+        place = JobPlace(tenant_id, job_id, ModelId(model.decode()))
+        ended = await self._steps.end(place, expected, JobState.FAILED, failure)
+        if ended is not None:
+            await close_or_leave(self._steps, place, ended)
+        return ended is not None
+
+
+async def close_or_leave(steps: Transitions, place: JobPlace, ended: Ended) -> None:
+    """Closes an ended job; where Redis is away, the end stands and the sweep will close it."""
+    try:
+        await steps.close(place, ended)
+    except (*AWAY, StoreUnavailable) as error:
+        structlog.get_logger().warning("job_left_to_sweep", job_id=place.job_id, error=str(error))

@@ -1,0 +1,217 @@
+"""Finds what a crash left between two slots, and ends or repeats it. Every step is idempotent."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from app.domain.ids import JobId, ModelId, TenantId, WorkerId
+from app.domain.job import JobState
+from app.errors import InvalidId
+from app.jobs import keys
+from app.jobs.store import WORKER_LOST
+from app.jobs.transitions import EXPIRED, Ended, Expectation, JobPlace, Transitions
+from app.jobs.types import JobLimits
+from app.jobs.workers import WorkerRegistry, now_ms
+from app.redis.errors import redis_errors
+
+_PAGE_JOBS = 500
+_ACCEPT_GRACE_MS = 60_000  # an admitted job without a record: its acceptance may still be on the way
+_ENTRY_GRACE_MS = 5_000  # a released job without a stream entry: the entry may still be on the way
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """How many jobs a sweep looked at, and how many it ended or brought back on their way."""
+
+    num_open: int = 0
+    num_repaired: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What the sweep reads of a job."""
+
+    place: JobPlace
+    created_at_ms: float
+    state: str | None
+    fence: int
+    worker_id: WorkerId
+    stream_id: str
+    deadline_at_ms: int
+    released_at_ms: float | None
+
+
+class JobSweeper:
+    """Looks through the open jobs of models. Workers call `sweep` on a timer; one of them at a time does the work."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        limits: JobLimits,
+        registry: WorkerRegistry,
+        *,
+        interval_s: float = 5.0,
+        clock_ms: Callable[[], int] = now_ms,
+    ) -> None:
+        self._redis = redis
+        self._registry = registry
+        self._interval_ms = int(interval_s * 1000)
+        self._steps = Transitions(redis, limits, clock_ms)
+
+    @redis_errors
+    async def sweep(self, models: Sequence[ModelId]) -> SweepReport:
+        """Sweeps each model, unless a worker did so within the interval. Raises StoreUnavailable.
+
+        Cost: about four commands for each open job, so no more than `max_open` times that.
+        """
+        num_open = num_repaired = 0
+        alive = {info.worker_id for info in await self._registry.list_workers()}
+        for model in models:
+            # Slightly shorter than the interval, so that a worker's own timer is not refused by its last turn.
+            if not await self._redis.set(
+                keys.sweep_key(model), b"1", nx=True, px=max(1, self._interval_ms * 9 // 10)
+            ):
+                continue
+            num_repaired += await self._sweep_pending(model, alive)
+            async for record in self._list_open(model):
+                num_open += 1
+                num_repaired += await self._repair(record, alive)
+            await self._sweep_consumers(model, alive)
+        if num_repaired:
+            structlog.get_logger().warning("sweep_repaired", num_repaired=num_repaired, num_open=num_open)
+        return SweepReport(num_open, num_repaired)
+
+    async def _list_open(self, model: ModelId) -> AsyncIterator[_Record]:
+        """The open jobs, read by pages; those that end meanwhile may be missed or seen twice, without harm."""
+        cursor: Any = 0
+        page: Any
+        while True:
+            cursor, page = await self._redis.zscan(keys.open_key(model), cursor, count=_PAGE_JOBS)
+            for member, created_at_ms in page:
+                try:
+                    tenant_id, job_id = keys.parse_open_member(member)
+                except InvalidId:
+                    await self._redis.zrem(keys.open_key(model), member)
+                    continue
+                yield await self._read(JobPlace(tenant_id, job_id, model), created_at_ms)
+            if cursor == 0:
+                return
+
+    async def _read(self, place: JobPlace, created_at_ms: float) -> _Record:
+        names = ["state", "fence", "worker_id", "stream_id", "deadline_at_ms"]
+        job, _, released = place.slot_keys
+        found: Any = await self._redis.hmget(job, names)
+        state, fence, worker_id, stream_id, deadline_at_ms = ((value or b"").decode() for value in found)
+        return _Record(
+            place=place,
+            created_at_ms=created_at_ms,
+            state=state or None,
+            fence=int(fence or 0),
+            worker_id=WorkerId(worker_id),
+            stream_id=stream_id,
+            deadline_at_ms=int(deadline_at_ms or 0),
+            released_at_ms=await self._redis.zscore(released, place.job_id),
+        )
+
+    async def _repair(self, record: _Record, alive: Iterable[WorkerId]) -> bool:
+        """Ends the job or brings it back on its way; False where it is on its way."""
+        now, place = self._steps.clock_ms(), record.place
+        if record.state is None:
+            if now - record.created_at_ms < _ACCEPT_GRACE_MS:
+                return False
+            await self._steps.close(place, Ended(0, ""))
+            return True
+        state = JobState(record.state)
+        if state.is_terminal:
+            await self._steps.close(place, Ended(await self._count_waiting(place), record.stream_id))
+            return True
+        if state is JobState.RUNNING:
+            lost = record.worker_id not in alive and not await self._registry.is_alive(record.worker_id)
+            return lost and await self._end(place, Expectation(state, record.fence), JobState.FAILED)
+        return await self._repair_queued(record, now)
+
+    async def _repair_queued(self, record: _Record, now: int) -> bool:
+        place = record.place
+        if now >= record.deadline_at_ms:
+            return await self._end(place, Expectation(JobState.QUEUED, record.fence), JobState.EXPIRED)
+        if record.released_at_ms is None:
+            return await self._ensure_turn(place)
+        if now - record.released_at_ms < _ENTRY_GRACE_MS or await self._has_entry(record):
+            return False
+        await self._steps.enter(place)
+        await self._redis.publish(keys.WAKE_CHANNEL, place.model)
+        return True
+
+    async def _end(self, place: JobPlace, expected: Expectation, state: JobState) -> bool:
+        failure = EXPIRED if state is JobState.EXPIRED else WORKER_LOST
+        ended = await self._steps.end(place, expected, state, failure)
+        if ended is not None:
+            await self._steps.close(place, ended)
+        return ended is not None
+
+    async def _ensure_turn(self, place: JobPlace) -> bool:
+        """Marks the tenant, if it may release and has no turn."""
+        if await self._redis.zscore(keys.turns_key(place.model), place.tenant_id) is not None:
+            return False
+        if not await self._steps.may_release(place.tenant_id, place.model):
+            return False
+        await self._steps.mark(place.tenant_id, place.model)
+        return True
+
+    async def _has_entry(self, record: _Record) -> bool:
+        if not record.stream_id:
+            return False
+        stream = keys.stream_key(record.place.model)
+        return bool(await self._redis.xrange(stream, min=record.stream_id, max=record.stream_id))
+
+    async def _count_waiting(self, place: JobPlace) -> int:
+        return int(await self._redis.zcard(keys.waiting_key(place.tenant_id, place.model)))
+
+    async def _sweep_pending(self, model: ModelId, alive: Iterable[WorkerId]) -> int:
+        """Entries that dead workers were given: a job that never started gets a new entry; then they are acknowledged.
+
+        A job that had started has failed or will: `_repair` sees to it.
+        """
+        stream, num_repaired, start = keys.stream_key(model), 0, "-"
+        while True:
+            try:
+                page: Any = await self._redis.xpending_range(stream, keys.GROUP, start, "+", _PAGE_JOBS)
+            except ResponseError as error:
+                if str(error).startswith("NOGROUP"):
+                    return num_repaired
+                raise
+            for entry in page:
+                worker_id = WorkerId(entry["consumer"].decode())
+                if worker_id not in alive and not await self._registry.is_alive(worker_id):
+                    num_repaired += await self._redeliver(model, entry["message_id"].decode())
+            if len(page) < _PAGE_JOBS:
+                return num_repaired
+            start = "(" + page[-1]["message_id"].decode()
+
+    async def _redeliver(self, model: ModelId, stream_id: str) -> bool:
+        stream = keys.stream_key(model)
+        found: Any = await self._redis.xrange(stream, min=stream_id, max=stream_id)
+        if found and found[0][1]:
+            fields = found[0][1]
+            place = JobPlace(TenantId(fields[b"t"].decode()), JobId(fields[b"j"].decode()), model)
+            state: Any = await self._redis.hget(place.slot_keys[0], "state")
+            if state == b"queued":
+                await self._steps.enter(place)
+                await self._redis.publish(keys.WAKE_CHANNEL, model)
+        await self._redis.xack(stream, keys.GROUP, stream_id)
+        return True
+
+    async def _sweep_consumers(self, model: ModelId, alive: Iterable[WorkerId]) -> None:
+        try:
+            consumers: Any = await self._redis.xinfo_consumers(keys.stream_key(model), keys.GROUP)
+        except ResponseError:  # no stream or no group yet
+            return
+        for consumer in consumers:
+            worker_id = WorkerId(consumer["name"].decode())
+            if worker_id not in alive and not await self._registry.is_alive(worker_id):
+                await self._steps.drop_consumer(model, worker_id)
+        await self._steps.trim(model)

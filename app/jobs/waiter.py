@@ -1,0 +1,116 @@
+"""Waits for jobs to end, for every request of an API process, over one connection."""
+
+import asyncio
+import time
+from collections import defaultdict
+from types import TracebackType
+from typing import Self
+
+from redis.asyncio import Redis
+
+from app.domain.ids import JobId, ModelId, TenantId
+from app.domain.job import JobRecord, JobState
+from app.errors import NoWorker, WaitTimeout, WorkerLost
+from app.jobs.keys import FINISHED_CHANNEL, open_member
+from app.jobs.store import NO_WORKER, WORKER_LOST, JobStore
+from app.jobs.workers import WorkerRegistry
+from app.redis.listener import Listener
+
+
+class JobWaiter:
+    """Wakes waiters by notification, and looks every `poll_s` for what no notification tells: a dead worker.
+
+    An async context manager. Any number of tasks may wait, also for the same job.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        store: JobStore,
+        registry: WorkerRegistry,
+        *,
+        no_worker_grace_s: float = 10.0,
+        poll_s: float = 1.0,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._no_worker_grace_s = no_worker_grace_s
+        self._poll_s = poll_s
+        self._waiting: defaultdict[bytes, set[asyncio.Event]] = defaultdict(set)
+        self._listener = Listener(redis, [FINISHED_CHANNEL], self._on_finished)
+
+    async def __aenter__(self) -> Self:
+        await self._listener.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._listener.close()
+
+    async def wait(self, tenant_id: TenantId, job_id: JobId, timeout_s: float) -> JobRecord:
+        """The record of the job once it is in a terminal state, whichever.
+
+        Raises WorkerLost where the worker died with it, NoWorker where none served its model for `no_worker_grace_s`
+        (both end the job), WaitTimeout (which does not), NotFound, CorruptRecord, StoreUnavailable.
+        """
+        name, finished = open_member(tenant_id, job_id).encode(), asyncio.Event()
+        self._waiting[name].add(finished)
+        try:
+            return await self._wait(tenant_id, job_id, finished, time.monotonic() + timeout_s)
+        finally:
+            self._waiting[name].discard(finished)
+            if not self._waiting[name]:
+                del self._waiting[name]
+
+    async def _wait(
+        self, tenant_id: TenantId, job_id: JobId, finished: asyncio.Event, until_s: float
+    ) -> JobRecord:
+        unserved_since_s: float | None = None
+        while True:
+            finished.clear()
+            record = await self._store.get(tenant_id, job_id)
+            if record.state.is_terminal:
+                return _unless_given_up(record)
+            if record.state is JobState.QUEUED:
+                unserved_since_s = await self._note_service(record.job.request.model, unserved_since_s)
+                if (
+                    unserved_since_s is not None
+                    and time.monotonic() - unserved_since_s >= self._no_worker_grace_s
+                ):
+                    await self._store.fail_if_queued(tenant_id, job_id, NO_WORKER)
+                    unserved_since_s = None
+                    continue
+            elif record.worker_id is None or not await self._registry.is_alive(record.worker_id):
+                await self._store.fail_if_lost(tenant_id, job_id, record.fence)
+                continue
+            remaining_s = until_s - time.monotonic()
+            if remaining_s <= 0:
+                raise WaitTimeout(
+                    f"job {job_id} is {record.state.value} and was not done in time; ask for less at once"
+                )
+            await _wait_for(finished, min(remaining_s, self._poll_s))
+
+    async def _note_service(self, model: ModelId, unserved_since_s: float | None) -> float | None:
+        if await self._registry.serving(model):
+            return None
+        return time.monotonic() if unserved_since_s is None else unserved_since_s
+
+    def _on_finished(self, _channel: bytes, name: bytes) -> None:
+        for event in self._waiting.get(name, ()):
+            event.set()
+
+
+async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return
+
+
+def _unless_given_up(record: JobRecord) -> JobRecord:
+    if record.failure is not None and record.failure.code == WORKER_LOST.code:
+        raise WorkerLost(record.failure.message)
+    if record.failure is not None and record.failure.code == NO_WORKER.code:
+        raise NoWorker(record.failure.message)
+    return record
