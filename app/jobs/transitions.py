@@ -162,7 +162,7 @@ class Transitions:
         place = JobPlace.of(reserved.job)
         memory = MemoryKey(place.tenant_id, result.latent_space, result.memory_name)
         memory_keys = [meta_key(memory), log_key(memory), index_key(place.tenant_id)]
-        arguments = [
+        arguments: list[Any] = [
             place.job_id,
             reserved.fence,
             self.clock_ms(),

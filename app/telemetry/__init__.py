@@ -1,0 +1,1 @@
+"""Metrics and logs. Neither ever carries a prompt, a key, or (in metrics) a tenant."""

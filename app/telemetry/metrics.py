@@ -1,0 +1,205 @@
+"""Every metric of the service, in one class. Base units; labels take few values: never a tenant, job or prompt."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_WAIT_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+_STEP_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_BATCH_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+_GUIDANCE_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_SEARCH_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+_SYNC_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
+_LOAD_S = (0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
+_BATCH_IMAGES = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128, 256)
+_NEIGHBOURS = (0, 1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536)
+_PUSH = (0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Metrics:
+    """The metrics of one process, on the registry it was given or a new one. `model` is an id of the catalogue."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
+        self._add_http()
+        self._add_jobs()
+        self._add_engine()
+        self._add_memory()
+        self._add_worker()
+
+    def observe_request(self, method: str, route: str, status: int, duration_s: float) -> None:
+        """Counts an answered request. A method that clients made up is counted as `other`."""
+        known = method if method in _METHODS else "other"
+        self.http_requests.labels(route, known, str(status)).inc()
+        self.http_request_seconds.labels(route, known).observe(duration_s)
+
+    def _add_http(self) -> None:
+        registry = self.registry
+        self.http_requests = Counter(
+            "sparke_http_requests",
+            "Requests answered, by route template (not path), method and status code.",
+            ("route", "method", "status"),
+            registry=registry,
+        )
+        self.http_request_seconds = Histogram(
+            "sparke_http_request_seconds",
+            "Time from the first byte of a request to the last byte of its answer, by route template and method.",
+            ("route", "method"),
+            buckets=_REQUEST_S,
+            registry=registry,
+        )
+        self.http_requests_in_flight = Gauge(
+            "sparke_http_requests_in_flight", "Requests being answered now.", registry=registry
+        )
+
+    def _add_jobs(self) -> None:
+        registry = self.registry
+        self.jobs_accepted = Counter(
+            "sparke_jobs_accepted", "Jobs made durable, by model.", ("model",), registry=registry
+        )
+        self.jobs_refused = Counter(
+            "sparke_jobs_refused",
+            "Jobs refused because a queue was full, by model.",
+            ("model",),
+            registry=registry,
+        )
+        self.jobs_finished = Counter(
+            "sparke_jobs_finished",
+            "Jobs that this process ended, by model and terminal state.",
+            ("model", "state"),
+            registry=registry,
+        )
+        self.job_failures = Counter(
+            "sparke_job_failures",
+            "Jobs that failed, by model and the failure's stable code.",
+            ("model", "reason"),
+            registry=registry,
+        )
+        self.jobs_fence_lost = Counter(
+            "sparke_jobs_fence_lost",
+            "Jobs whose end was refused because somebody else had ended or taken them, by model.",
+            ("model",),
+            registry=registry,
+        )
+        self.jobs_open = Gauge(
+            "sparke_jobs_open",
+            "Unfinished jobs of all tenants, by model: the backlog.",
+            ("model",),
+            registry=registry,
+        )
+        self.jobs_running = Gauge(
+            "sparke_jobs_running", "Jobs that this worker holds now, by model.", ("model",), registry=registry
+        )
+        self.job_wait_seconds = Histogram(
+            "sparke_job_wait_seconds",
+            "Time from a job's creation to its start, by model.",
+            ("model",),
+            buckets=_WAIT_S,
+            registry=registry,
+        )
+        self.jobs_repaired = Counter(
+            "sparke_jobs_repaired",
+            "Jobs that a sweep ended or brought back on their way after a crash.",
+            registry=registry,
+        )
+
+    def _add_engine(self) -> None:
+        registry = self.registry
+        self.images = Counter(
+            "sparke_images", "Images made and committed, by model.", ("model",), registry=registry
+        )
+        self.batch_images = Histogram(
+            "sparke_batch_images",
+            "Images in one device batch, by model.",
+            ("model",),
+            buckets=_BATCH_IMAGES,
+            registry=registry,
+        )
+        self.batch_seconds = Histogram(
+            "sparke_batch_seconds",
+            "Time the device spent on one batch, decoding included, by model.",
+            ("model",),
+            buckets=_BATCH_S,
+            registry=registry,
+        )
+        self.denoise_step_seconds = Histogram(
+            "sparke_denoise_step_seconds",
+            "Time of one denoising step of a batch, guidance included, by model.",
+            ("model",),
+            buckets=_STEP_S,
+            registry=registry,
+        )
+        self.guidance_seconds = Histogram(
+            "sparke_guidance_seconds",
+            "Time of the push alone in one denoising step of a batch, by model.",
+            ("model",),
+            buckets=_GUIDANCE_S,
+            registry=registry,
+        )
+        self.push = Histogram(
+            "sparke_push",
+            "Total push of an image relative to the norm of its latents, by model.",
+            ("model",),
+            buckets=_PUSH,
+            registry=registry,
+        )
+        self.neighbours = Histogram(
+            "sparke_neighbours",
+            "Entries of the memory that an image was pushed away from, by model.",
+            ("model",),
+            buckets=_NEIGHBOURS,
+            registry=registry,
+        )
+
+    def _add_memory(self) -> None:
+        registry = self.registry
+        self.memory_entries_appended = Counter(
+            "sparke_memory_entries_appended",
+            "Entries appended to memories, by model.",
+            ("model",),
+            registry=registry,
+        )
+        self.memory_entries_corrupt = Counter(
+            "sparke_memory_entries_corrupt",
+            "Entries that were skipped because they are corrupt.",
+            registry=registry,
+        )
+        self.memory_sync_seconds = Histogram(
+            "sparke_memory_sync_seconds",
+            "Time to bring a worker's copy of a memory up to date before a batch.",
+            buckets=_SYNC_S,
+            registry=registry,
+        )
+        self.memory_search_seconds = Histogram(
+            "sparke_memory_search_seconds",
+            "Time to find the neighbours of one request in a worker's copy of a memory.",
+            buckets=_SEARCH_S,
+            registry=registry,
+        )
+        self.memory_cache_bytes = Gauge(
+            "sparke_memory_cache_bytes", "Size of this worker's copies of memories.", registry=registry
+        )
+
+    def _add_worker(self) -> None:
+        registry = self.registry
+        self.model_load_seconds = Histogram(
+            "sparke_model_load_seconds",
+            "Time to load a model, by model.",
+            ("model",),
+            buckets=_LOAD_S,
+            registry=registry,
+        )
+        self.worker_ready = Gauge(
+            "sparke_worker_ready",
+            "1 while this worker has loaded the model and takes jobs for it, else 0, by model.",
+            ("model",),
+            registry=registry,
+        )
+        self.store_errors = Counter(
+            "sparke_store_errors",
+            "Times that Redis or the object store did not answer, by store (redis or images).",
+            ("store",),
+            registry=registry,
+        )
