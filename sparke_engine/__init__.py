@@ -1,0 +1,30 @@
+"""SPARKE as a library: prompt-aware diversity guidance for stock diffusers pipelines (arXiv 2506.10173).
+
+pipe, bank = load_demo_pipeline(), MemoryBank()
+for _ in range(8):
+    with guided(pipe, bank, "a red star"):
+        image = pipe("a red star").images[0]
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparke_engine.diffusion.library import guided
+    from sparke_engine.diffusion.pipelines import load_demo_pipeline
+    from sparke_engine.memory_bank import MemoryBank
+
+__all__ = ["MemoryBank", "guided", "load_demo_pipeline"]
+
+_HOME = {
+    "MemoryBank": "sparke_engine.memory_bank",
+    "guided": "sparke_engine.diffusion.library",
+    "load_demo_pipeline": "sparke_engine.diffusion.pipelines",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only then, so that importing the package stays cheap."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,250 @@
+"""Engines: groups of images in, samples out. One protocol for diffusers pipelines and for the weightless toy."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from sparke_engine.core.kernels import GaussianPower
+from sparke_engine.diffusion.guide import FinishedRun, GroupGuide, GuidedGroup
+from sparke_engine.diffusion.prompt_embedding import embed_prompt
+from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.errors import InvalidArgument, InvalidPlan, OutputMismatch, ShapeMismatch, SparkeError
+from sparke_engine.guidance.presets import DiversityPreset
+from sparke_engine.guidance.push import Entries
+from sparke_engine.types import Neighbours
+
+OnStep = Callable[[int, int], None]
+EMBEDDING_CACHE = 1024
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """One request's images inside a device batch: they share prompt and memory, and push each other apart.
+
+    `neighbours` has b = 1; a bandwidth of None is the preset's.
+    """
+
+    prompt: str
+    negative_prompt: str
+    seeds: tuple[int, ...]
+    strength: float
+    neighbours: Neighbours | None
+    latent_bandwidth: float | None = None
+    prompt_bandwidth: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One finished image.
+
+    `feature` is fp32 on the CPU; `push` the mean over all steps of ‖δ‖/‖x̂0‖, 0 at strength 0; `nearest_similarity` the
+    largest k_Z of the finished latents to a neighbour, None without neighbours.
+    """
+
+    image: Image.Image
+    feature: Float[Tensor, " d"]
+    push: float
+    num_neighbours: int
+    nearest_similarity: float | None
+
+
+@dataclass(frozen=True)
+class DenoisingPlan:
+    """What all images of a device batch share."""
+
+    width_px: int
+    height_px: int
+    steps: int
+    guidance_scale: float
+
+    @property
+    def uses_negative_prompt(self) -> bool:
+        """Whether classifier-free guidance is on."""
+        return self.guidance_scale > 1
+
+
+@runtime_checkable
+class ImageEngine(Protocol):
+    """Makes images. An image depends on its own group and on the batch's shape, never on what other groups hold."""
+
+    preset: DiversityPreset
+    feature_dim: int
+    prompt_dim: int
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "n p"]:
+        """Unit embeddings, fp32 on the CPU; each prompt's is independent of the others."""
+
+    def generate(
+        self, groups: Sequence[SampleGroup], plan: DenoisingPlan, on_step: OnStep
+    ) -> list[list[Sample]]:
+        """For each group its samples in the order of its seeds. `on_step(done, num_steps)` may raise to cancel."""
+
+    def close(self) -> None:
+        """Give the device's memory back. Twice does no harm."""
+
+
+class PipelineEngine:
+    """A stock Stable Diffusion 1, 2, XL or 3 pipeline behind the protocol. One thread at a time."""
+
+    def __init__(self, pipe: Any, preset: DiversityPreset) -> None:
+        self.preset = preset
+        self._pipe = pipe
+        self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
+        denoiser = getattr(pipe, "unet", None) or pipe.transformer
+        side = denoiser.config.sample_size
+        self.feature_dim = preset.feature_map.dim(denoiser.config.in_channels, side, side)
+        self.prompt_dim = self.embed_prompts([""]).shape[1]
+
+    @property
+    def pipeline(self) -> Any:
+        """The stock pipeline."""
+        if self._pipe is None:
+            raise SparkeError("this engine is closed; load another")
+        return self._pipe
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "n p"]:
+        """Unit embeddings, fp32 on the CPU; the latest are kept."""
+        return torch.stack([self._embed(prompt) for prompt in prompts])
+
+    def generate(
+        self, groups: Sequence[SampleGroup], plan: DenoisingPlan, on_step: OnStep
+    ) -> list[list[Sample]]:
+        """Run one device batch. Raises InvalidPlan, InvalidArgument, ShapeMismatch, BrokenOutput, or what `on_step` raises."""
+        check_groups(groups, self.feature_dim, self.prompt_dim)
+        _check_plan(self.pipeline, plan)
+        rows = group_rows(groups)
+        guide = GroupGuide([self._guided(group, part) for group, part in zip(groups, rows, strict=True)])
+        seeds = [seed for group in groups for seed in group.seeds]
+        with guided_steps(self.pipeline, guide, on_step):
+            images = self.pipeline(
+                **_prompt_arguments(self.pipeline, groups, plan),
+                width=plan.width_px,
+                height=plan.height_px,
+                num_inference_steps=plan.steps,
+                guidance_scale=plan.guidance_scale,
+                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                output_type="pil",
+            ).images
+        if len(images) != len(seeds) or len(guide.runs) != 1:
+            raise OutputMismatch(
+                f"asked the pipeline for {len(seeds)} images in 1 run, got {len(images)} in {len(guide.runs)}"
+            )
+        return [
+            finished_samples(group, images[part], _of_rows(guide.runs[0], part), self._preset_of(group))
+            for group, part in zip(groups, rows, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        self._pipe = None
+        self._embeddings.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _embed(self, prompt: str) -> Tensor:
+        if prompt not in self._embeddings:
+            self._embeddings[prompt] = embed_prompt(self.pipeline, prompt)
+            if len(self._embeddings) > EMBEDDING_CACHE:
+                self._embeddings.popitem(last=False)
+        self._embeddings.move_to_end(prompt)
+        return self._embeddings[prompt]
+
+    def _preset_of(self, group: SampleGroup) -> DiversityPreset:
+        return self.preset.with_bandwidths(group.latent_bandwidth, group.prompt_bandwidth)
+
+    def _guided(self, group: SampleGroup, rows: slice) -> GuidedGroup:
+        preset = self._preset_of(group)
+        entries = None
+        if group.neighbours is not None and group.strength > 0:
+            entries = Entries.of(group.neighbours, self._embed(group.prompt), preset)
+        return GuidedGroup(rows, preset, group.strength, entries)
+
+
+def group_rows(groups: Sequence[SampleGroup]) -> list[slice]:
+    """Which rows of the batch each group's images have."""
+    ends = accumulate((len(group.seeds) for group in groups), initial=0)
+    return [slice(start, stop) for start, stop in pairwise(ends)]
+
+
+def check_groups(groups: Sequence[SampleGroup], feature_dim: int, prompt_dim: int) -> None:
+    """Raise InvalidArgument or ShapeMismatch for a group that an engine of these lengths cannot take."""
+    if not groups:
+        raise InvalidArgument("a batch has at least one group, got none")
+    for group in groups:
+        if not group.seeds:
+            raise InvalidArgument("a group has at least one seed, got none")
+        if not 0 <= group.strength <= 1:
+            raise InvalidArgument(f"a strength is in [0, 1], got {group.strength}")
+        known = group.neighbours
+        if known is None or known.mask.shape[1] == 0:
+            continue
+        expected = (1, feature_dim, prompt_dim)
+        actual = (known.num_problems, known.features.shape[2], known.prompt_embeddings.shape[2])
+        if actual != expected:
+            raise ShapeMismatch(f"a group's neighbours have (b, d, p) = {expected}, got {actual}")
+
+
+def finished_samples(
+    group: SampleGroup, images: Sequence[Image.Image], run: FinishedRun, preset: DiversityPreset
+) -> list[Sample]:
+    """The samples of one group from its images and its part of the run."""
+    features = preset.feature_map.feature(run.latents)
+    known = group.neighbours
+    num_neighbours = 0 if known is None else int(known.mask.sum())
+    nearest: list[float | None] = [None] * len(images)
+    if known is not None and num_neighbours > 0:
+        present = known.features[0][known.mask[0]].to(features)
+        nearest = list(GaussianPower(preset.latent_bandwidth, 1.0).gram(features, present).amax(1).tolist())
+    return [
+        Sample(image.convert("RGB"), feature, float(push), num_neighbours, similarity)
+        for image, feature, push, similarity in zip(images, features.cpu(), run.pushes, nearest, strict=True)
+    ]
+
+
+def _of_rows(run: FinishedRun, rows: slice) -> FinishedRun:
+    return FinishedRun(run.latents[rows], run.pushes[rows])
+
+
+def _check_plan(pipe: Any, plan: DenoisingPlan) -> None:
+    multiple_px = math.lcm(8, pipe.vae_scale_factor)
+    for side_px in (plan.width_px, plan.height_px):
+        if side_px < multiple_px or side_px % multiple_px != 0:
+            raise InvalidPlan(f"an image's sides are positive multiples of {multiple_px} px, got {side_px}")
+    most = pipe.scheduler.config.num_train_timesteps
+    if not 1 <= plan.steps <= most:
+        raise InvalidPlan(f"this model takes 1 to {most} steps, got {plan.steps}")
+    if not (math.isfinite(plan.guidance_scale) and plan.guidance_scale >= 0):
+        raise InvalidPlan(f"a guidance scale is finite and not negative, got {plan.guidance_scale}")
+
+
+def _prompt_arguments(pipe: Any, groups: Sequence[SampleGroup], plan: DenoisingPlan) -> dict[str, Any]:
+    """The pipeline's prompt arguments, such that no image's conditioning depends on another group's negative prompt.
+
+    An empty negative prompt means none. SDXL conditions on zeros where it has none, but only if the whole batch has
+    none; in a mixed batch those rows are set to zeros here.
+    """
+    prompts = [group.prompt for group in groups for _ in group.seeds]
+    negatives = [group.negative_prompt for group in groups for _ in group.seeds]
+    if not plan.uses_negative_prompt or not any(negatives):
+        return {"prompt": prompts}
+    if all(negatives) or not pipe.config.get("force_zeros_for_empty_prompt", False):
+        return {"prompt": prompts, "negative_prompt": negatives}
+    with torch.no_grad():
+        encoded, negative, pooled, negative_pooled = pipe.encode_prompt(
+            prompt=prompts, negative_prompt=negatives, do_classifier_free_guidance=True
+        )
+    is_given = torch.tensor([bool(text) for text in negatives], device=negative.device)
+    return {
+        "prompt_embeds": encoded,
+        "negative_prompt_embeds": torch.where(is_given[:, None, None], negative, 0.0),
+        "pooled_prompt_embeds": pooled,
+        "negative_pooled_prompt_embeds": torch.where(is_given[:, None], negative_pooled, 0.0),
+    }

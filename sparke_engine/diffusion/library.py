@@ -1,0 +1,65 @@
+"""For library users: a stock pipeline, a memory bank, and one `with` block."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
+from sparke_engine.diffusion.prompt_embedding import embed_prompt
+from sparke_engine.diffusion.seam import OnStep, guided_steps
+from sparke_engine.errors import UnsupportedPipeline
+from sparke_engine.guidance.presets import DiversityPreset, preset_named
+from sparke_engine.guidance.push import Entries
+from sparke_engine.memory_bank import MemoryBank
+
+_PRESET_OF_PIPELINE = {
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+}
+_PRESET_ATTRIBUTE = "diversity_preset_name"
+
+
+@contextmanager
+def guided(
+    pipe: Any,
+    bank: MemoryBank,
+    prompt: str,
+    *,
+    strength: float = 0.5,
+    preset: DiversityPreset | None = None,
+    on_step: OnStep | None = None,
+) -> Iterator[GroupGuide]:
+    """Within the block, images that `pipe` makes for `prompt` are pushed away from the bank and from one another.
+
+        with guided(pipe, bank, prompt):
+            images = pipe(prompt, num_images_per_prompt=4).images
+
+    The neighbours are read once, on entry. Where the block ends well, the finished images enter the bank, also at
+    strength 0; where it raises, nothing does. All images of one call are taken as one group of this prompt.
+    """
+    preset = preset if preset is not None else default_preset(pipe)
+    embedding = embed_prompt(pipe, prompt)
+    neighbours = bank.neighbours(embedding[None], preset)
+    entries = Entries.of(neighbours, embedding, preset) if bool(neighbours.mask.any()) else None
+    guide = GroupGuide([GuidedGroup(slice(None), preset, strength, entries)])
+    with guided_steps(pipe, guide, on_step):
+        yield guide
+    for run in guide.runs:
+        features = preset.feature_map.feature(run.latents)
+        bank.append(features, embedding.expand(len(features), -1))
+
+
+def default_preset(pipe: Any) -> DiversityPreset:
+    """The preset that the pipeline was marked with, else that of its class."""
+    name = getattr(pipe, _PRESET_ATTRIBUTE, None) or _PRESET_OF_PIPELINE.get(type(pipe).__name__)
+    if name is None:
+        raise UnsupportedPipeline(
+            f"no preset for {type(pipe).__name__}; supported: {', '.join(sorted(_PRESET_OF_PIPELINE))}"
+        )
+    return preset_named(name)
+
+
+def mark_preset(pipe: Any, name: str) -> None:
+    """Make `name` the pipeline's default preset."""
+    setattr(pipe, _PRESET_ATTRIBUTE, name)

@@ -1,0 +1,101 @@
+"""Loading: a hub id, a local directory, or a built-in model becomes a pipeline or an engine."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparke_engine.diffusion.engine import ImageEngine, PipelineEngine
+from sparke_engine.diffusion.library import default_preset, mark_preset
+from sparke_engine.diffusion.prompt_embedding import supported_pipelines
+from sparke_engine.diffusion.schedulers import adapter_for, supported_schedulers
+from sparke_engine.diffusion.toy import ToyEngine
+from sparke_engine.errors import InvalidArgument, ModelNotLoadable, UnsupportedPipeline, UnsupportedScheduler
+from sparke_engine.guidance.presets import DiversityPreset, preset_named
+
+DEMO = "builtin:demo"
+TOY = "builtin:toy"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load_engine(
+    source: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    scheduler: str | None = None,
+    preset: str | DiversityPreset = "default",
+    device: str = "cpu",
+) -> ImageEngine:
+    """An engine from a hub id, a directory, `builtin:demo` or `builtin:toy`.
+
+    `scheduler` is the class name of another scheduler of the same family; "default" is the preset of the model's kind.
+    Raises ModelNotLoadable, UnsupportedPipeline, UnsupportedScheduler, or InvalidArgument for an unknown preset or dtype.
+    """
+    if source == TOY:
+        return ToyEngine(_resolve(preset, preset_named("toy")))
+    if dtype not in DTYPES:
+        raise InvalidArgument(f"a model's dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
+    pipe = load_pipeline(source, revision=revision, dtype=DTYPES[dtype], scheduler=scheduler)
+    return PipelineEngine(pipe.to(device), _resolve(preset, default_preset(pipe)))
+
+
+def load_demo_pipeline(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """The model that ships with the package, as a stock StableDiffusionPipeline."""
+    return load_pipeline(DEMO, dtype=dtype).to(device)
+
+
+def load_pipeline(
+    source: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    scheduler: str | None = None,
+) -> Any:
+    """A stock diffusers pipeline, on the CPU. Only safetensors are read, and no code from the source is run."""
+    from diffusers import DiffusionPipeline  # noqa: PLC0415 - two seconds that the toy can do without
+
+    place = str(demo_weights()) if source == DEMO else source
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            place, revision=revision, torch_dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+        raise ModelNotLoadable(f"no model could be loaded from {source!r}: {error}") from error
+    name = type(pipe).__name__
+    if name not in supported_pipelines():
+        raise UnsupportedPipeline(f"{source!r} is a {name}; supported: {', '.join(supported_pipelines())}")
+    if scheduler is not None:
+        _swap_scheduler(pipe, scheduler)
+    adapter_for(pipe.scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    if source == DEMO:
+        mark_preset(pipe, "demo")
+    return pipe
+
+
+def demo_weights() -> Path:
+    """The directory of the demo model within the installed package."""
+    return Path(str(files("sparke_engine"))) / "demo" / "weights"
+
+
+def _resolve(preset: str | DiversityPreset, default: DiversityPreset) -> DiversityPreset:
+    if isinstance(preset, DiversityPreset):
+        return preset
+    return default if preset == "default" else preset_named(preset)
+
+
+def _swap_scheduler(pipe: Any, name: str) -> None:
+    """Put the scheduler of that class, made from the old one's configuration, in its place."""
+    import diffusers  # noqa: PLC0415 - loaded by now
+
+    old = pipe.scheduler
+    compatible = {type(old).__name__} | {cls.__name__ for cls in old.compatibles}
+    possible = sorted(compatible & set(supported_schedulers()))
+    if name not in possible:
+        raise UnsupportedScheduler(
+            f"this model's {type(old).__name__} cannot become {name!r}; possible: {', '.join(possible)}"
+        )
+    extra = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    pipe.scheduler = getattr(diffusers, name).from_config(old.config, **extra)

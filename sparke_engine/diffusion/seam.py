@@ -1,0 +1,140 @@
+"""The seam to stock diffusers: `scheduler.step` of one instance is wrapped for the length of a `with` block."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparke_engine.diffusion.schedulers import CleanPrediction, SchedulerAdapter, adapter_for
+from sparke_engine.errors import NestedGuidance, UnsupportedPipeline, UnsupportedScheduler
+
+OnStep = Callable[[int, int], None]
+_MARK: Final = "__sparke_guided__"
+
+
+class Move(NamedTuple):
+    """`delta` [n,c,h,w] is to be subtracted from these rows of the batch; rows that no move names stay to the bit."""
+
+    rows: slice
+    delta: Tensor
+
+
+class Step:
+    """One call of `scheduler.step`: `index` of `num_steps`, and the clean latents it predicts, computed when read."""
+
+    def __init__(self, index: int, num_steps: int, predict: Callable[[], Tensor]) -> None:
+        self.index = index
+        self.num_steps = num_steps
+        self._predict = predict
+
+    @functools.cached_property
+    def clean(self) -> Float[Tensor, "b c h w"]:
+        """x̂0 in fp32, before any push."""
+        return self._predict()
+
+
+@runtime_checkable
+class Guide(Protocol):
+    """What decides the pushes. All latents that it sees and gives are fp32."""
+
+    def before(self, step: Step) -> list[Move]:
+        """Moves of the predicted clean latents."""
+
+    def after(self, step: Step, latents: Float[Tensor, "b c h w"]) -> list[Move]:
+        """Moves of the noisy latents that the step made."""
+
+    def finish(self, latents: Float[Tensor, "b c h w"], num_steps: int) -> None:
+        """Take the final latents of a run."""
+
+
+@contextmanager
+def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iterator[None]:
+    """Within the block, every step of `pipe.scheduler` is guided; afterwards the scheduler is as before, whatever happens.
+
+    `on_step(done, num_steps)` is called once a step with the number of steps done, from 1 (PLMS takes one more than the
+    inference steps). What it raises ends the pipeline's call and comes out of the block.
+    Raises UnsupportedScheduler, or NestedGuidance where a block on this scheduler is open.
+    """
+    scheduler = pipe.scheduler
+    adapter = adapter_for(scheduler)
+    if getattr(scheduler.step, _MARK, False):
+        raise NestedGuidance(
+            "this pipeline's scheduler is guided already; leave the open `with` block first, or use a pipeline of its own"
+        )
+    before = vars(scheduler).get("step")
+    scheduler.step = _wrapped(adapter, guide, on_step)
+    try:
+        yield
+    finally:
+        if before is None:
+            del scheduler.step
+        else:
+            scheduler.step = before
+
+
+def _wrapped(adapter: SchedulerAdapter, guide: Guide, on_step: OnStep | None) -> Callable[..., Any]:
+    stock = adapter.scheduler.step
+
+    @functools.wraps(stock)
+    def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        _check_call(model_output, sample, kwargs)
+        index, num_steps = adapter.step_index(timestep), adapter.num_steps
+        prediction = adapter.prediction(index, timestep)
+        this = Step(index, num_steps, lambda: prediction.clean(sample.float(), model_output.float()))
+        if prediction.can_push:
+            model_output = _inject(prediction, model_output, guide.before(this))
+        result = stock(model_output, timestep, sample, *args, **kwargs)
+        if not adapter.is_provisional(index):
+            result = _moved(adapter, result, guide.after(this, _latents(result).float()))
+        if index == num_steps - 1:
+            guide.finish(_latents(result).float(), num_steps)
+        if on_step is not None:
+            on_step(index + 1, num_steps)
+        return result
+
+    setattr(step, _MARK, True)
+    return step
+
+
+def _inject(prediction: CleanPrediction, output: Tensor, moves: list[Move]) -> Tensor:
+    """The output whose x̂0 is moved, in the model's dtype."""
+    if not moves:
+        return output
+    injected = output.clone()
+    for rows, delta in moves:
+        injected[rows] = prediction.shifted(output[rows].float(), delta).to(output.dtype)
+    return injected
+
+
+def _moved(adapter: SchedulerAdapter, result: Any, moves: list[Move]) -> Any:
+    """The step's result with its latents moved, in their dtype."""
+    if not moves:
+        return result
+    latents = _latents(result).clone()
+    for rows, delta in moves:
+        latents[rows] = (latents[rows].float() - delta).to(latents.dtype)
+    adapter.forget_last_sample()
+    if isinstance(result, tuple):
+        return (latents, *result[1:])
+    result.prev_sample = latents
+    return result
+
+
+def _latents(result: Any) -> Tensor:
+    latents: Tensor = result[0] if isinstance(result, tuple) else result.prev_sample
+    return latents
+
+
+def _check_call(output: Tensor, sample: Tensor, kwargs: dict[str, Any]) -> None:
+    if output.ndim != 4 or output.shape != sample.shape:
+        raise UnsupportedPipeline(
+            f"guidance needs latents [b,c,h,w] and a model output of their shape, got {tuple(sample.shape)} and "
+            f"{tuple(output.shape)} (packed latents and learned variances are not supported)"
+        )
+    if kwargs.get("s_churn", 0.0) > 0 or kwargs.get("per_token_timesteps") is not None:
+        raise UnsupportedScheduler(
+            "guidance knows no s_churn and no per_token_timesteps: leave them out of the call"
+        )
