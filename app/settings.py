@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     )
     max_batch_images: int = Field(16, ge=1, le=256, description="Most images in one device batch.")
     batch_window_ms: int = Field(20, ge=0, le=1000, description="How long the batcher waits for company.")
+    memory_cache_bytes: int = Field(
+        2 * 2**30, ge=1, description="Host memory of a worker for its copies of tenants' memories."
+    )
+    torch_threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads of a worker's torch. None: torch's own choice."
+    )
     drain_timeout_s: float = Field(60.0, gt=0, description="How long a stopping worker may finish its batch.")
     heartbeat_interval_s: float = Field(
         2.5, gt=0, le=60, description="How often a worker says that it lives."
