@@ -28,7 +28,7 @@ class ImageAnswer(BaseModel):
     """One image, as `b64_json` or as `url`."""
 
     b64_json: str | None = None
-    url: str | None = Field(None, description="Signed; it works without a key until it expires.")
+    url: str | None = Field(default=None, description="Signed; it works without a key until it expires.")
     seed: int
     id: str
     diversity: DiversityAnswer
@@ -61,7 +61,9 @@ class GenerationAnswer(BaseModel):
     size: str
     usage: Usage
     model: str
-    memory_version: int = Field(description="The version that was read; `diversity.memory.version` replays it.")
+    memory_version: int = Field(
+        description="The version that was read; `diversity.memory.version` replays it."
+    )
 
 
 class SizesAnswer(BaseModel):

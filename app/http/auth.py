@@ -9,8 +9,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from app.domain.ids import DEFAULT_TENANT, TenantId
 from app.errors import Unauthenticated
 from app.http.deps import DepsOf
-from app.tenants.keys import KEY_PREFIX
 
+KEY_PREFIX = "sk-sparke-"
 _HOW = "send it as 'Authorization: Bearer sk-sparke-...'; `sparke keys create --tenant NAME` makes one"
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `sk-sparke-...`.")

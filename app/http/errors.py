@@ -146,9 +146,9 @@ def problem(  # noqa: PLR0913 - the members of the body
 def service_problem(
     request: Request, error: ServiceError, extra: Mapping[str, Any] | None = None
 ) -> JSONResponse:
-    """The answer for one of the service's own errors."""
+    """The answer for one of the service's own errors; with `extra` it is a state to report and not a failure to log."""
     answer = answer_for(error)
-    if answer.status >= 500:
+    if answer.status >= 500 and extra is None:
         _log.warning("request_failed", code=code_of(error), message=error.message)
     headers: dict[str, str] = {}
     retry_after_s = error.retry_after_s if isinstance(error, QueueFull) else answer.retry_after_s
@@ -212,9 +212,19 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         title=title,
         error_type=INVALID_REQUEST if error.status_code < 500 else SERVER,
         code=code,
-        message=str(error.detail),
+        message=_http_message(request, error),
         headers=error.headers,
     )
+
+
+def _http_message(request: Request, error: HTTPException) -> str:
+    """What the framework leaves at its standard phrase, said in full."""
+    here = f"{request.method[:20]} {request.url.path[:_MAX_NAME_CHARS]}"
+    if error.status_code == 404:
+        return f"nothing is at {here}; /openapi.json lists what there is"
+    if error.status_code == 405:
+        return f"{here} is not allowed; allowed here: {(error.headers or {}).get('Allow', 'see /openapi.json')}"
+    return str(error.detail)
 
 
 async def _on_invalid_members(request: Request, error: Exception) -> JSONResponse:

@@ -19,7 +19,9 @@ _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 Prompt = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
 Bandwidth = Annotated[float, Field(ge=0.01, le=10.0, allow_inf_nan=False)]
-Ignored = Annotated[str | None, Field(max_length=1024, description="Accepted for compatibility; without effect.")]
+Ignored = Annotated[
+    str | None, Field(max_length=1024, description="Accepted for compatibility; without effect.")
+]
 
 
 class WireModel(BaseModel):
@@ -31,13 +33,16 @@ class WireModel(BaseModel):
 class MemoryBody(WireModel):
     """Which memory guides the images and keeps them."""
 
-    name: str | None = Field(None, description="The memory's name; `default` if absent.")
-    read: bool | None = Field(None, description="Push away from what it holds (default true).")
+    name: str | None = Field(default=None, description="The memory's name; `default` if absent.")
+    read: bool | None = Field(default=None, description="Push away from what it holds (default true).")
     write: bool | None = Field(
-        None, description="Keep the new images in it (default true; false where `version` is given)."
+        default=None, description="Keep the new images in it (default true; false where `version` is given)."
     )
     version: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="Read it as it was at this version: with the same seed, a replay."
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Read it as it was at this version: with the same seed, a replay.",
     )
 
 
@@ -45,26 +50,37 @@ class DiversityBody(WireModel):
     """How far to push the images away from the tenant's past and from each other."""
 
     strength: float | None = Field(
-        None, ge=0.0, le=1.0, allow_inf_nan=False, description="0 is the plain model; absent: the model's default."
+        default=None,
+        ge=0.0,
+        le=1.0,
+        allow_inf_nan=False,
+        description="0 is the plain model; absent: the model's default.",
     )
     memory: MemoryBody | None = None
     num_neighbours: int | None = Field(
-        None, ge=1, le=MAX_NUM_NEIGHBOURS, description="At most so many entries of the memory take part."
+        default=None,
+        ge=1,
+        le=MAX_NUM_NEIGHBOURS,
+        description="At most so many entries of the memory take part.",
     )
-    latent_bandwidth: Bandwidth | None = Field(None, description="Width of the kernel on images.")
-    prompt_bandwidth: Bandwidth | None = Field(None, description="Width of the kernel on prompts.")
+    latent_bandwidth: Bandwidth | None = Field(default=None, description="Width of the kernel on images.")
+    prompt_bandwidth: Bandwidth | None = Field(default=None, description="Width of the kernel on prompts.")
 
 
 class GenerationBody(WireModel):
     """What the OpenAI images API takes, and the members of our own after it."""
 
     prompt: Prompt = Field(description="What to show.", examples=["a red circle on a blue background"])
-    model: str | None = Field(None, max_length=200, description="A model's id; the catalogue's first if absent.")
-    n: int | None = Field(None, ge=1, le=MAX_IMAGES, description="How many images (default 1).")
-    size: str | None = Field(None, max_length=40, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
-    response_format: Literal["b64_json", "url"] | None = Field(None, description="`b64_json` if absent.")
-    output_format: Literal["png"] | None = Field(None, description="Images are PNG.")
-    stream: bool | None = Field(None, description="Not supported: only false.")
+    model: str | None = Field(
+        default=None, max_length=200, description="A model's id; the catalogue's first if absent."
+    )
+    n: int | None = Field(default=None, ge=1, le=MAX_IMAGES, description="How many images (default 1).")
+    size: str | None = Field(default=None, max_length=40, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
+    response_format: Literal["b64_json", "url"] | None = Field(
+        default=None, description="`b64_json` if absent."
+    )
+    output_format: Literal["png"] | None = Field(default=None, description="Images are PNG.")
+    stream: bool | None = Field(default=None, description="Not supported: only false.")
     user: Ignored = None
     safety_identifier: Ignored = None
     quality: Ignored = None
@@ -73,21 +89,34 @@ class GenerationBody(WireModel):
     moderation: Ignored = None
     complexity: Ignored = None
     output_compression: int | None = Field(
-        None, ge=0, le=100, description="Accepted for compatibility; without effect: PNG loses nothing."
+        default=None,
+        ge=0,
+        le=100,
+        description="Accepted for compatibility; without effect: PNG loses nothing.",
     )
     partial_images: int | None = Field(
-        None, ge=0, le=3, description="Accepted for compatibility; without effect: there is no stream."
+        default=None,
+        ge=0,
+        le=3,
+        description="Accepted for compatibility; without effect: there is no stream.",
     )
     seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="Image i has the seed `seed + i`; the server draws one if absent."
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Image i has the seed `seed + i`; the server draws one if absent.",
     )
-    negative_prompt: Prompt | None = Field(None, description="What not to show.")
-    steps: int | None = Field(None, ge=1, description="Denoising steps; absent: the model's default.")
+    negative_prompt: Prompt | None = Field(default=None, description="What not to show.")
+    steps: int | None = Field(default=None, ge=1, description="Denoising steps; absent: the model's default.")
     guidance_scale: float | None = Field(
-        None, ge=0.0, allow_inf_nan=False, description="Classifier-free guidance; absent: the model's default."
+        default=None,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="Classifier-free guidance; absent: the model's default.",
     )
     reproducible: bool | None = Field(
-        None, description="Run in one fixed batch shape, so that a later replay is bit-equal (default false)."
+        default=None,
+        description="Run in one fixed batch shape, so that a later replay is bit-equal (default false).",
     )
     diversity: DiversityBody | None = None
 
@@ -102,7 +131,9 @@ class GenerationBody(WireModel):
     @classmethod
     def _no_stream(cls, stream: bool | None) -> bool | None:  # noqa: FBT001 - pydantic calls it
         if stream:
-            raise PydanticCustomError("invalid_value", "streaming is not supported; leave it out or send false")
+            raise PydanticCustomError(
+                "invalid_value", "streaming is not supported; leave it out or send false"
+            )
         return stream
 
 

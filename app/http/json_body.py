@@ -8,20 +8,18 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
-async def read_json(request: Request, model: type[Model]) -> Model:
+async def read_json(request: Request, model: type[Model], *, max_bytes: int) -> Model:
     """The request's body as a `model`.
 
     Raises:
-        HTTPException: 413 above MAX_BODY_BYTES, 415 for a content type other than JSON.
+        HTTPException: 413 above `max_bytes`, 415 for a content type other than JSON.
         RequestValidationError: no JSON (also NaN, lone surrogates, over 200 levels), or members at fault.
     """
     _check_content_type(request.headers.get("content-type", ""))
-    body = await _read_bounded(request)
+    body = await _read_bounded(request, max_bytes)
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -44,16 +42,16 @@ def _check_content_type(header: str) -> None:
         raise HTTPException(415, f"expected content-type application/json, got {kind[:80] or 'none'}")
 
 
-async def _read_bounded(request: Request) -> bytes:
-    too_large = HTTPException(413, f"a body has at most {MAX_BODY_BYTES} bytes")
+async def _read_bounded(request: Request, max_bytes: int) -> bytes:
+    too_large = HTTPException(413, f"a body has at most {max_bytes} bytes")
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
         raise too_large
     chunks: list[bytes] = []
     size_bytes = 0
     async for chunk in request.stream():
         size_bytes += len(chunk)
-        if size_bytes > MAX_BODY_BYTES:
+        if size_bytes > max_bytes:
             raise too_large
         chunks.append(chunk)
     return b"".join(chunks)

@@ -20,6 +20,7 @@ _SECURITY_HEADERS = {
     "cross-origin-resource-policy": "cross-origin",
 }
 _CONTENT_SECURITY = "default-src 'none'; frame-ancestors 'none'"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _DOCS = "/docs"  # its page loads its script from elsewhere
 
 _log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ class RequestMiddleware:
         self._randomness = randomness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -52,6 +54,7 @@ class RequestMiddleware:
                 _add_headers(MutableHeaders(scope=message), request_id, scope["path"])
             await send(message)
 
+        self._metrics.http_requests_in_flight.inc()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_headers)
@@ -62,15 +65,20 @@ class RequestMiddleware:
                 if status is not None:
                     raise  # half an answer is out: the connection must break, so that it is not taken for whole
                 await internal_problem(Request(scope))(scope, receive, send_with_headers)
-            self._measure(scope, status, self._now_s() - started_s)
+            finally:
+                self._metrics.http_requests_in_flight.dec()
+                self._measure(scope, status, self._now_s() - started_s)
 
     def _request_id(self, scope: Scope) -> str:
         given = Headers(scope=scope).get("x-request-id", "")
         return given if _REQUEST_ID.fullmatch(given) else f"req_{self._randomness(12).hex()}"
 
     def _measure(self, scope: Scope, status: int | None, duration_s: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.observe_request(scope["method"], route, status, duration_s)
+        route = str(getattr(scope.get("route"), "path", "unmatched"))
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        answered = "none" if status is None else str(status)  # the client went away before an answer
+        self._metrics.http_requests.labels(route, method, answered).inc()
+        self._metrics.http_request_seconds.labels(route, method).observe(duration_s)
 
 
 def _add_headers(headers: MutableHeaders, request_id: str, path: str) -> None:

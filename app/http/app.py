@@ -1,0 +1,48 @@
+"""The API as an ASGI application."""
+
+import time
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.http.deps import Deps
+from app.http.errors import install_error_handlers
+from app.http.middleware import RequestMiddleware
+from app.http.openapi import build_openapi
+from app.http.routes import health, images, models
+
+_DESCRIPTION = (
+    "Text to image, with a memory: new images are pushed away from the tenant's past images of similar prompts. "
+    "The official OpenAI clients work unchanged; members of our own go into `extra_body`."
+)
+
+
+class Api(FastAPI):
+    """FastAPI with our own OpenAPI document."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document; built once, at the first call."""
+        if self.openapi_schema is None:
+            self.openapi_schema = build_openapi(self)
+        return self.openapi_schema
+
+
+def create_app(deps: Deps) -> FastAPI:
+    """The API over `deps`, which the caller opens before it and closes after it."""
+    app = Api(
+        title="SPARKE",
+        version=version("sparke"),
+        description=_DESCRIPTION,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.deps = deps
+    app.state.started_at_s = deps.now_ms() // 1000
+    app.add_middleware(
+        RequestMiddleware, metrics=deps.metrics, now_s=time.perf_counter, randomness=deps.randomness
+    )
+    install_error_handlers(app)
+    for routes in (health, models, images):
+        app.include_router(routes.router)
+    return app

@@ -1,0 +1,45 @@
+"""What the API works with: opened by a main, given to `create_app`, closed by the main in reverse order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.catalogue import Catalogue
+from app.images.store import ImageStore
+from app.images.urls import UrlSigner
+from app.jobs.store import JobStore
+from app.jobs.waiter import JobWaiter
+from app.jobs.workers import WorkerRegistry
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from app.tenants.keys import KeyStore
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """The stores, the settings, and the sources of time (Unix milliseconds) and of randomness (n bytes)."""
+
+    jobs: JobStore
+    waiter: JobWaiter
+    registry: WorkerRegistry
+    keys: KeyStore
+    images: ImageStore
+    signer: UrlSigner
+    catalogue: Catalogue
+    settings: Settings
+    metrics: Metrics
+    now_ms: Callable[[], int]
+    randomness: Callable[[int], bytes]
+
+
+def deps_of(request: Request) -> Deps:
+    """The dependencies that `create_app` was given."""
+    deps = request.app.state.deps
+    if not isinstance(deps, Deps):
+        raise TypeError(f"expected Deps in app.state, got {type(deps).__name__}")
+    return deps
+
+
+DepsOf = Annotated[Deps, Depends(deps_of)]

@@ -1,0 +1,167 @@
+"""The API's main: opens what it works with, serves, and closes in reverse order."""
+
+import asyncio
+import secrets
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from app.catalogue import load_catalogue
+from app.errors import ConfigurationError
+from app.http.app import create_app
+from app.http.auth import is_loopback
+from app.http.deps import Deps
+from app.images.store import ImageStore
+from app.images.urls import SigningKeyStore, UrlSigner
+from app.jobs.store import JobStore
+from app.jobs.types import JobLimits
+from app.jobs.waiter import JobWaiter
+from app.jobs.workers import WorkerRegistry
+from app.redis.connection import check_server, connect
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from app.tenants.keys import KeyStore
+
+_GRACEFUL_STOP_S = 20
+_KEEP_ALIVE_S = 75
+_BACKLOG = 1024
+
+
+@asynccontextmanager
+async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
+    """Everything the API works with, over the Redis at `redis_url`.
+
+    Raises ConfigurationError for what is wrong with it, and StoreUnavailable where it does not answer.
+    """
+    catalogue = load_catalogue(settings.models_file)
+    async with AsyncExitStack() as stack:
+        redis = connect(redis_url, timeout_s=settings.redis_timeout_s)
+        stack.push_async_callback(redis.aclose)
+        await check_server(redis)
+        given = settings.url_signing_key
+        key = given.get_secret_value().encode() if given else await SigningKeyStore(redis).get_or_create()
+        registry = WorkerRegistry(redis, ttl_s=settings.heartbeat_ttl_s)
+        jobs = JobStore(redis, JobLimits.of(settings))
+        waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
+        yield Deps(
+            jobs=jobs,
+            waiter=await stack.enter_async_context(waiter),
+            registry=registry,
+            keys=KeyStore(redis),
+            images=ImageStore.open(settings.image_store_url),
+            signer=UrlSigner(key),
+            catalogue=catalogue,
+            settings=settings,
+            metrics=_open_metrics(),
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            randomness=secrets.token_bytes,
+        )
+
+
+def _open_metrics() -> Metrics:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return Metrics(registry)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, so that a port in use is known before anything is started. Raises ConfigurationError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigurationError(f"host {host!r} is not an address of this machine: {error}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port}: {error.strerror}; give another one with --port"
+        ) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL at which a browser on this machine finds what listens."""
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"
+
+
+async def refuse_to_be_open(deps: Deps) -> None:
+    """Raises ConfigurationError where others could reach a server that asks for no key."""
+    host = deps.settings.host
+    if not is_loopback(host) and not await deps.keys.any_keys():
+        raise ConfigurationError(
+            f"there are no API keys, so anybody who reaches {host} could use this server; make one first with"
+            " `sparke keys create --tenant NAME`, or listen on --host 127.0.0.1"
+        )
+
+
+@asynccontextmanager
+async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
+    """Serves in the background; at the end answers what is under way, for at most 20 s, and closes the socket."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=_GRACEFUL_STOP_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    server = _Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await running
+
+
+@contextmanager
+def stop_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def run_api(settings: Settings, redis_url: str) -> None:
+    """Serves the API until SIGINT or SIGTERM. Raises ServiceError where it cannot start."""
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_run_api(settings, redis_url))
+
+
+async def _run_api(settings: Settings, redis_url: str) -> None:
+    with bind(settings.host, settings.port) as listener, stop_signals() as stop:
+        async with open_deps(settings, redis_url) as deps:
+            await refuse_to_be_open(deps)
+            async with serving(create_app(deps), listener):
+                print(f"SPARKE API: {url_of(listener)}", flush=True)  # noqa: T201 - what the command is for
+                await stop.wait()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: our mains decide the order in which things stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,98 @@
+"""The OpenAPI document: bodies and errors as they are on the wire, and examples that the tests run."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from app.http.answers import Problem
+from app.http.errors import PROBLEM_JSON, all_codes
+from app.http.generation import GenerationBody
+
+_REF = "#/components/schemas/{model}"
+
+GENERATION_EXAMPLES: dict[str, dict[str, Any]] = {
+    "plain": {
+        "summary": "One image",
+        "value": {"prompt": "a red circle on a blue background"},
+    },
+    "diverse": {
+        "summary": "Four images, pushed away from the tenant's past and from each other",
+        "value": {
+            "prompt": "a star",
+            "n": 4,
+            "size": "auto",
+            "diversity": {"strength": 0.5, "memory": {"name": "campaign"}},
+        },
+    },
+    "untouched": {
+        "summary": "The plain model: no push, nothing remembered",
+        "value": {
+            "prompt": "a green square",
+            "seed": 7,
+            "diversity": {"strength": 0, "memory": {"read": False, "write": False}},
+        },
+    },
+    "by_url": {
+        "summary": "Every other member that shapes an image; the answer holds a signed URL",
+        "value": {
+            "prompt": "a striped triangle",
+            "negative_prompt": "a blue background",
+            "response_format": "url",
+            "seed": 42,
+            "steps": 10,
+            "guidance_scale": 4.0,
+            "reproducible": True,
+            "diversity": {"num_neighbours": 64, "latent_bandwidth": 0.8, "prompt_bandwidth": 0.3},
+        },
+    },
+    "replay": {
+        "summary": "A replay: the seed and memory_version of an earlier answer",
+        "value": {"prompt": "a star", "seed": 42, "diversity": {"memory": {"version": 0}}},
+    },
+}
+
+GENERATION_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF.format(model=GenerationBody.__name__)},
+                "examples": GENERATION_EXAMPLES,
+            }
+        },
+    }
+}
+
+IMAGE_DOCS: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "The image",
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    }
+}
+
+
+def build_openapi(app: FastAPI) -> dict[str, Any]:
+    """The document of the app's routes, with the one error body in place of the framework's own."""
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    _, schemas = models_json_schema(
+        [(GenerationBody, "validation"), (Problem, "serialization")], ref_template=_REF
+    )
+    components = document.setdefault("components", {}).setdefault("schemas", {})
+    components.update(schemas["$defs"])
+    for name in ("HTTPValidationError", "ValidationError"):
+        components.pop(name, None)
+    error = {
+        "description": f"An error. Its code is one of {', '.join(all_codes())}, or a failed job's own.",
+        "content": {PROBLEM_JSON: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}},
+    }
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = error
+    return document

@@ -1,0 +1,51 @@
+"""For whoever runs the service: is it alive, is it ready, what does it count."""
+
+from collections import Counter
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from app.errors import NoWorker, ServiceError, StoreUnavailable
+from app.http.deps import DepsOf
+from app.http.errors import service_problem
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """This process answers; nothing else is asked."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request, deps: DepsOf) -> Response:
+    """Redis answers, and at least one worker has its models loaded.
+
+    Else 503 with the member `state`: `store_unavailable`, `no_worker`, or `loading` while the first worker gets ready.
+    """
+    try:
+        workers = await deps.registry.list_workers()
+    except ServiceError as error:
+        return service_problem(request, error, {"state": error.code})
+    phases = Counter(worker.phase for worker in workers)
+    counts = {phase: phases[phase] for phase in ("loading", "ready", "draining")}
+    if phases["ready"]:
+        return JSONResponse({"status": "ok", "state": "ready", "workers": counts})
+    state = "loading" if phases["loading"] else "no_worker"
+    message = "a worker is loading its models" if phases["loading"] else "no worker is there to make images"
+    return service_problem(request, NoWorker(message), {"state": state, "workers": counts})
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(deps: DepsOf) -> Response:
+    """Counts and times of this process in the Prometheus text format, and the backlog by model."""
+    backlog = deps.metrics.jobs_open
+    try:
+        for model in deps.catalogue:
+            backlog.labels(model).set(await deps.jobs.count_open(model))
+    except StoreUnavailable:
+        deps.metrics.store_errors.labels("redis").inc()
+        backlog.clear()  # no number is better than an old one
+    return Response(generate_latest(deps.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,161 @@
+"""A real API on a loopback port over a real Redis, and a real worker with the weightless toy model."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from app.http.app import create_app
+from app.http.main import bind, open_deps, serving, url_of
+from app.redis.embedded import EmbeddedRedis
+from app.settings import Settings, load_settings
+
+ServeApi = Callable[[Settings], str]
+
+CATALOGUE = """
+[[models]]
+model_id = "toy"
+source = "builtin:toy"
+latent_space = "toy"
+default_steps = 3
+max_steps = 1000000
+[models.size]
+default_width_px = 64
+default_height_px = 64
+min_px = 32
+max_px = 128
+multiple_px = 8
+
+[[models]]
+model_id = "unserved"
+source = "builtin:toy"
+latent_space = "toy"
+[models.size]
+default_width_px = 64
+default_height_px = 64
+min_px = 64
+max_px = 64
+multiple_px = 8
+"""
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with a catalogue: `toy`, which the worker serves, and `unserved`."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "models.toml").write_text(CATALOGUE, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def redis_url(data_dir: Path) -> Iterator[str]:
+    """A real Redis of our own."""
+    with EmbeddedRedis.start(data_dir) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def settings(data_dir: Path, redis_url: str) -> Settings:
+    """Settings of an API on that Redis."""
+    return load_settings(
+        data_dir=data_dir,
+        redis_url=redis_url,
+        models_file=data_dir / "models.toml",
+        port=0,
+        no_worker_grace_s=0.5,
+    )
+
+
+@contextmanager
+def _serve_in_thread(settings: Settings) -> Iterator[str]:
+    """The API of the settings, in a thread with an event loop of its own."""
+    listener = bind(settings.host, settings.port)
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    started = threading.Event()
+
+    async def serve() -> None:
+        async with open_deps(settings, settings.redis_url or "") as deps, serving(create_app(deps), listener):
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    try:
+        assert started.wait(20), "the API did not start"
+        yield url_of(listener)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        listener.close()
+        loop.close()
+
+
+@pytest.fixture(scope="session")
+def api_url(settings: Settings) -> Iterator[str]:
+    """The URL of an API without keys."""
+    with _serve_in_thread(settings) as url:
+        yield url
+
+
+@pytest.fixture
+def serve_api() -> Iterator[ServeApi]:
+    """A function that serves an API with settings of the test's own, and returns its URL."""
+    running = []
+
+    def serve(settings: Settings) -> str:
+        context = _serve_in_thread(settings)
+        url = context.__enter__()
+        running.append(context)
+        return url
+
+    yield serve
+    for context in running:
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def worker(settings: Settings, api_url: str) -> Iterator[None]:
+    """A real worker that serves `toy`."""
+    command = [sys.executable, "-P", "-m", "app.cli", "worker", "--data-dir", str(settings.data_dir)]
+    env = {
+        **os.environ,
+        "SPARKE_REDIS_URL": settings.redis_url or "",
+        "SPARKE_MODELS_FILE": str(settings.models_file),
+        "SPARKE_MODELS": "toy",
+        "SPARKE_DEVICE": "cpu",
+    }
+    process = subprocess.Popen(command, env=env)
+    try:
+        deadline_s = time.monotonic() + 90
+        while httpx.get(f"{api_url}/readyz").status_code != 200:
+            assert process.poll() is None, "the worker ended"
+            assert time.monotonic() < deadline_s, "the worker did not get ready"
+            time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture
+def http(api_url: str) -> Iterator[httpx.Client]:
+    """A plain HTTP client of that API."""
+    with httpx.Client(base_url=api_url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def client(api_url: str) -> Iterator[openai.OpenAI]:
+    """The official client, which does not try again by itself."""
+    with openai.OpenAI(base_url=f"{api_url}/v1", api_key="unused", max_retries=0, timeout=60) as official:
+        yield official
