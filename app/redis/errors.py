@@ -1,8 +1,8 @@
 """Maps the errors of the Redis client to the service's own, in one place."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from redis import exceptions
 
@@ -22,7 +22,7 @@ AWAY = (
 )
 
 
-def redis_errors(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
+def redis_errors(method: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
     """An async method whose errors of Redis are StoreUnavailable. What is left is a fault of ours and stays as it is."""
 
     @wraps(method)

@@ -114,6 +114,10 @@ class Batcher(Generic[Reserved]):
         self._waiting = [entry for entry in self._waiting if entry.order not in taken]
         return tuple(entry.reserved for entry in chosen)
 
+    def waiting(self) -> tuple[Reserved, ...]:
+        """Everything that waits, as it came."""
+        return tuple(entry.reserved for entry in self._waiting)
+
     def drain(self) -> tuple[Reserved, ...]:
         """Take everything that waits, oldest first: the worker stops."""
         waiting = sorted(self._waiting, key=lambda entry: entry.age)

@@ -43,13 +43,17 @@ class DeviceThread:
             self._calls.put(_Call(function, loop, answer))
         return await answer
 
-    def close(self) -> None:
-        """Finish the running function, refuse those that wait, end the thread. Twice without harm; blocks till done."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Finish the running function, refuse those that wait, end the thread. Twice without harm.
+
+        Blocks until the thread has ended, or for `timeout_s`; False where the running function took longer than that.
+        """
         with self._lock:
             if not self._closed:
                 self._closed = True
                 self._calls.put(None)
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

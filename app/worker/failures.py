@@ -19,7 +19,6 @@ from app.domain.result import Failure
 from app.errors import CorruptRecord, InvalidRequest, Unavailable
 from sparke_engine.errors import BrokenOutput, InvalidArgument
 
-EXPIRED = "timeout"
 GENERATION_FAILED = "generation_failed"
 OUT_OF_MEMORY = "out_of_memory"
 
@@ -50,12 +49,6 @@ def _engine_failure(error: BaseException, job: Job) -> Failure:
             " ask for fewer or smaller ones.",
         )
     return Failure(GENERATION_FAILED, f"The images could not be made; {_see_log(job.job_id)}")
-
-
-def expired(job: Job) -> Failure:
-    """The failure of a job whose deadline passed before its turn on the device."""
-    waited_s = (job.deadline_at_ms - job.created_at_ms) / 1000
-    return Failure(EXPIRED, f"The job was not begun within {waited_s:g} s; try again when less is waiting.")
 
 
 def _see_log(job_id: JobId) -> str:

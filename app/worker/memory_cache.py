@@ -12,6 +12,7 @@ import structlog
 from app.errors import CorruptRecord
 from app.memory.codec import decode_entry
 from app.memory.keys import MemoryKey
+from app.telemetry.metrics import Metrics
 from app.worker.host_memory import HostEntry, HostMemory
 
 PAGE_ENTRIES = 512
@@ -59,10 +60,13 @@ class MemoryCache:
     or begun anew, and the copy is built again from nothing. A memory in use outlives its eviction.
     """
 
-    def __init__(self, log: MemoryLog, *, budget_bytes: int, page_entries: int = PAGE_ENTRIES) -> None:
+    def __init__(
+        self, log: MemoryLog, *, budget_bytes: int, metrics: Metrics, page_entries: int = PAGE_ENTRIES
+    ) -> None:
         self._memory_log = log
         self._budget_bytes = budget_bytes
         self._page_entries = page_entries
+        self._metrics = metrics
         self._slots: OrderedDict[MemoryKey, _Slot] = OrderedDict()
 
     @property
@@ -86,9 +90,11 @@ class MemoryCache:
             slot = self._slots[key] = _new_slot(dimensions)
         self._slots.move_to_end(key)
         async with slot.lock:
-            await self._follow(key, slot)
+            with self._metrics.memory_sync_seconds.time():
+                await self._follow(key, slot)
             synced = Synced(slot.memory, slot.version)
         self._evict()
+        self._metrics.memory_cache_bytes.set(self.size_bytes)
         return synced
 
     async def _follow(self, key: MemoryKey, slot: _Slot) -> None:
@@ -98,13 +104,14 @@ class MemoryCache:
             num_read = len(page)
             if slot.version > 0 and after < slot.version:
                 if not page or (page[0][0], _digest(page[0][1])) != (slot.version, slot.last_digest):
-                    _log.info("memory rebuilt", memory=str(key), version=slot.version)
+                    _log.info("memory_rebuilt", memory=str(key), version=slot.version)
                     slot.memory, slot.version, slot.last_digest = _new_slot(slot.dimensions).memory, 0, b""
                     after = 0
                     continue
                 page = page[1:]
             if page:
-                await asyncio.to_thread(_append, key, slot, page)
+                num_left_out = await asyncio.to_thread(_append, key, slot, page)
+                self._metrics.memory_entries_corrupt.inc(num_left_out)
             if num_read < self._page_entries:
                 return
             after = slot.version
@@ -112,23 +119,25 @@ class MemoryCache:
     def _evict(self) -> None:
         while len(self._slots) > 1 and self.size_bytes > self._budget_bytes:
             key, slot = self._slots.popitem(last=False)
-            _log.info("memory evicted", memory=str(key), size_bytes=slot.memory.size_bytes)
+            _log.info("memory_evicted", memory=str(key), size_bytes=slot.memory.size_bytes)
 
 
 def _new_slot(dimensions: Dimensions) -> _Slot:
     return _Slot(dimensions, HostMemory(dimensions.feature, dimensions.prompt))
 
 
-def _append(key: MemoryKey, slot: _Slot, page: Sequence[tuple[int, bytes]]) -> None:
+def _append(key: MemoryKey, slot: _Slot, page: Sequence[tuple[int, bytes]]) -> int:
+    """Add a page to the slot; how many of its entries were left out."""
     entries = []
     for version, data in page:
         try:
             entries.append(_read_entry(slot.dimensions, version, data))
         except CorruptRecord as error:
-            _log.error("memory entry left out", memory=str(key), version=version, reason=error.message)
+            _log.error("memory_entry_left_out", memory=str(key), version=version, reason=error.message)
     slot.memory.append(entries)
     version, data = page[-1]
     slot.version, slot.last_digest = version, _digest(data)
+    return len(page) - len(entries)
 
 
 def _read_entry(dimensions: Dimensions, version: int, data: bytes) -> HostEntry:

@@ -1,18 +1,22 @@
-"""The models that this worker has loaded, and their prompt embeddings."""
+"""The models that this worker serves: chosen from the catalogue, loaded on the device thread."""
 
-from collections import OrderedDict
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from torch import Tensor
+import structlog
+import torch
 
 from app.domain.ids import ModelId
 from app.domain.model import ModelSpec
+from app.errors import ConfigurationError, Unavailable
+from app.telemetry.metrics import Metrics
 from app.worker.device import DeviceThread
 from app.worker.memory_cache import Dimensions
 from sparke_engine.diffusion.engine import ImageEngine
+from sparke_engine.diffusion.pipelines import load_engine
 
-MAX_EMBEDDINGS = 1024
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +32,49 @@ class LoadedModel:
         return Dimensions(self.engine.feature_dim, self.engine.prompt_dim)
 
 
-class PromptEmbedder:
-    """Unit prompt embeddings `[p]`, fp32, on the host; the last ones used are kept.
-
-    Every prompt is embedded alone, so that its embedding never depends on who else asks, and equal prompts have
-    equal bits.
-    """
-
-    def __init__(self, device: DeviceThread, *, max_embeddings: int = MAX_EMBEDDINGS) -> None:
-        self._device = device
-        self._max_embeddings = max_embeddings
-        self._held: OrderedDict[tuple[ModelId, str], Tensor] = OrderedDict()
-
-    async def embed(self, model: LoadedModel, prompt: str) -> Tensor:
-        """The prompt's embedding. Raises what the engine raises."""
-        key = (model.spec.model_id, prompt)
-        embedding = self._held.get(key)
-        if embedding is None:
-            embedding = await self._device.run(partial(_embed_alone, model.engine, prompt))
-            self._held[key] = embedding
-        self._held.move_to_end(key)
-        while len(self._held) > self._max_embeddings:
-            self._held.popitem(last=False)
-        return embedding
+def choose_models(catalogue: Mapping[ModelId, ModelSpec], wanted: Sequence[ModelId]) -> tuple[ModelSpec, ...]:
+    """The models a worker is told to serve; none named is all. ConfigurationError where the catalogue lacks one."""
+    missing = [model for model in wanted if model not in catalogue]
+    if missing:
+        raise ConfigurationError(
+            f"SPARKE_MODELS names {', '.join(missing)}; the catalogue has {', '.join(catalogue)}"
+        )
+    return tuple(catalogue[model] for model in dict.fromkeys(wanted or catalogue))
 
 
-def _embed_alone(engine: ImageEngine, prompt: str) -> Tensor:
-    return engine.embed_prompts([prompt])[0].clone()
+def choose_device(wanted: str) -> str:
+    """The torch device of the setting; `auto` is CUDA where there is one, else MPS, else the CPU."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_spec(spec: ModelSpec, device: str) -> ImageEngine:
+    """The engine of a catalogue entry."""
+    return load_engine(
+        spec.source,
+        revision=spec.revision,
+        dtype=spec.dtype,
+        scheduler=spec.scheduler,
+        preset=spec.diversity_preset,
+        device=device,
+    )
+
+
+async def load_model(
+    spec: ModelSpec, thread: DeviceThread, *, load: Callable[[ModelSpec], ImageEngine], metrics: Metrics
+) -> LoadedModel:
+    """Load one model on the device thread. Unavailable, with the model and the cause, where that fails."""
+    log = _log.bind(model=spec.model_id, source=spec.source)
+    started_s = time.perf_counter()
+    try:
+        engine = await thread.run(lambda: load(spec))
+    except Exception as error:
+        log.exception("model_not_loaded")
+        raise Unavailable(f"model {spec.model_id} cannot be loaded from {spec.source!r}: {error}") from error
+    seconds = time.perf_counter() - started_s
+    metrics.model_load_seconds.labels(spec.model_id).observe(seconds)
+    log.info("model_loaded", seconds=round(seconds, 3))
+    return LoadedModel(spec, engine)

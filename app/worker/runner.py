@@ -1,6 +1,7 @@
 """One batch end to end: memories and neighbours, the device, PNG files, the commit."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -11,21 +12,23 @@ import structlog
 from torch import Tensor
 
 from app.domain.ids import ModelId, image_id
-from app.domain.job import Job
+from app.domain.job import Job, JobState
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import StoreUnavailable
 from app.images.store import image_key
+from app.jobs.transitions import EXPIRED
 from app.jobs.types import Committed, ReservedJob
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
+from app.telemetry.metrics import Metrics
 from app.worker.device import DeviceThread
-from app.worker.failures import expired, failure_of
+from app.worker.failures import failure_of
 from app.worker.memory_cache import MemoryCache
-from app.worker.models import LoadedModel, PromptEmbedder
+from app.worker.models import LoadedModel
 from app.worker.neighbours import neighbour_query, to_neighbours
 from app.worker.patience import Patience
 from app.worker.png import ImageOrigin, encode_png, image_metadata
-from sparke_engine.diffusion.engine import DenoisingPlan, ImageEngine, Sample, SampleGroup
+from sparke_engine.diffusion.engine import DenoisingPlan, Sample, SampleGroup
 from sparke_engine.errors import OutputMismatch
 from sparke_engine.types import Neighbours
 
@@ -68,7 +71,6 @@ class RunnerParts:
 
     models: Mapping[ModelId, LoadedModel]
     device: DeviceThread
-    embedder: PromptEmbedder
     memories: MemoryCache
     versions: MemoryVersions
     jobs: JobEnds
@@ -77,6 +79,7 @@ class RunnerParts:
     patience: Patience
     clock_ms: Callable[[], int]
     service_version: str
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,34 +116,37 @@ class BatchRunner:
 
     async def fail(self, reserved: ReservedJob, failure: Failure) -> None:
         """End a job with a failure, and say so in the log where even that cannot be written."""
+        model = reserved.job.request.model
         log = _log.bind(job_id=reserved.job.job_id, code=failure.code)
         try:
             is_ours = await self._parts.patience.call(lambda: self._parts.jobs.fail(reserved, failure))
         except StoreUnavailable as error:
-            log.error("failure not written", reason=error.message)  # noqa: TRY400 - no fault of the code
-        else:
-            log.info("job failed" if is_ours else "job no longer ours")
+            log.error("failure_not_written", reason=error.message)  # noqa: TRY400 - no fault of the code
+            return
+        if is_ours:
+            self._parts.metrics.job_failures.labels(model, failure.code).inc()
+        self._count_end(reserved, JobState.FAILED if is_ours else None)
 
     async def _prepare_or_fail(self, reserved: ReservedJob) -> _Prepared | None:
         if self._is_late(reserved):
-            await self.fail(reserved, expired(reserved.job))
+            await self.fail(reserved, EXPIRED)
             return None
         try:
             prepared = await self._parts.patience.call(
                 lambda: self._prepare(reserved), until_ms=reserved.job.deadline_at_ms
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and its batch-mates go on
-            await self._fail_for(reserved, error, "job not prepared")
+            await self._fail_for(reserved, error, "job_not_prepared")
             return None
         if self._is_late(reserved):
-            await self.fail(reserved, expired(reserved.job))
+            await self.fail(reserved, EXPIRED)
             return None
         return prepared
 
     async def _prepare(self, reserved: ReservedJob) -> _Prepared:
         request = reserved.job.request
         model = self._parts.models[request.model]
-        embedding = await self._parts.embedder.embed(model, request.prompt)
+        embedding = await self._parts.device.run(lambda: model.engine.embed_prompts([request.prompt])[0])
         version, neighbours = await self._read_memory(reserved.job, model, embedding)
         group = SampleGroup(
             prompt=request.prompt,
@@ -163,18 +169,22 @@ class BatchRunner:
             return version, None
         synced = await self._parts.memories.sync(key, model.dimensions)
         query = neighbour_query(model.engine.preset, diversity, embedding, version=version)
-        return version, to_neighbours(await asyncio.to_thread(synced.memory.select, query))
+        with self._parts.metrics.memory_search_seconds.time():
+            chosen = await asyncio.to_thread(synced.memory.select, query)
+        return version, to_neighbours(chosen)
 
     async def _generate(self, prepared: Sequence[_Prepared]) -> list[list[Sample] | Exception]:
         """Each job's samples, or what went wrong with it: the batch at once, and after an error each job alone."""
-        engine, plan = prepared[0].model.engine, _plan(prepared[0].job)
+        model, request = prepared[0].model, prepared[0].job.request
         groups = [one.group for one in prepared]
+        plan = DenoisingPlan(request.width_px, request.height_px, request.steps, request.guidance_scale)
+        work = partial(_generate_checked, model, groups, plan, self._parts.metrics)
         try:
-            return list(await self._parts.device.run(partial(_generate_checked, engine, groups, plan)))
+            return list(await self._parts.device.run(work))
         except Exception as error:  # noqa: BLE001 - likewise
             if len(prepared) == 1:
                 return [error]
-            _log.warning("batch failed, each job runs alone", num_jobs=len(prepared), exc_info=True)
+            _log.warning("batch_failed_each_job_runs_alone", num_jobs=len(prepared), exc_info=True)
         outcomes: list[list[Sample] | Exception] = []
         for one in prepared:
             outcomes += await self._generate([one])
@@ -182,12 +192,12 @@ class BatchRunner:
 
     async def _finish_or_fail(self, prepared: _Prepared, outcome: list[Sample] | Exception) -> None:
         if isinstance(outcome, Exception):
-            await self._fail_for(prepared.reserved, outcome, "job not generated")
+            await self._fail_for(prepared.reserved, outcome, "job_not_generated")
             return
         try:
             await self._finish(prepared, outcome)
         except Exception as error:  # noqa: BLE001 - likewise
-            await self._fail_for(prepared.reserved, error, "job not finished")
+            await self._fail_for(prepared.reserved, error, "job_not_finished")
 
     async def _finish(self, prepared: _Prepared, samples: Sequence[Sample]) -> None:
         job, reserved = prepared.job, prepared.reserved
@@ -204,12 +214,9 @@ class BatchRunner:
         committed = await self._parts.patience.call(
             lambda: self._parts.jobs.commit(reserved, result, written)
         )
-        _log.info(
-            "job succeeded" if committed else "job no longer ours",
-            job_id=job.job_id,
-            num_images=len(images),
-            memory_version=prepared.memory_version,
-        )
+        self._count_end(reserved, JobState.SUCCEEDED if committed else None)
+        if committed:
+            self._count_images(prepared, samples, num_written=len(written))
 
     async def _store_image(self, prepared: _Prepared, index: int, sample: Sample) -> GeneratedImage:
         job = prepared.job
@@ -236,27 +243,48 @@ class BatchRunner:
         _log.warning(event, job_id=reserved.job.job_id, code=failure.code, exc_info=error)
         await self.fail(reserved, failure)
 
+    def _count_end(self, reserved: ReservedJob, state: JobState | None) -> None:
+        """Count and log the end of a job; None where somebody else had ended or taken it."""
+        model = reserved.job.request.model
+        if state is None:
+            self._parts.metrics.jobs_fence_lost.labels(model).inc()
+        else:
+            self._parts.metrics.jobs_finished.labels(model, state).inc()
+        _log.info("job_ended" if state else "job_no_longer_ours", job_id=reserved.job.job_id, state=state)
+
+    def _count_images(self, prepared: _Prepared, samples: Sequence[Sample], *, num_written: int) -> None:
+        metrics, model = self._parts.metrics, prepared.job.request.model
+        metrics.images.labels(model).inc(len(samples))
+        metrics.memory_entries_appended.labels(model).inc(num_written)
+        for sample in samples:
+            metrics.push.labels(model).observe(sample.push)
+            metrics.neighbours.labels(model).observe(sample.num_neighbours)
+
     def _is_late(self, reserved: ReservedJob) -> bool:
         return self._parts.clock_ms() >= reserved.job.deadline_at_ms
 
 
-def _plan(job: Job) -> DenoisingPlan:
-    request = job.request
-    return DenoisingPlan(request.width_px, request.height_px, request.steps, request.guidance_scale)
-
-
 def _generate_checked(
-    engine: ImageEngine, groups: Sequence[SampleGroup], plan: DenoisingPlan
+    model: LoadedModel, groups: Sequence[SampleGroup], plan: DenoisingPlan, metrics: Metrics
 ) -> list[list[Sample]]:
-    samples = engine.generate(groups, plan, _ignore_step)
-    expected, actual = [len(group.seeds) for group in groups], [len(group) for group in samples]
+    """On the device thread: one batch, timed, and as many images as were asked for."""
+    name = model.spec.model_id
+    expected = [len(group.seeds) for group in groups]
+    last_s = time.perf_counter()
+
+    def time_step(_step: int, _num_steps: int) -> None:
+        nonlocal last_s
+        now_s = time.perf_counter()
+        metrics.denoise_step_seconds.labels(name).observe(now_s - last_s)
+        last_s = now_s
+
+    metrics.batch_images.labels(name).observe(sum(expected))
+    with metrics.batch_seconds.labels(name).time():
+        samples = model.engine.generate(groups, plan, time_step)
+    actual = [len(group) for group in samples]
     if actual != expected:
         raise OutputMismatch(f"expected {expected} images for the groups, got {actual}")
     return samples
-
-
-def _ignore_step(_step: int, _num_steps: int) -> None:
-    """Progress events are not written yet."""
 
 
 def _entry(prepared: _Prepared, index: int, sample: Sample, now_ms: int) -> bytes:

@@ -1,0 +1,64 @@
+"""Says at intervals that this worker lives, and sweeps at intervals for what a crash left."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Protocol
+
+import structlog
+
+from app.errors import ServiceError
+from app.jobs.types import WorkerInfo, WorkerPhase
+
+_log = structlog.get_logger(__name__)
+
+
+class Registry(Protocol):
+    """Where workers say that they live."""
+
+    async def beat(self, info: WorkerInfo) -> None:
+        """The worker lives, for one time to live."""
+        ...
+
+
+class Heartbeat:
+    """The worker's phase, told to the registry at every change and every interval."""
+
+    def __init__(self, registry: Registry, info: WorkerInfo, *, interval_s: float) -> None:
+        self._registry = registry
+        self._info = info
+        self._interval_s = interval_s
+        self._changed = asyncio.Event()
+
+    async def beat(self) -> None:
+        """One beat now. StoreUnavailable where it cannot be told."""
+        await self._registry.beat(self._info)
+
+    def enter(self, phase: WorkerPhase) -> None:
+        """Tell the registry of a new phase at once."""
+        self._info = replace(self._info, phase=phase)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Beat for ever. A beat that cannot be told is logged, and the next one tried in its time."""
+        while True:
+            await quietly(self.beat, "heartbeat not told")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self._interval_s)
+            self._changed.clear()
+
+
+async def repeat(operation: Callable[[], Awaitable[Any]], event: str, *, interval_s: float) -> None:
+    """Run an operation for ever, `interval_s` apart; its ServiceErrors are logged as `event`."""
+    while True:
+        await quietly(operation, event)
+        await asyncio.sleep(interval_s)
+
+
+async def quietly(operation: Callable[[], Awaitable[Any]], event: str) -> None:
+    """Run an operation once; its ServiceErrors are logged as `event`."""
+    try:
+        await operation()
+    except ServiceError as error:
+        _log.warning(event, reason=error.message)

@@ -1,0 +1,135 @@
+"""Reserves jobs, lets the batcher group them, and runs one batch after another until the worker stops."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from app.domain.ids import ModelId, WorkerId
+from app.errors import ServiceError, StoreUnavailable
+from app.jobs.types import ReservedJob
+from app.telemetry.metrics import Metrics
+from app.worker.batcher import Batcher
+from app.worker.patience import Patience
+
+_IDLE_BLOCK_MS = 1000  # also how long a stop may have to wait for a worker that has nothing to do
+_FIRST_OUTAGE_PAUSE_S = 0.2
+_MAX_OUTAGE_PAUSE_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class JobSource(Protocol):
+    """Where jobs come from, and where those go back to that were not run."""
+
+    async def reserve(
+        self, models: Sequence[ModelId], worker_id: WorkerId, max_jobs: int, block_ms: int
+    ) -> list[ReservedJob]:
+        """Start up to `max_jobs` jobs; wait up to `block_ms` for the first."""
+        ...
+
+    async def give_back(self, reserved: ReservedJob) -> bool:
+        """Make a job that was not run queued again."""
+        ...
+
+
+class Runner(Protocol):
+    """What runs a batch."""
+
+    async def run(self, batch: Sequence[ReservedJob]) -> None:
+        """End every job of the batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopParts:
+    """What a loop works with. `stop` is set once, from outside."""
+
+    source: JobSource
+    runner: Runner
+    batcher: Batcher[ReservedJob]
+    models: Sequence[ModelId]
+    worker_id: WorkerId
+    max_images: int
+    patience: Patience
+    clock_ms: Callable[[], int]
+    stop: asyncio.Event
+    metrics: Metrics
+
+
+class WorkerLoop:
+    """One batch at a time, so that an image which waits for nobody else is in the memory that the next batch reads.
+
+    No more jobs are reserved than fill one batch: the rest stays where an idle worker can take it.
+    """
+
+    def __init__(self, parts: LoopParts) -> None:
+        self._parts = parts
+        self._batch: tuple[ReservedJob, ...] = ()
+        self._outage_pause_s = _FIRST_OUTAGE_PAUSE_S
+
+    async def run(self) -> None:
+        """Work until `stop` is set; then finish the running batch and give back what was not begun.
+
+        Cancelled, it gives back the running batch too: its jobs then run elsewhere, under a new fence.
+        """
+        parts = self._parts
+        try:
+            while not parts.stop.is_set():
+                await self._fill()
+                self._batch = parts.batcher.next_batch(parts.clock_ms())
+                self._count_held()
+                if self._batch:
+                    await parts.runner.run(self._batch)
+                    self._batch = ()
+                    self._count_held()
+        finally:
+            await self._give_back((*self._batch, *parts.batcher.drain()))
+            self._batch = ()
+            self._count_held()
+
+    async def _fill(self) -> None:
+        """Reserve what there is room for; return when something came, or when the batcher's next batch is due."""
+        parts = self._parts
+        block_ms = self._block_ms()
+        max_jobs = parts.max_images - parts.batcher.num_images
+        if max_jobs <= 0:
+            await parts.patience.pause(block_ms / 1000)
+            return
+        try:
+            reserved = await parts.source.reserve(parts.models, parts.worker_id, max_jobs, block_ms)
+        except ServiceError as error:
+            parts.metrics.store_errors.labels("redis").inc()
+            _log.warning("nothing_reserved", pause_s=self._outage_pause_s, reason=error.message)
+            await parts.patience.pause(self._outage_pause_s)
+            self._outage_pause_s = min(2 * self._outage_pause_s, _MAX_OUTAGE_PAUSE_S)
+            return
+        self._outage_pause_s = _FIRST_OUTAGE_PAUSE_S
+        for one in reserved:
+            waited_s = max(0, parts.clock_ms() - one.job.created_at_ms) / 1000
+            parts.metrics.job_wait_seconds.labels(one.job.request.model).observe(waited_s)
+            parts.batcher.add(one, parts.clock_ms())
+
+    def _count_held(self) -> None:
+        held = Counter(one.job.request.model for one in (*self._batch, *self._parts.batcher.waiting()))
+        for model in self._parts.models:
+            self._parts.metrics.jobs_running.labels(model).set(held[model])
+
+    def _block_ms(self) -> int:
+        ready_at_ms = self._parts.batcher.ready_at_ms()
+        if ready_at_ms is None:
+            return _IDLE_BLOCK_MS
+        return min(max(ready_at_ms - self._parts.clock_ms(), 0), _IDLE_BLOCK_MS)
+
+    async def _give_back(self, left: Sequence[ReservedJob]) -> None:
+        for reserved in left:
+            log = _log.bind(job_id=reserved.job.job_id)
+            try:
+                given = await self._parts.source.give_back(reserved)
+            except StoreUnavailable as error:
+                log.warning("job_not_given_back", reason=error.message)
+            else:
+                log.info("job_given_back" if given else "job_no_longer_ours")

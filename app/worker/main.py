@@ -1,0 +1,282 @@
+"""The worker's main: opens what it works with, loads its models, works, and closes in reverse order."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+import torch
+from prometheus_client import CollectorRegistry, start_http_server
+from redis.asyncio import Redis
+
+from app.catalogue import load_catalogue
+from app.domain.ids import ModelId, WorkerId
+from app.domain.model import ModelSpec
+from app.errors import ConfigurationError, StoreUnavailable
+from app.images.store import ImageStore
+from app.jobs.queue import JobQueue
+from app.jobs.sweeper import JobSweeper
+from app.jobs.types import JobLimits, ReservedJob, WorkerInfo
+from app.jobs.workers import WorkerRegistry, make_worker_id, now_ms
+from app.memory.store import MemoryStore
+from app.redis.connection import check_server, connect
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from app.worker.batcher import Batcher
+from app.worker.device import DeviceThread
+from app.worker.heartbeat import Heartbeat, quietly, repeat
+from app.worker.loop import LoopParts, WorkerLoop
+from app.worker.memory_cache import MemoryCache
+from app.worker.models import LoadedModel, choose_device, choose_models, load_model, load_spec
+from app.worker.patience import Patience
+from app.worker.runner import BatchRunner, RunnerParts
+from sparke_engine.diffusion.engine import ImageEngine
+
+_NUM_ENCODERS = 4
+_DEVICE_CLOSE_S = 3.0  # twice this beyond drain_timeout_s, at the worst
+
+_log = structlog.get_logger(__name__)
+
+LoadSpec = Callable[[ModelSpec], ImageEngine]
+
+
+def run_worker(settings: Settings) -> None:
+    """Run one worker until SIGINT or SIGTERM. `settings.redis_url` must be given.
+
+    Raises ConfigurationError for what is wrong with the settings, Unavailable where a model cannot be loaded.
+    """
+    if settings.torch_threads is not None:
+        torch.set_num_threads(settings.torch_threads)
+    asyncio.run(_run_until_signal(settings))
+
+
+async def _run_until_signal(settings: Settings) -> None:
+    load = partial(load_spec, device=choose_device(settings.device))
+    with _stop_signals() as stop:
+        try:
+            await work(settings, stop, load=load)
+        except StoreUnavailable:
+            if not stop.is_set():
+                raise
+            _log.warning("stopped_while_redis_was_away")
+
+
+async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> None:
+    """Run one worker until `stop` is set: then finish the running batch, give back the rest, close everything."""
+    specs = choose_models(load_catalogue(settings.models_file), settings.models)
+    metrics = Metrics(CollectorRegistry())
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_metrics_server(settings, metrics))
+        desk = await _open_desk(stack, settings, stop, metrics)
+        thread, worker_id = desk.thread, desk.worker_id
+        log, models = _log.bind(worker_id=worker_id), tuple(spec.model_id for spec in specs)
+        info = WorkerInfo(worker_id, "loading", models, started_at_ms=now_ms())
+        heartbeat = Heartbeat(desk.registry, info, interval_s=settings.heartbeat_interval_s)
+        await desk.patience.call(heartbeat.beat)
+        stack.push_async_callback(quietly, lambda: desk.registry.remove(worker_id), "worker_not_removed")
+        beating = await stack.enter_async_context(_background(heartbeat.run()))
+        loading = _load_all(specs, thread, load, metrics)
+        loaded = await _until_stopped(loading, stop, (beating,), patience_s=0.0)
+        if loaded is None:
+            return
+        stack.push_async_callback(_close_engines, thread, loaded, settings.drain_timeout_s)
+        loop = await _build_loop(stack, desk, loaded)
+        sweeping = await stack.enter_async_context(_background(_sweep(desk, models)))
+        heartbeat.enter("ready")
+        log.info("worker_ready", models=models)
+        for model in models:
+            metrics.worker_ready.labels(model).set(1)
+        draining = asyncio.create_task(_say_draining(stop, heartbeat))
+        stack.callback(draining.cancel)
+        await _until_stopped(loop.run(), stop, (beating, sweeping), patience_s=settings.drain_timeout_s)
+        log.info("worker_stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """What the worker's parts share."""
+
+    settings: Settings
+    redis: Redis
+    registry: WorkerRegistry
+    metrics: Metrics
+    patience: Patience
+    stop: asyncio.Event
+    thread: DeviceThread
+    worker_id: WorkerId
+
+
+async def _open_desk(
+    stack: AsyncExitStack, settings: Settings, stop: asyncio.Event, metrics: Metrics
+) -> _Desk:
+    if settings.redis_url is None:
+        raise ConfigurationError("a worker needs a Redis: set SPARKE_REDIS_URL or give --redis-url")
+    redis = connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    stack.push_async_callback(redis.aclose)
+    patience = Patience(stop, now_ms, metrics)
+    await patience.call(lambda: check_server(redis))
+    registry = WorkerRegistry(redis, ttl_s=settings.heartbeat_ttl_s)
+    thread = DeviceThread()
+    stack.push_async_callback(_close_device, thread)
+    return _Desk(settings, redis, registry, metrics, patience, stop, thread, make_worker_id())
+
+
+async def _load_all(
+    specs: tuple[ModelSpec, ...], thread: DeviceThread, load: LoadSpec, metrics: Metrics
+) -> dict[ModelId, LoadedModel]:
+    return {spec.model_id: await load_model(spec, thread, load=load, metrics=metrics) for spec in specs}
+
+
+async def _build_loop(stack: AsyncExitStack, desk: _Desk, loaded: dict[ModelId, LoadedModel]) -> WorkerLoop:
+    settings, metrics = desk.settings, desk.metrics
+    encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="png")
+    stack.callback(encoders.shutdown)
+    queue = JobQueue(desk.redis, JobLimits.of(settings))
+    await desk.patience.call(queue.__aenter__)
+    stack.push_async_exit(queue)
+    memory_store = MemoryStore(desk.redis)
+    runner = BatchRunner(
+        RunnerParts(
+            models=loaded,
+            device=desk.thread,
+            memories=MemoryCache(memory_store, budget_bytes=settings.memory_cache_bytes, metrics=metrics),
+            versions=memory_store,
+            jobs=queue,
+            images=ImageStore.open(settings.image_store_url),
+            encoders=encoders,
+            patience=desk.patience,
+            clock_ms=now_ms,
+            service_version=version("sparke"),
+            metrics=metrics,
+        )
+    )
+    batcher: Batcher[ReservedJob] = Batcher(
+        max_images=settings.max_batch_images, window_ms=settings.batch_window_ms
+    )
+    return WorkerLoop(
+        LoopParts(
+            source=queue,
+            runner=runner,
+            batcher=batcher,
+            models=tuple(loaded),
+            worker_id=desk.worker_id,
+            max_images=settings.max_batch_images,
+            patience=desk.patience,
+            clock_ms=now_ms,
+            stop=desk.stop,
+            metrics=metrics,
+        )
+    )
+
+
+async def _sweep(desk: _Desk, models: tuple[ModelId, ...]) -> None:
+    interval_s = desk.settings.sweep_interval_s
+    sweeper = JobSweeper(desk.redis, JobLimits.of(desk.settings), desk.registry, interval_s=interval_s)
+
+    async def sweep_once() -> None:
+        report = await sweeper.sweep(models)
+        desk.metrics.jobs_repaired.inc(report.num_repaired)
+
+    await repeat(sweep_once, "sweep_failed", interval_s=interval_s)
+
+
+async def _say_draining(stop: asyncio.Event, heartbeat: Heartbeat) -> None:
+    await stop.wait()
+    heartbeat.enter("draining")
+
+
+async def _until_stopped(
+    work: Coroutine[Any, Any, Any],
+    stop: asyncio.Event,
+    guards: tuple[asyncio.Task[None], ...],
+    *,
+    patience_s: float,
+) -> Any:
+    """The work's result. None where `stop` came and it was not done `patience_s` later: then it is cancelled.
+
+    Raises what the work raises, or what ended a guard, none of which may end before it.
+    """
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping, *guards}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done() and stopping.done() and patience_s > 0:
+            await asyncio.wait({working, *guards}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        for guard in guards:
+            if guard.done():
+                guard.result()
+        if working.done():
+            return working.result()
+        _log.warning("work_abandoned", after_s=patience_s)
+        return None
+    finally:
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+
+
+async def _close_engines(thread: DeviceThread, loaded: dict[ModelId, LoadedModel], timeout_s: float) -> None:
+    """Give the device's memory back, unless the device is still busy with what was abandoned."""
+    for model in reversed(loaded.values()):
+        try:
+            await asyncio.wait_for(thread.run(model.engine.close), min(timeout_s, _DEVICE_CLOSE_S))
+        except Exception:  # noqa: BLE001 - the others are closed all the same
+            _log.exception("engine_not_closed", model=model.spec.model_id)
+
+
+async def _close_device(thread: DeviceThread) -> None:
+    if not await asyncio.to_thread(thread.close, _DEVICE_CLOSE_S):
+        _log.warning("device_abandoned", after_s=_DEVICE_CLOSE_S)
+
+
+@contextmanager
+def _metrics_server(settings: Settings, metrics: Metrics) -> Iterator[None]:
+    """The worker's own /metrics, where the settings want it. A port in use is a warning: images matter more."""
+    port, host = settings.worker_metrics_port, settings.worker_metrics_host
+    if port is None:
+        yield
+        return
+    try:
+        server, thread = start_http_server(port, host, metrics.registry)
+    except OSError as error:
+        _log.warning("metrics_not_served", host=host, port=port, reason=str(error))
+        yield
+        return
+    _log.info("metrics_served", host=host, port=server.server_port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal changes nothing."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def _background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """A task for as long as the context lasts."""
+    task = asyncio.create_task(coroutine)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
