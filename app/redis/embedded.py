@@ -59,10 +59,11 @@ class EmbeddedRedis:
         )
 
     @classmethod
-    def start(cls, data_dir: Path, *, timeout_s: float = 300.0) -> Self:
+    def start(cls, data_dir: Path, *, timeout_s: float = 300.0, binary: ServerBinary | None = None) -> Self:
         """Starts a server on `data_dir`/redis and waits until it has loaded its append-only file.
 
-        Raises ConfigurationError: no usable server, folder in use, data of a newer server, or it does not come up.
+        `binary` None is what `find_server` finds. Raises ConfigurationError: no usable server, folder in use, data of
+        a newer server, or it does not come up.
         """
         folder = data_dir.absolute() / "redis"
         try:
@@ -71,7 +72,7 @@ class EmbeddedRedis:
             raise ConfigurationError(
                 f"the data directory {data_dir} cannot be made: {error.strerror}"
             ) from error
-        binary = find_server()
+        binary = find_server() if binary is None else binary
         lock = _lock_folder(folder)
         try:
             _refuse_newer_data(folder, binary)

@@ -1,0 +1,80 @@
+"""Connections, checks of a server, scripts and the listener."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from app.errors import ConfigurationError, StoreUnavailable
+from app.jobs import keys
+from app.redis.connection import check_server, connect, parse_version
+from app.redis.listener import Listener
+from app.redis.scripts import load_script
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_good_server_passes_with_its_version(redis: Redis) -> None:
+    """The embedded server is accepted."""
+    assert parse_version(await check_server(redis)) >= (6, 2)
+
+
+async def test_a_server_that_may_evict_memories_is_refused(redis: Redis) -> None:
+    """Eviction of any key is refused with the setting to change; eviction of expiring keys is not."""
+    try:
+        await redis.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ConfigurationError, match="maxmemory-policy to noeviction"):
+            await check_server(redis)
+        await redis.config_set("maxmemory-policy", "volatile-ttl")
+        await check_server(redis)
+    finally:
+        await redis.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    """A refused connection is StoreUnavailable, the service's own error."""
+    client = connect(f"unix://{tmp_path}/nobody.sock", timeout_s=1)
+    with pytest.raises(StoreUnavailable):
+        await check_server(client)
+    await client.aclose()
+
+
+async def test_a_url_that_is_none_is_a_wrong_setting() -> None:
+    """The message names the variable."""
+    with pytest.raises(ConfigurationError, match="SPARKE_REDIS_URL"):
+        connect("http://example.org")
+
+
+async def test_a_script_is_sent_again_to_a_server_that_forgot_it(redis: Redis) -> None:
+    """A restarted or flushed server learns the script at the next call."""
+    script = load_script(redis, "app.jobs", "mark")
+    for _ in range(2):
+        assert await script([keys.turns_key("m")], ["acme", keys.WAKE_CHANNEL, "m"]) == 1
+        await redis.script_flush()
+
+
+async def test_the_listener_hears_messages_also_after_a_lost_connection(redis: Redis) -> None:
+    """Messages arrive; after the server closed the connection, later ones arrive again."""
+    heard: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
+    async with Listener(redis, ["bell"], lambda channel, data: heard.put_nowait((channel, data))):
+        await redis.publish("bell", b"1")
+        assert await asyncio.wait_for(heard.get(), 5) == (b"bell", b"1")
+        await redis.client_kill_filter(_type="pubsub")
+        for _ in range(100):
+            await redis.publish("bell", b"2")
+            await asyncio.sleep(0.05)
+            if not heard.empty():
+                break
+        assert heard.get_nowait() == (b"bell", b"2")
+
+
+async def test_a_closed_listener_hears_nothing_and_closes_twice(redis: Redis) -> None:
+    """Closing ends the task and the connection, twice without harm."""
+    heard: list[bytes] = []
+    listener = Listener(redis, ["bell"], lambda _channel, data: heard.append(data))
+    async with listener:
+        pass
+    await listener.close()
+    assert await redis.publish("bell", b"1") == 0
+    assert heard == []
