@@ -1,0 +1,114 @@
+"""Models, health, headers, and the OpenAPI document."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from app.http.errors import PROBLEM_JSON, all_codes
+from app.http.openapi import GENERATION_EXAMPLES
+from app.settings import Settings
+
+ServeApi = Callable[[Settings], str]
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_official_client_lists_models(client: openai.OpenAI):
+    """In the catalogue's order, with what can be asked of each, and whether it is loaded."""
+    found = {model.id: model for model in client.models.list()}
+    assert list(found) == ["toy", "unserved"]
+    toy = client.models.retrieve("toy")
+    assert toy == found["toy"]
+    assert (toy.object, toy.owned_by) == ("model", "sparke")
+    extra = toy.model_extra or {}
+    assert extra["ready"] is True
+    assert extra["sizes"]["default"] == "64x64"
+    assert extra["defaults"]["steps"] == 3
+    assert (found["unserved"].model_extra or {})["ready"] is False
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("dall-e-3")
+    assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.usefixtures("worker")
+def test_ready_with_a_worker(http: httpx.Client):
+    """Redis answers and a worker has its models."""
+    answer = http.get("/readyz")
+    assert (answer.status_code, answer.json()["state"]) == (200, "ready")
+    assert answer.json()["workers"]["ready"] == 1
+
+
+def test_not_ready_without_a_worker(serve_api: ServeApi, settings: Settings):
+    """503 in the one body, with the state beside it; the process itself is alive."""
+    url = serve_api(settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=9"}))
+    answer = httpx.get(f"{url}/readyz")
+    assert (answer.status_code, answer.json()["state"]) == (503, "no_worker")
+    assert answer.headers["content-type"] == PROBLEM_JSON
+    assert "retry-after" in answer.headers
+    assert httpx.get(f"{url}/livez").json() == {"status": "ok"}
+
+
+def test_metrics_name_routes_and_no_paths(http: httpx.Client):
+    """Requests are counted by route template, so that nobody can fill the memory with paths or methods."""
+    http.get("/v1/models/one")
+    http.get("/secret/path")
+    http.request("BREW", "/v1/models")
+    text = http.get("/metrics").text
+    assert 'route="/v1/models/{model_id}"' in text
+    assert 'route="unmatched"' in text
+    assert "secret" not in text
+    assert "BREW" not in text
+    assert re.search(r'^sparke_jobs_open\{model="toy"\} [0-9.]+$', text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("given", ["abc-123", "A" * 64])
+def test_a_sane_request_id_is_kept(http: httpx.Client, given: str):
+    """Ours and the client's logs can be laid side by side."""
+    assert http.get("/livez", headers={"x-request-id": given}).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "a b", "A" * 65, 'x"y'])
+def test_another_request_id_is_replaced(http: httpx.Client, given: str):
+    """Nothing of it reaches a log or a header."""
+    found = http.get("/nowhere", headers={"x-request-id": given}).headers["x-request-id"]
+    assert re.fullmatch(r"req_[0-9a-f]{24}", found)
+
+
+def test_every_answer_has_the_security_headers(http: httpx.Client):
+    """Also errors and the documentation."""
+    for path in ("/livez", "/nowhere", "/docs", "/openapi.json", "/metrics"):
+        headers = http.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff", path
+        assert headers["x-frame-options"] == "DENY"
+        assert "server" not in headers
+        assert ("content-security-policy" in headers) == (path != "/docs")
+
+
+def test_the_openapi_document_is_whole(http: httpx.Client):
+    """Every reference leads somewhere, every operation has the one error body, and every code is named."""
+    document = http.get("/openapi.json").json()
+    text = str(document)
+    for name in re.findall(r"#/components/schemas/(\w+)", text):
+        assert name in document["components"]["schemas"]
+    assert "HTTPValidationError" not in text
+    for path in document["paths"].values():
+        for operation in path.values():
+            error = operation["responses"]["default"]
+            assert PROBLEM_JSON in error["content"]
+            assert all(code in error["description"] for code in all_codes())
+            assert operation["description"]
+    generate = document["paths"]["/v1/images/generations"]["post"]
+    assert generate["requestBody"]["content"]["application/json"]["examples"] == GENERATION_EXAMPLES
+    assert generate["security"]
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("example", GENERATION_EXAMPLES.values(), ids=GENERATION_EXAMPLES.keys())
+def test_the_examples_of_the_document_run(http: httpx.Client, example: dict[str, Any]):
+    """What the document shows works as it is."""
+    answer = http.post("/v1/images/generations", json=example["value"])
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["data"]) == example["value"].get("n", 1)
