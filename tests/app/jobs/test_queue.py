@@ -1,0 +1,242 @@
+"""One job's way through the queue, and the order of many."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from app.domain.ids import ModelId, TenantId, WorkerId
+from app.domain.job import JobState
+from app.domain.result import Failure
+from app.errors import CorruptRecord
+from app.jobs import keys
+from app.jobs.types import Committed, JobLimits
+from app.memory.codec import decode_entry
+
+pytestmark = pytest.mark.anyio
+
+MODEL = ModelId("toy")
+MODELS = (MODEL,)
+WORKER = WorkerId("w1")
+
+
+async def test_a_job_is_accepted_started_and_committed(bench):
+    """The record tells each state, the result and times; the memory holds one entry for each image, in order."""
+    job = bench.job(num_images=3)
+    await bench.store().accept(job)
+    assert (await bench.store().get(job.tenant_id, job.job_id)).state is JobState.QUEUED
+
+    queue = bench.queue()
+    [reserved] = await queue.reserve(MODELS, WORKER, 4, 0)
+    assert (reserved.job, reserved.fence, reserved.worker_id) == (job, 1, WORKER)
+    running = await bench.store().get(job.tenant_id, job.job_id)
+    assert (running.state, running.fence, running.worker_id) == (JobState.RUNNING, 1, WORKER)
+    assert running.started_at_ms == bench.now_ms
+
+    result, entries = bench.result(reserved), bench.entries(reserved)
+    assert await queue.commit(reserved, result, entries) == Committed(3)
+    done = await bench.store().get(job.tenant_id, job.job_id)
+    assert (done.state, done.result, done.failure) == (JobState.SUCCEEDED, result, None)
+    log = await bench.memories().read_after(bench.memory(), 0)
+    assert log == list(zip((1, 2, 3), entries, strict=True))
+    assert [decode_entry(data).image_id for _, data in log] == [image.image_id for image in result.images]
+
+
+async def test_an_ended_job_leaves_nothing_but_its_record(bench, redis):
+    """Sets are empty, the stream entry is acknowledged, and the record has a time to live."""
+    job = bench.job()
+    await bench.store().accept(job)
+    assert await redis.ttl(keys.job_key(job.tenant_id, job.job_id)) == -1
+    queue = bench.queue()
+    [reserved] = await queue.reserve(MODELS, WORKER, 1, 0)
+    await queue.commit(reserved, bench.result(reserved), [])
+    assert await bench.store().count_open(MODEL) == 0
+    assert (
+        await redis.exists(keys.waiting_key(job.tenant_id, MODEL), keys.released_key(job.tenant_id, MODEL))
+        == 0
+    )
+    assert (await redis.xpending(keys.stream_key(MODEL), keys.GROUP))["pending"] == 0
+    assert 0 < await redis.ttl(keys.job_key(job.tenant_id, job.job_id)) <= bench.limits.job_ttl_s
+
+
+async def test_a_second_commit_changes_nothing_and_answers_as_the_first(bench):
+    """A repeated commit, as after a lost answer, appends no entry."""
+    await bench.store().accept(bench.job(num_images=2))
+    queue = bench.queue()
+    [reserved] = await queue.reserve(MODELS, WORKER, 1, 0)
+    first = await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
+    assert (
+        await queue.commit(reserved, bench.result(reserved), bench.entries(reserved)) == first == Committed(2)
+    )
+    assert await bench.memories().count(bench.memory()) == 2
+
+
+async def test_a_commit_without_entries_leaves_the_memory_alone(bench):
+    """Where nothing is to be remembered, the memory does not come to exist."""
+    await bench.store().accept(bench.job())
+    queue = bench.queue()
+    [reserved] = await queue.reserve(MODELS, WORKER, 1, 0)
+    assert await queue.commit(reserved, bench.result(reserved), []) == Committed(None)
+    assert await bench.memories().version(bench.memory()) == 0
+    assert await bench.memories().list_memories(TenantId("acme")) == []
+
+
+@pytest.mark.parametrize("how", ["older fence", "lost", "given back"])
+async def test_a_lost_fence_writes_nothing(bench, how):
+    """A worker whose job was taken or ended cannot commit, fail or give it back."""
+    job = bench.job()
+    await bench.store().accept(job)
+    queue = bench.queue()
+    [reserved] = await queue.reserve(MODELS, WORKER, 1, 0)
+    stale = replace(reserved, fence=0) if how == "older fence" else reserved
+    if how == "lost":
+        assert await bench.store().fail_if_lost(job.tenant_id, job.job_id, reserved.fence)
+    if how == "given back":
+        assert await queue.give_back(reserved)
+        [again] = await bench.queue().reserve(MODELS, WorkerId("w2"), 1, 0)
+        assert again.fence == 2
+    before = await bench.store().get(job.tenant_id, job.job_id)
+    assert await queue.commit(stale, bench.result(stale), bench.entries(stale)) is None
+    assert await queue.fail(stale, Failure("oom", "out of memory")) is False
+    assert await queue.give_back(stale) is False
+    assert await bench.store().get(job.tenant_id, job.job_id) == before
+    assert await bench.memories().count(bench.memory()) == 0
+
+
+async def test_a_failure_is_kept_and_counts_once(bench):
+    """The record has the worker's reason; the same failure again is accepted, another is not."""
+    job = bench.job()
+    await bench.store().accept(job)
+    queue = bench.queue()
+    [reserved] = await queue.reserve(MODELS, WORKER, 1, 0)
+    failure = Failure("oom", "out of memory")
+    assert await queue.fail(reserved, failure)
+    assert await queue.fail(reserved, failure)
+    assert not await queue.fail(reserved, Failure("other", "another"))
+    record = await bench.store().get(job.tenant_id, job.job_id)
+    assert (record.state, record.failure, record.result) == (JobState.FAILED, failure, None)
+    assert await bench.store().count_open(MODEL) == 0
+
+
+async def test_a_job_past_its_deadline_expires_unstarted(bench):
+    """It is never handed out, its record says expired, and the next job is."""
+    late, good = bench.job(timeout_ms=10), bench.job()
+    await bench.store().accept(late)
+    await bench.store().accept(good)
+    bench.now_ms = late.deadline_at_ms
+    reserved = await bench.queue().reserve(MODELS, WORKER, 4, 0)
+    assert [held.job for held in reserved] == [good]
+    record = await bench.store().get(late.tenant_id, late.job_id)
+    assert (record.state, record.fence) == (JobState.EXPIRED, 0)
+    assert record.failure is not None
+    assert record.failure.code == "expired"
+
+
+async def test_tenants_take_turns(bench):
+    """Six late jobs of two small tenants are among the first twelve, behind a hundred of one that came before."""
+    jobs = [bench.job("big") for _ in range(100)]
+    jobs += [bench.job(tenant) for _ in range(3) for tenant in ("small", "tiny")]
+    for job in jobs:
+        await bench.store().accept(job)
+    queue, order = bench.queue(), []
+    for _ in range(12):
+        [reserved] = await queue.reserve(MODELS, WORKER, 1, 0)
+        order.append(reserved.job.tenant_id)
+        await queue.commit(reserved, bench.result(reserved), [])
+    assert order.count("small") == order.count("tiny") == 3
+
+
+async def test_a_tenant_has_no_more_than_its_share_released(bench):
+    """With W = 3 one tenant gets three jobs at a time, others are served beside it, and an end makes room."""
+    bench.limits = JobLimits(max_released_per_tenant=3)
+    for job in [bench.job("big") for _ in range(6)] + [bench.job("small")]:
+        await bench.store().accept(job)
+    queue = bench.queue()
+    held = await queue.reserve(MODELS, WORKER, 50, 0)
+    assert sorted(reserved.job.tenant_id for reserved in held) == ["big", "big", "big", "small"]
+    assert await queue.reserve(MODELS, WORKER, 50, 0) == []
+    big = next(reserved for reserved in held if reserved.job.tenant_id == "big")
+    await queue.commit(big, bench.result(big), [])
+    assert len(await queue.reserve(MODELS, WORKER, 50, 0)) == 1
+
+
+async def test_jobs_of_one_tenant_keep_their_order(bench):
+    """First come, first served within a tenant."""
+    jobs = [bench.job() for _ in range(5)]
+    for job in jobs:
+        await bench.store().accept(job)
+    assert [held.job for held in await bench.queue().reserve(MODELS, WORKER, 5, 0)] == jobs
+
+
+async def test_a_worker_gets_jobs_of_its_models_alone(bench):
+    """A job for another model stays where it is."""
+    mine, other = bench.job(), bench.job(model=ModelId("other"))
+    await bench.store().accept(mine)
+    await bench.store().accept(other)
+    queue = bench.queue()
+    assert [held.job for held in await queue.reserve(MODELS, WORKER, 5, 0)] == [mine]
+    assert [held.job for held in await queue.reserve([MODEL, ModelId("other")], WORKER, 5, 0)] == [other]
+
+
+async def test_a_waiting_worker_is_woken_by_a_job(bench):
+    """`reserve` returns long before its time is up, and before its next look."""
+    async with bench.queue() as queue:
+        waiting = asyncio.create_task(queue.reserve(MODELS, WORKER, 1, 60_000))
+        await asyncio.sleep(0.1)
+        job = bench.job()
+        await bench.store().accept(job)
+        [reserved] = await asyncio.wait_for(waiting, 0.7)
+        assert reserved.job == job
+
+
+async def test_without_jobs_reserve_returns_after_its_time(bench):
+    """An idle worker gets an empty list, not an error, also where the stream does not exist yet."""
+    assert await bench.queue().reserve(MODELS, WORKER, 1, 30) == []
+
+
+async def test_a_cancelled_reserve_loses_nothing(bench, redis):
+    """What was delivered to a call that did not return is returned by the next, under the same fence or the first."""
+    job = bench.job()
+    await bench.store().accept(job)
+    started = asyncio.Event()
+
+    class Slow(type(redis)):
+        """Answers the start of a job, and never returns from it."""
+
+        async def evalsha(self, sha, numkeys, *arguments):
+            answer = await super().evalsha(sha, numkeys, *arguments)
+            if isinstance(answer, list) and answer[0] == b"started" and not started.is_set():
+                started.set()
+                await asyncio.sleep(60)
+            return answer
+
+    queue = bench.queue(Slow(connection_pool=redis.connection_pool))
+    call = asyncio.create_task(queue.reserve(MODELS, WORKER, 1, 0))
+    await started.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    [reserved] = await queue.reserve(MODELS, WORKER, 1, 0)
+    assert (reserved.job, reserved.fence) == (job, 1)
+    assert await queue.commit(reserved, bench.result(reserved), bench.entries(reserved)) == Committed(1)
+
+
+async def test_an_unreadable_record_fails_its_job_alone(bench, redis):
+    """A corrupt request does not reach the worker and does not stop the job behind it."""
+    bad, good = bench.job(), bench.job()
+    await bench.store().accept(bad)
+    await bench.store().accept(good)
+    await redis.hset(keys.job_key(bad.tenant_id, bad.job_id), "job", b'{"tenant_id": 3}')
+    assert [held.job for held in await bench.queue().reserve(MODELS, WORKER, 5, 0)] == [good]
+    assert await redis.hget(keys.job_key(bad.tenant_id, bad.job_id), "state") == b"failed"
+    with pytest.raises(CorruptRecord, match=bad.job_id):
+        await bench.store().get(bad.tenant_id, bad.job_id)
+
+
+async def test_strange_stream_entries_are_passed_over(bench, redis):
+    """An entry without fields of ours, and one of an unknown job, are acknowledged and skipped."""
+    await bench.queue().reserve(MODELS, WORKER, 1, 0)
+    await redis.xadd(keys.stream_key(MODEL), {"x": "y"})
+    await redis.xadd(keys.stream_key(MODEL), {"t": "acme", "j": bench.job().job_id})
+    assert await bench.queue().reserve(MODELS, WORKER, 5, 0) == []
+    assert (await redis.xpending(keys.stream_key(MODEL), keys.GROUP))["pending"] == 0

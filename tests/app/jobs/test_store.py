@@ -1,0 +1,100 @@
+"""Acceptance and its bounds, and what the API may end."""
+
+import pytest
+
+from app.domain.ids import ModelId, TenantId, WorkerId
+from app.domain.job import JobState
+from app.domain.result import Failure
+from app.errors import NotFound, QueueFull
+from app.jobs.transitions import estimate_retry_s
+from app.jobs.types import JobLimits
+
+pytestmark = pytest.mark.anyio
+
+MODEL = ModelId("toy")
+REASON = Failure("no_worker", "nobody")
+
+
+async def test_an_unknown_job_is_not_found(bench):
+    """Also another tenant's job is, so ids tell nothing."""
+    job = bench.job("acme")
+    await bench.store().accept(job)
+    with pytest.raises(NotFound, match=job.job_id):
+        await bench.store().get(TenantId("other"), job.job_id)
+
+
+async def test_accepting_twice_is_accepting_once(bench):
+    """A repeated call, as after a lost answer, neither adds a job nor resets one that has run."""
+    job = bench.job()
+    await bench.store().accept(job)
+    await bench.store().accept(job)
+    queue = bench.queue()
+    [reserved] = await queue.reserve((MODEL,), WorkerId("w"), 5, 0)
+    await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
+    await bench.store().accept(job)
+    assert await queue.reserve((MODEL,), WorkerId("w"), 5, 0) == []
+    assert (await bench.store().get(job.tenant_id, job.job_id)).state is JobState.SUCCEEDED
+
+
+async def test_a_full_tenant_is_refused_and_others_are_not(bench):
+    """The bound is the tenant's own; the refused job leaves no trace."""
+    bench.limits = JobLimits(max_waiting_per_tenant=2)
+    for _ in range(2):
+        await bench.store().accept(bench.job("acme"))
+    refused = bench.job("acme")
+    with pytest.raises(QueueFull, match="2 jobs waiting") as caught:
+        await bench.store().accept(refused)
+    assert 1 <= caught.value.retry_after_s <= 120
+    with pytest.raises(NotFound):
+        await bench.store().get(refused.tenant_id, refused.job_id)
+    assert await bench.store().count_open(MODEL) == 2
+    await bench.store().accept(bench.job("other"))
+
+
+async def test_a_full_service_refuses_everybody(bench):
+    """The bound over all tenants counts unfinished jobs, and an end makes room."""
+    bench.limits = JobLimits(max_open=2)
+    await bench.store().accept(bench.job("acme"))
+    await bench.store().accept(bench.job("other"))
+    with pytest.raises(QueueFull, match="2 unfinished jobs"):
+        await bench.store().accept(bench.job("third"))
+    queue = bench.queue()
+    [reserved] = await queue.reserve((MODEL,), WorkerId("w"), 1, 0)
+    await queue.fail(reserved, REASON)
+    await bench.store().accept(bench.job("third"))
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "num_jobs", "wait_s"), [(0, 5, 1), (10_000, 4, 3), (10**9, 1, 120), (-5, 0, 1)]
+)
+def test_the_time_to_come_again_follows_the_line(age_ms, num_jobs, wait_s):
+    """Jobs that leave every 2.5 s make room in 3 s; it is never 0 and never beyond what clients honour."""
+    assert estimate_retry_s(age_ms, num_jobs) == wait_s
+
+
+async def test_a_queued_job_can_be_given_up_and_never_runs(bench):
+    """After that no worker gets it, whether it waited or was released."""
+    waiting, released = bench.job(), bench.job()
+    await bench.store().accept(released)
+    queue = bench.queue()
+    await queue._steps.release_next(MODEL)
+    await bench.store().accept(waiting)
+    for job in (waiting, released):
+        assert await bench.store().fail_if_queued(job.tenant_id, job.job_id, REASON)
+        record = await bench.store().get(job.tenant_id, job.job_id)
+        assert (record.state, record.failure) == (JobState.FAILED, REASON)
+    assert await queue.reserve((MODEL,), WorkerId("w"), 5, 0) == []
+    assert await bench.store().count_open(MODEL) == 0
+
+
+async def test_what_is_not_as_expected_is_left_alone(bench):
+    """A running job is not given up as queued; one under another fence is not lost; an unknown one is neither."""
+    job = bench.job()
+    store = bench.store()
+    assert not await store.fail_if_queued(job.tenant_id, job.job_id, REASON)
+    await store.accept(job)
+    assert not await store.fail_if_lost(job.tenant_id, job.job_id, 0)
+    await bench.queue().reserve((MODEL,), WorkerId("w"), 1, 0)
+    assert not await store.fail_if_queued(job.tenant_id, job.job_id, REASON)
+    assert not await store.fail_if_lost(job.tenant_id, job.job_id, 2)
+    assert (await store.get(job.tenant_id, job.job_id)).state is JobState.RUNNING
