@@ -1,0 +1,125 @@
+"""Whoever waits for a job gets its end, whatever happens to the worker."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.domain.ids import ModelId, WorkerId
+from app.domain.job import JobState
+from app.domain.result import Failure
+from app.errors import NotFound, NoWorker, WaitTimeout, WorkerLost
+from app.jobs.types import WorkerInfo
+from app.jobs.waiter import JobWaiter
+from app.jobs.workers import WorkerRegistry
+
+pytestmark = pytest.mark.anyio
+
+MODEL = ModelId("toy")
+
+
+def _waiter(bench, *, grace_s: float = 10.0, poll_s: float = 30.0) -> JobWaiter:
+    return JobWaiter(bench.redis, bench.store(), bench.registry(), no_worker_grace_s=grace_s, poll_s=poll_s)
+
+
+async def test_every_waiter_is_woken_by_the_end(bench):
+    """Two waiters of one job get its record by notification, long before they would look themselves."""
+    worker_id = await bench.live("w1")
+    job, queue = bench.job(), bench.queue()
+    await bench.store().accept(job)
+    async with _waiter(bench) as waiter:
+        waits = [asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60)) for _ in range(2)]
+        [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
+        await asyncio.sleep(0.1)
+        await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
+        records = await asyncio.wait_for(asyncio.gather(*waits), 5)
+    assert [record.result for record in records] == [bench.result(reserved)] * 2
+
+
+async def test_a_failure_is_returned_with_its_reason(bench):
+    """The worker's own failure is a record, not an exception: the edge says what it means."""
+    worker_id = await bench.live("w1")
+    job, queue = bench.job(), bench.queue()
+    await bench.store().accept(job)
+    [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
+    await queue.fail(reserved, Failure("oom", "out of memory"))
+    async with _waiter(bench) as waiter:
+        record = await waiter.wait(job.tenant_id, job.job_id, 5)
+    assert (record.state, record.failure) == (JobState.FAILED, Failure("oom", "out of memory"))
+
+
+async def test_a_dead_worker_is_noticed(bench):
+    """When the heartbeat of a job's worker runs out, its waiters get WorkerLost and the job has failed."""
+    registry = WorkerRegistry(bench.redis, ttl_s=0.3)
+    await registry.beat(WorkerInfo(WorkerId("w1"), "ready", (MODEL,), 0))
+    job, queue = bench.job(), bench.queue()
+    await bench.store().accept(job)
+    [reserved] = await queue.reserve((MODEL,), WorkerId("w1"), 1, 0)
+    async with _waiter(bench, poll_s=0.05) as waiter:
+        waits = [asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60)) for _ in range(2)]
+        ends = await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), 5)
+    assert [type(end) for end in ends] == [WorkerLost, WorkerLost]
+    assert await queue.commit(reserved, bench.result(reserved), bench.entries(reserved)) is None
+    assert await bench.memories().count(bench.memory()) == 0
+
+
+async def test_a_job_that_nobody_serves_is_given_up_after_a_grace(bench):
+    """A worker of another model does not count; the job does not run when one comes later."""
+    await bench.live("w2", ModelId("other"))
+    job = bench.job()
+    await bench.store().accept(job)
+    began_s = time.monotonic()
+    async with _waiter(bench, grace_s=0.3, poll_s=0.05) as waiter:
+        with pytest.raises(NoWorker):
+            await asyncio.wait_for(waiter.wait(job.tenant_id, job.job_id, 60), 5)
+    assert time.monotonic() - began_s >= 0.3
+    assert await bench.queue().reserve((MODEL,), await bench.live("w1"), 1, 0) == []
+
+
+async def test_a_worker_that_comes_within_the_grace_is_in_time(bench):
+    """Once a worker is there the grace is forgotten, however long the job stays queued."""
+    job = bench.job()
+    await bench.store().accept(job)
+    async with _waiter(bench, grace_s=0.4, poll_s=0.05) as waiter:
+        wait = asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60))
+        await asyncio.sleep(0.1)
+        worker_id = await bench.live("w1")
+        await asyncio.sleep(0.6)
+        assert not wait.done()
+        queue = bench.queue()
+        [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
+        await queue.commit(reserved, bench.result(reserved), [])
+        assert (await asyncio.wait_for(wait, 5)).state is JobState.SUCCEEDED
+
+
+async def test_waiting_ends_in_time_and_leaves_the_job(bench):
+    """WaitTimeout does not end the job."""
+    await bench.live("w1")
+    job = bench.job()
+    await bench.store().accept(job)
+    async with _waiter(bench) as waiter:
+        with pytest.raises(WaitTimeout, match="queued"):
+            await waiter.wait(job.tenant_id, job.job_id, 0.1)
+        assert waiter._waiting == {}
+    assert (await bench.store().get(job.tenant_id, job.job_id)).state is JobState.QUEUED
+
+
+async def test_an_unknown_job_is_not_waited_for(bench):
+    """NotFound comes at once."""
+    job = bench.job()
+    async with _waiter(bench) as waiter:
+        with pytest.raises(NotFound):
+            await waiter.wait(job.tenant_id, job.job_id, 60)
+
+
+async def test_a_lost_notification_costs_one_look(bench):
+    """Without any notification the end is seen at the next look."""
+    worker_id = await bench.live("w1")
+    job, queue = bench.job(), bench.queue()
+    await bench.store().accept(job)
+    [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
+    waiter = _waiter(bench, poll_s=0.1)  # not entered: it listens to nothing
+    wait = asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60))
+    await asyncio.sleep(0.05)
+    await queue.commit(reserved, bench.result(reserved), [])
+    assert (await asyncio.wait_for(wait, 5)).state is JobState.SUCCEEDED

@@ -1,0 +1,50 @@
+"""Heartbeats."""
+
+import asyncio
+
+import pytest
+
+from app.domain.ids import ModelId, WorkerId
+from app.jobs.keys import worker_index_key
+from app.jobs.types import WorkerInfo
+from app.jobs.workers import WorkerRegistry, make_worker_id
+
+pytestmark = pytest.mark.anyio
+
+MODEL = ModelId("toy")
+
+
+async def test_a_live_worker_tells_what_it_serves(bench):
+    """Its models count as served while it loads and when it is ready, not while it drains."""
+    registry = bench.registry()
+    for phase, served in (("loading", True), ("ready", True), ("draining", False)):
+        info = WorkerInfo(WorkerId("w1"), phase, (MODEL,), 5)
+        await registry.beat(info)
+        assert await registry.list_workers() == [info]
+        assert await registry.serving(MODEL) is served
+    assert not await registry.serving(ModelId("other"))
+
+
+async def test_a_silent_worker_is_dead_and_forgotten(redis):
+    """When the heartbeat has run out, nothing is left of the worker, in the index neither."""
+    registry = WorkerRegistry(redis, ttl_s=0.1)
+    await registry.beat(WorkerInfo(WorkerId("w1"), "ready", (MODEL,), 5))
+    assert await registry.is_alive(WorkerId("w1"))
+    await asyncio.sleep(0.15)
+    assert not await registry.is_alive(WorkerId("w1"))
+    assert await registry.list_workers() == []
+    assert await redis.zcard(worker_index_key()) == 0
+
+
+async def test_a_stopped_worker_is_gone_at_once(bench):
+    """A clean stop does not wait for the heartbeat to run out, and may be said twice."""
+    registry = bench.registry()
+    worker_id = await bench.live("w1")
+    await registry.remove(worker_id)
+    await registry.remove(worker_id)
+    assert await registry.list_workers() == []
+
+
+def test_each_start_of_a_worker_has_its_own_id():
+    """Two ids of one process differ."""
+    assert make_worker_id() != make_worker_id()
