@@ -227,7 +227,9 @@ class BatchRunner:
         metadata = image_metadata(job.request, origin)
         png = await loop.run_in_executor(self._parts.encoders, encode_png, sample.image, metadata)
         key = image_key(job.tenant_id, job.job_id, prepared.reserved.fence, index)
-        await self._parts.patience.call(lambda: self._parts.images.put(key, png), until_ms=job.deadline_at_ms)
+        await self._parts.patience.call(
+            lambda: self._parts.images.put(key, png), store="images", until_ms=job.deadline_at_ms
+        )
         return GeneratedImage(
             image_id=origin.image_id,
             seed=metadata.seed,

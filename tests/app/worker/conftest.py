@@ -1,13 +1,33 @@
-"""Jobs to hand to the worker's parts."""
+"""Jobs to hand to the worker's parts, and workers without a loop, on a real Redis."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from app.domain.ids import MemoryName, ModelId, TenantId, make_job_id
-from app.domain.job import Job, JobKind
+from app.domain.ids import LatentSpace, MemoryName, ModelId, TenantId, WorkerId, make_job_id
+from app.domain.job import Job, JobKind, JobRecord
+from app.domain.model import ModelSpec, SizeLimits
 from app.domain.request import Diversity, GenerationRequest, MemorySelection
+from app.images.store import ImageStore
+from app.jobs.queue import JobQueue
+from app.jobs.store import JobStore
+from app.jobs.types import JobLimits, ReservedJob
+from app.jobs.workers import now_ms
+from app.memory.keys import MemoryKey
+from app.memory.store import MemoryStore
+from app.telemetry.metrics import Metrics
+from app.worker.device import DeviceThread
+from app.worker.memory_cache import MemoryCache
+from app.worker.models import LoadedModel
+from app.worker.patience import Patience
+from app.worker.runner import BatchRunner, RunnerParts
+from sparke_engine.diffusion.toy import ToyEngine
+from sparke_engine.guidance.presets import preset_named
 
 MakeJob = Callable[..., Job]
 
@@ -66,3 +86,88 @@ def make_job() -> MakeJob:
 def hold() -> Callable[..., Held]:
     """Like `make_job`, wrapped as the queue wraps a reserved job."""
     return lambda number, **members: Held(_make_job(number, **members))
+
+
+TOY = ModelSpec(ModelId("toy"), "builtin:toy", LatentSpace("toy"), SizeLimits(64, 64, 64, 256, 8))
+
+
+class Bench:
+    """A worker without its loop: the test says which jobs make a batch."""
+
+    def __init__(self, redis, folder, name, engine, *, images=None):
+        self.worker_id = WorkerId(name)
+        limits = JobLimits(max_released_per_tenant=1000)
+        self.jobs = JobStore(redis, limits)
+        self.queue = JobQueue(redis, limits)
+        self.memory_store = MemoryStore(redis)
+        self.images = ImageStore.open((folder / "images").as_uri())
+        self.metrics = Metrics(CollectorRegistry())
+        self.device = DeviceThread()
+        self.encoders = ThreadPoolExecutor(2)
+        self.stop = asyncio.Event()
+        self.runner = BatchRunner(
+            RunnerParts(
+                models={TOY.model_id: LoadedModel(TOY, engine)},
+                device=self.device,
+                memories=MemoryCache(self.memory_store, budget_bytes=10**8, metrics=self.metrics),
+                versions=self.memory_store,
+                jobs=self.queue,
+                images=images or self.images,
+                encoders=self.encoders,
+                patience=Patience(self.stop, now_ms, self.metrics),
+                clock_ms=now_ms,
+                service_version="0.1.0",
+                metrics=self.metrics,
+            )
+        )
+
+    async def reserve(self, *jobs: Job) -> list[ReservedJob]:
+        """Accept the jobs and reserve them all, in their order."""
+        for job in jobs:
+            await self.jobs.accept(job)
+        found: dict[str, ReservedJob] = {}
+        while len(found) < len(jobs):
+            got = await self.queue.reserve([TOY.model_id], self.worker_id, len(jobs), 100)
+            assert got, "the queue lost jobs"
+            found |= {reserved.job.job_id: reserved for reserved in got}
+        return [found[job.job_id] for job in jobs]
+
+    async def run(self, *jobs: Job) -> list[JobRecord]:
+        """Run the jobs as one batch, whatever the batcher would say; their records afterwards."""
+        await self.runner.run(await self.reserve(*jobs))
+        return [await self.jobs.get(job.tenant_id, job.job_id) for job in jobs]
+
+    async def pngs(self, record: JobRecord) -> list[bytes]:
+        """The files of a job that succeeded."""
+        assert record.result is not None, record.failure
+        return [await self.images.get(image.storage_key) for image in record.result.images]
+
+    async def version(self, tenant: str = "acme", name: str = "default") -> int:
+        """How many entries a memory has had."""
+        return await self.memory_store.version(
+            MemoryKey(TenantId(tenant), LatentSpace("toy"), MemoryName(name))
+        )
+
+    async def close(self) -> None:
+        """End its threads."""
+        await asyncio.to_thread(self.device.close)
+        self.encoders.shutdown()
+
+
+@pytest.fixture
+async def open_bench(redis, tmp_path):
+    """A function that opens a worker without its loop; all of a test share Redis and images."""
+    async with AsyncExitStack() as stack:
+
+        def open_one(name: str = "one", engine=None, **members) -> Bench:
+            bench = Bench(redis, tmp_path, name, engine or ToyEngine(preset_named("toy")), **members)
+            stack.push_async_callback(bench.close)
+            return bench
+
+        yield open_one
+
+
+@pytest.fixture
+async def bench(open_bench) -> Bench:
+    """One worker without its loop."""
+    return open_bench()

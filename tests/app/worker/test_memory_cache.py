@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from app.domain.ids import LatentSpace, MemoryName, TenantId, image_id, make_job_id
 from app.errors import StoreUnavailable
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
+from app.telemetry.metrics import Metrics
 from app.worker.host_memory import NeighbourQuery
 from app.worker.memory_cache import Dimensions, MemoryCache
 
@@ -25,12 +27,14 @@ class ListLog:
         self.is_away = False
 
     def write(self, key, count, *, origin=0):
+        """Append entries; another origin makes other entries."""
         log = self.logs.setdefault(key, [])
         for _ in range(count):
             version = len(log) + 1
             log.append((version, _entry_bytes(origin + version)))
 
     async def read_after(self, memory, version, limit=512):
+        """As MemoryStore does."""
         if self.is_away:
             raise StoreUnavailable("away")
         page = [row for row in self.logs.get(memory, []) if row[0] > version][:limit]
@@ -44,6 +48,10 @@ def _entry_bytes(number, *, feature_dim=4):
     return encode_entry(MemoryEntry(made, number, number, feature, PROMPT.astype(np.float16)))
 
 
+def _metrics():
+    return Metrics(CollectorRegistry())
+
+
 def _key(tenant="acme", name="default"):
     return MemoryKey(TenantId(tenant), LatentSpace("toy"), MemoryName(name))
 
@@ -53,14 +61,14 @@ def _features(synced):
 
 
 async def _rebuilt(log, key):
-    return await MemoryCache(log, budget_bytes=10**9).sync(key, DIMENSIONS)
+    return await MemoryCache(log, budget_bytes=10**9, metrics=_metrics()).sync(key, DIMENSIONS)
 
 
 @pytest.mark.parametrize("page_entries", [1, 2, 3, 100])
 async def test_a_copy_follows_its_log_and_reads_only_the_tail(page_entries):
     """After growth the copy equals one built from nothing, for the price of the new entries and one more."""
     log, key = ListLog(), _key()
-    cache = MemoryCache(log, budget_bytes=10**9, page_entries=page_entries)
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=_metrics(), page_entries=page_entries)
     assert (await cache.sync(key, DIMENSIONS)).version == 0
     for grown in (1, 5, 0, 3):
         log.write(key, grown)
@@ -76,7 +84,7 @@ async def test_a_memory_that_was_recreated_is_built_again(after):
     """A shorter, equal or longer log of other entries under the same name never mixes with what was held."""
     log, key = ListLog(), _key()
     log.write(key, 5)
-    cache = MemoryCache(log, budget_bytes=10**9, page_entries=2)
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=_metrics(), page_entries=2)
     old = await cache.sync(key, DIMENSIONS)
     log.logs[key] = []
     log.write(key, after, origin=100)
@@ -93,7 +101,7 @@ async def test_the_least_recently_used_memory_goes_when_the_budget_is_spent():
     for key in keys:
         log.write(key, 64)
     size_bytes = (await _rebuilt(log, keys[0])).memory.size_bytes
-    cache = MemoryCache(log, budget_bytes=2 * size_bytes)
+    cache = MemoryCache(log, budget_bytes=2 * size_bytes, metrics=_metrics())
     for key in (keys[0], keys[1], keys[0], keys[2]):
         await cache.sync(key, DIMENSIONS)
     assert (cache.num_memories, cache.size_bytes) == (2, 2 * size_bytes)
@@ -108,7 +116,7 @@ async def test_a_memory_above_the_budget_is_still_served():
     """The one in use is never evicted, however large."""
     log, key = ListLog(), _key()
     log.write(key, 10)
-    cache = MemoryCache(log, budget_bytes=1)
+    cache = MemoryCache(log, budget_bytes=1, metrics=_metrics())
     assert len((await cache.sync(key, DIMENSIONS)).memory) == 10
 
 
@@ -116,7 +124,7 @@ async def test_memories_of_two_tenants_never_mix():
     """Same name, same space, other tenant: another memory."""
     log = ListLog()
     log.write(_key("acme"), 3)
-    cache = MemoryCache(log, budget_bytes=10**9)
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=_metrics())
     assert (await cache.sync(_key("acme"), DIMENSIONS)).version == 3
     assert (await cache.sync(_key("other"), DIMENSIONS)).version == 0
 
@@ -127,9 +135,11 @@ async def test_a_corrupt_or_foreign_entry_is_left_out_alone():
     log.write(key, 2)
     good = _entry_bytes(3)
     log.logs[key] += [(3, good[:-1] + b"\x00\x00"), (4, _entry_bytes(4, feature_dim=9))]
-    cache = MemoryCache(log, budget_bytes=10**9)
+    metrics = _metrics()
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=metrics)
     synced = await cache.sync(key, DIMENSIONS)
     assert (synced.version, len(synced.memory)) == (4, 2)
+    assert metrics.registry.get_sample_value("sparke_memory_entries_corrupt_total") == 2
     log.write(key, 1)
     synced = await cache.sync(key, DIMENSIONS)
     assert (synced.version, len(synced.memory)) == (5, 3)
@@ -139,7 +149,7 @@ async def test_an_outage_leaves_the_copy_whole():
     """StoreUnavailable reaches the caller, and the next sync goes on where the last one ended."""
     log, key = ListLog(), _key()
     log.write(key, 5)
-    cache = MemoryCache(log, budget_bytes=10**9)
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=_metrics())
     await cache.sync(key, DIMENSIONS)
     log.is_away = True
     with pytest.raises(StoreUnavailable):
@@ -155,7 +165,7 @@ async def test_another_dimension_builds_another_copy():
     """A preset that changes under its latent space's name never reads vectors of the wrong length."""
     log, key = ListLog(), _key()
     log.write(key, 3)
-    cache = MemoryCache(log, budget_bytes=10**9)
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=_metrics())
     await cache.sync(key, DIMENSIONS)
     synced = await cache.sync(key, Dimensions(feature=9, prompt=3))
     assert (synced.version, len(synced.memory)) == (3, 0)

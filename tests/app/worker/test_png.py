@@ -4,8 +4,10 @@ import io
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as examples
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from app.domain.ids import MemoryName, image_id
 from app.domain.request import MemorySelection
@@ -32,7 +34,7 @@ def test_metadata_and_pixels_survive(make_job):
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(deadline=None, max_examples=60)
 @given(prompt=_TEXT, negative_prompt=_TEXT)
 def test_any_text_survives(make_job, prompt, negative_prompt):
     """Emoji, new lines, zeros and quotes come back as they were."""
@@ -54,20 +56,17 @@ def test_people_can_read_the_parameters(make_job):
     job = make_job(1, prompt="a red circle", negative_prompt="blurry", seed=5, steps=25)
     png = encode_png(Image.new("RGB", (64, 64)), image_metadata(job.request, _origin(job)))
     text = Image.open(io.BytesIO(png)).text["parameters"]
-    assert text.splitlines() == [
-        "a red circle",
-        "Negative prompt: blurry",
+    settings = (
         "Steps: 25, CFG scale: 5.0, Seed: 5, Size: 64x64, Model: toy, Diversity strength: 0.5, "
-        f"Memory: default@12, Image: {job.job_id}-0, Version: SPARKE 0.1.0",
-    ]
+        f"Memory: default@12, Image: {job.job_id}-0, Version: SPARKE 0.1.0"
+    )
+    assert text.splitlines() == ["a red circle", "Negative prompt: blurry", settings]
 
 
 def _bare_png(chunk=None):
     buffer = io.BytesIO()
     info = None
     if chunk is not None:
-        from PIL.PngImagePlugin import PngInfo
-
         info = PngInfo()
         info.add_itxt("sparke", chunk)
     Image.new("RGB", (2, 2)).save(buffer, "PNG", pnginfo=info)
