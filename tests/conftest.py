@@ -1,6 +1,14 @@
 """What every test may use."""
 
 import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before anything imports the engine: its annotations' shapes are checked at run time under pytest, and only there.
+install_import_hook("sparke_engine", "beartype.beartype")
+
+settings.register_profile("shared_cores", deadline=None)  # an example's time says nothing on a busy machine
+settings.load_profile("shared_cores")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Loading: a hub id, a local directory, or a built-in model becomes a pipeline or an engine."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,12 @@ def load_pipeline(
     place = str(demo_weights()) if source == DEMO else source
     try:
         pipe = DiffusionPipeline.from_pretrained(
-            place, revision=revision, torch_dtype=dtype, use_safetensors=True, trust_remote_code=False
+            place,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **_left_out(Path(place)),
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
         raise ModelNotLoadable(f"no model could be loaded from {source!r}: {error}") from error
@@ -78,6 +84,16 @@ def load_pipeline(
 def demo_weights() -> Path:
     """The directory of the demo model within the installed package."""
     return Path(str(files("sparke_engine"))) / "demo" / "weights"
+
+
+def _left_out(directory: Path) -> dict[str, None]:
+    """The optional parts that a directory was saved without: Stable Diffusion 3 runs without its T5 encoder."""
+    index = directory / "model_index.json"
+    if not index.is_file():
+        return {}
+    saved = json.loads(index.read_text())
+    optional = ("text_encoder_3", "tokenizer_3") if saved.get("_class_name") == "StableDiffusion3Pipeline" else ()
+    return {part: None for part in optional if part not in saved}
 
 
 def _resolve(preset: str | DiversityPreset, default: DiversityPreset) -> DiversityPreset:
