@@ -21,6 +21,7 @@ from app.redis.errors import redis_errors
 _PAGE_JOBS = 500
 _ACCEPT_GRACE_MS = 60_000  # an admitted job without a record: its acceptance may still be on the way
 _ENTRY_GRACE_MS = 5_000  # a released job without a stream entry: the entry may still be on the way
+_RUN_GRACE_MS = 600_000  # a job that runs long past its deadline: its worker lives and has forgotten it
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,11 @@ class JobSweeper:
             await self._steps.close(place, Ended(await self._count_waiting(place), record.stream_id))
             return True
         if state is JobState.RUNNING:
-            lost = record.worker_id not in alive and not await self._registry.is_alive(record.worker_id)
-            return lost and await self._end(place, Expectation(state, record.fence), JobState.FAILED)
+            expected = Expectation(state, record.fence)
+            if record.worker_id not in alive and not await self._registry.is_alive(record.worker_id):
+                return await self._end(place, expected, JobState.FAILED)
+            overdue = now >= record.deadline_at_ms + _RUN_GRACE_MS
+            return overdue and await self._end(place, expected, JobState.EXPIRED)
         return await self._repair_queued(record, now)
 
     async def _repair_queued(self, record: _Record, now: int) -> bool:

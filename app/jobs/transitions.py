@@ -18,7 +18,7 @@ from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_ke
 from app.redis.scripts import load_script
 
 MAX_RETRY_AFTER_S = 120  # clients give up where they are told to wait longer
-EXPIRED = Failure("expired", "no worker was free before the job's deadline; try again, or allow it more time")
+EXPIRED = Failure("expired", "the job was not done by its deadline; try again, or allow it more time")
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,3 +150,17 @@ async def test_one_worker_at_a_time_sweeps(bench, redis):
     first = JobSweeper(redis, bench.limits, bench.registry(), interval_s=30, clock_ms=bench.clock_ms)
     assert (await first.sweep(MODELS)).num_open == 1
     assert (await bench.sweeper().sweep(MODELS)).num_open == 0
+
+
+async def test_a_job_that_its_worker_forgot_ends_long_after_its_deadline(bench):
+    """A live worker may run late, but not for ever; afterwards it cannot commit any more."""
+    worker_id = await bench.live("w1")
+    job, queue = bench.job(timeout_ms=10), bench.queue()
+    await bench.store().accept(job)
+    [reserved] = await queue.reserve(MODELS, worker_id, 1, 0)
+    bench.now_ms = job.deadline_at_ms
+    assert (await bench.sweeper().sweep(MODELS)).num_repaired == 0
+    bench.now_ms += 600_000
+    assert (await bench.sweeper().sweep(MODELS)).num_repaired == 1
+    assert (await bench.store().get(job.tenant_id, job.job_id)).state is JobState.EXPIRED
+    assert await queue.commit(reserved, bench.result(reserved), bench.entries(reserved)) is None
