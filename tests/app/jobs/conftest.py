@@ -136,3 +136,9 @@ def _direction(job_id: JobId) -> np.ndarray:
 def bench(redis: Redis) -> Bench:
     """A bench on an empty Redis."""
     return Bench(redis)
+
+
+@pytest.fixture
+def make_bench() -> type[Bench]:
+    """A bench on a Redis that the test brings."""
+    return Bench

