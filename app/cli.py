@@ -66,7 +66,13 @@ def worker(
     from app.worker.main import run_worker  # noqa: PLC0415 - loads torch, which no other command needs
 
     settings = _settings(data_dir=data_dir, redis_url=redis_url)
-    run_worker(settings.model_copy(update={"redis_url": known_redis_url(settings)}))
+    try:
+        run_worker(settings.model_copy(update={"redis_url": known_redis_url(settings)}))
+    except ConfigurationError as error:
+        if parent_pid is None:
+            raise
+        typer.echo(f"sparke worker: {error.message}", err=True)
+        raise typer.Exit(EXIT_CONFIGURATION) from error
 
 
 @keys.command("create")
@@ -127,7 +133,7 @@ def main() -> None:
         cli()
     except ServiceError as error:
         print(f"sparke: {error.message}", file=sys.stderr)  # noqa: T201 - what a command line does
-        sys.exit(EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else 1)
+        sys.exit(1)
 
 
 @asynccontextmanager

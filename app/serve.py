@@ -24,7 +24,7 @@ from app.http.main import bind, open_deps, refuse_to_be_open, serving, stop_sign
 from app.redis.embedded import EmbeddedRedis, running_url
 from app.settings import Settings
 
-EXIT_CONFIGURATION = 2  # a child that ends so would end so again: nobody starts it again
+EXIT_CONFIGURATION = 78  # EX_CONFIG: a worker that ends so would end so again, and is not started again
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _HEALTHY_AFTER_S = 60.0
 _KILL_AFTER_S = 10.0
@@ -123,11 +123,11 @@ async def _serve(settings: Settings, redis: RedisKeeper, listener: socket.socket
                 _background(
                     keep_worker(worker_command(settings, redis.url), settings.drain_timeout_s)
                 ) as worker,
-                serving(create_app(deps), listener),
+                serving(create_app(deps), listener) as http,
                 _background(_announce(deps, url_of(listener), started_ms)) as announcing,
                 _background(_wait(stop)) as stopping,
             ):
-                await _until_stopped(stopping, (redis_task, worker), announcing)
+                await _until_stopped(stopping, (redis_task, worker, http), announcing)
 
 
 async def _wait(stop: asyncio.Event) -> None:

@@ -223,7 +223,9 @@ def _http_message(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
         return f"nothing is at {here}; /openapi.json lists what there is"
     if error.status_code == 405:
-        return f"{here} is not allowed; allowed here: {(error.headers or {}).get('Allow', 'see /openapi.json')}"
+        return (
+            f"{here} is not allowed; allowed here: {(error.headers or {}).get('Allow', 'see /openapi.json')}"
+        )
     return str(error.detail)
 
 

@@ -110,8 +110,11 @@ async def refuse_to_be_open(deps: Deps) -> None:
 
 
 @asynccontextmanager
-async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
-    """Serves in the background; at the end answers what is under way, for at most 20 s, and closes the socket."""
+async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """Serves as long as the context lasts, in the task that it gives; that ends by itself only by an error.
+
+    At the end what is under way is answered, for at most 20 s, and the socket closed.
+    """
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -124,7 +127,7 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
     server = _Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     try:
-        yield
+        yield running
     finally:
         server.should_exit = True
         await running
@@ -154,9 +157,11 @@ async def _run_api(settings: Settings, redis_url: str) -> None:
     with bind(settings.host, settings.port) as listener, stop_signals() as stop:
         async with open_deps(settings, redis_url) as deps:
             await refuse_to_be_open(deps)
-            async with serving(create_app(deps), listener):
+            async with serving(create_app(deps), listener) as http:
                 print(f"SPARKE API: {url_of(listener)}", flush=True)  # noqa: T201 - what the command is for
-                await stop.wait()
+                stopping = asyncio.create_task(stop.wait())
+                await asyncio.wait((stopping, http), return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
 
 
 class _Server(uvicorn.Server):

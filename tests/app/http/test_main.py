@@ -1,0 +1,51 @@
+"""The API's main, alone."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.errors import ConfigurationError
+from app.http.main import bind, url_of
+from app.redis.embedded import EmbeddedRedis
+
+
+def test_api_starts_in_a_moment_and_stops_at_a_signal(tmp_path: Path):
+    """`sparke api` on the Redis of a data directory prints its URL, answers, and ends with exit code 0."""
+    command = [sys.executable, "-P", "-m", "app.cli", "api", "--port", "0", "--data-dir", str(tmp_path)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
+    with EmbeddedRedis.start(tmp_path):
+        started_s = time.monotonic()
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        with process.stdout:
+            url = process.stdout.readline().removeprefix("SPARKE API: ").strip()
+            assert time.monotonic() - started_s < 10, "about a second on an idle machine"
+            assert httpx.get(f"{url}/readyz").json()["state"] == "no_worker"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+            assert process.stdout.read() == ""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])  # noqa: S104
+def test_the_url_leads_to_the_listener(host: str):
+    """Whatever it is bound to, the URL that is shown reaches it."""
+    with bind(host, 0) as listener:
+        address = httpx.URL(url_of(listener))
+        with socket.create_connection((address.host.strip("[]"), address.port or 0), timeout=5):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("host", "said"), [("nowhere.invalid", "not an address"), ("192.0.2.1", "cannot listen on")]
+)
+def test_a_host_that_is_not_ours(host: str, said: str):
+    """A message, not a traceback."""
+    with pytest.raises(ConfigurationError, match=said):
+        bind(host, 0)

@@ -1,0 +1,99 @@
+"""The `sparke` command as a person or a script runs it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.redis.embedded import EmbeddedRedis, running_url
+
+KEY = re.compile(r"sk-sparke-([0-9a-f]{8})-[A-Za-z0-9_-]{43}\n")
+
+
+def _sparke(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
+    command = [sys.executable, "-P", "-m", "app.cli", *arguments]
+    return subprocess.run(
+        command, env=env | variables, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def _create(data_dir: Path, tenant: str) -> str:
+    made = _sparke("keys", "create", "--tenant", tenant, "--data-dir", str(data_dir))
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+def test_a_key_is_alone_on_standard_output(tmp_path: Path):
+    """Without a server, one is started for the moment and nothing of it stays but the data."""
+    key = _create(tmp_path, "acme")
+    assert KEY.fullmatch(key)
+    assert running_url(tmp_path) is None
+    listed = _sparke("keys", "list", SPARKE_DATA_DIR=str(tmp_path)).stdout
+    assert re.fullmatch(rf"{key.split('-')[2]}\tacme\t[-0-9T:]+Z\tactive\n", listed)
+    assert key.strip() not in listed
+
+
+def test_keys_while_a_server_runs(tmp_path: Path):
+    """The running server's Redis is used; revoking shows in the list; an unknown key is an error."""
+    with EmbeddedRedis.start(tmp_path):
+        key_id = _create(tmp_path, "acme").split("-")[2]
+        _create(tmp_path, "other")
+        where = ("--data-dir", str(tmp_path))
+        revoked = _sparke("keys", "revoke", key_id, *where)
+        assert (revoked.returncode, revoked.stdout) == (0, "")
+        lines = _sparke("keys", "list", "--tenant", "acme", *where).stdout.splitlines()
+        assert len(lines) == 1
+        assert "\trevoked " in lines[0]
+        unknown = _sparke("keys", "revoke", "00000000", *where)
+        assert (unknown.returncode, unknown.stdout) == (1, "")
+        assert unknown.stderr.startswith("sparke: there is no API key")
+
+
+@pytest.mark.parametrize("tenant", ["", "Acme", "../x", "a" * 64])
+def test_a_tenant_of_the_wrong_form_is_refused(tmp_path: Path, tenant: str):
+    """One line on standard error, nothing on standard output, and nothing is started."""
+    made = _sparke("keys", "create", "--tenant", tenant, "--data-dir", str(tmp_path))
+    assert (made.returncode, made.stdout) == (1, "")
+    assert re.fullmatch(r"sparke: a tenant id has the form .*\n", made.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        (("worker",), {}, "no Redis: set SPARKE_REDIS_URL"),
+        (("api",), {}, "no Redis: set SPARKE_REDIS_URL"),
+        (("api",), {"SPARKE_PORT": "eighty"}, "SPARKE_PORT"),
+        (("serve",), {"SPARKE_REDIS_URL": "http://x"}, "SPARKE_REDIS_URL"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_place(
+    tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, str], said: str
+):
+    """A wrong or missing setting is a message that names it, exit code 1, and no traceback."""
+    ended = _sparke(*arguments, "--data-dir", str(tmp_path), **variables)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_no_command_but_worker_loads_torch():
+    """The API and the keys start in a moment: torch is not loaded, not even indirectly."""
+    program = (
+        "import sys, app.cli, app.serve, app.http.main\n"
+        "print([name for name in ('torch', 'diffusers', 'transformers', 'faiss', 'sparke_engine')"
+        " if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_help_names_every_command():
+    """The commands that the design names, and no work done to say so."""
+    said = _sparke("--help").stdout
+    assert all(command in said for command in ("serve", "api", "worker", "keys"))
+    assert all(command in _sparke("keys", "--help").stdout for command in ("create", "list", "revoke"))
