@@ -58,6 +58,20 @@ def test_it_serves_until_it_is_stopped(tmp_path: Path) -> None:
     assert running_url(tmp_path) is None
 
 
+def test_it_acknowledges_what_is_on_disk_and_evicts_nothing(tmp_path: Path) -> None:
+    """The settings that a kill cannot show, because the kernel keeps what was written: fsync, eviction, no TCP."""
+    wanted = {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "maxmemory-policy": "noeviction",
+        "port": "0",
+        "save": "",
+    }
+    with EmbeddedRedis.start(tmp_path) as server, Redis.from_url(server.url, decode_responses=True) as client:
+        found = client.config_get("*")
+        assert {name: found[name] for name in wanted} == wanted
+
+
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     """After SIGKILL a new server on the folder has the last acknowledged write."""
     server = EmbeddedRedis.start(tmp_path)
