@@ -21,6 +21,7 @@ from app.errors import ConfigurationError, StoreUnavailable
 from app.http.app import create_app
 from app.http.deps import Deps
 from app.http.main import bind, open_deps, refuse_to_be_open, serving, stop_signals, url_of
+from app.redis.cancelling import end_task
 from app.redis.embedded import EmbeddedRedis, running_url
 from app.settings import Settings
 
@@ -209,7 +210,6 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.
     try:
         yield task
     finally:
-        task.cancel()
-        await asyncio.wait((task,))
+        await end_task(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.debug("background_ended", error=str(error))

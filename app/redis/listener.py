@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
 from redis.asyncio import Redis
 
+from app.redis.cancelling import end_task
 from app.redis.errors import AWAY, redis_errors
 
 _RECONNECT_PAUSE_S = 0.5
@@ -44,9 +44,7 @@ class Listener:
         """Stops listening; a second time does nothing."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end_task(task)
         await self._pubsub.aclose()
 
     async def _listen(self) -> None:

@@ -45,7 +45,10 @@ class Heartbeat:
         while True:
             await quietly(self.beat, "heartbeat not told")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._interval_s)
+                async with asyncio.timeout(
+                    self._interval_s
+                ):  # wait_for of Python 3.11 can lose a cancellation
+                    await self._changed.wait()
             self._changed.clear()
 
 

@@ -25,6 +25,7 @@ from app.jobs.sweeper import JobSweeper
 from app.jobs.types import JobLimits, ReservedJob, WorkerInfo
 from app.jobs.workers import WorkerRegistry, make_worker_id, now_ms
 from app.memory.store import MemoryStore
+from app.redis.cancelling import end_task
 from app.redis.connection import check_server, connect
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -225,7 +226,8 @@ async def _close_engines(thread: DeviceThread, loaded: dict[ModelId, LoadedModel
     """Give the device's memory back, unless the device is still busy with what was abandoned."""
     for model in reversed(loaded.values()):
         try:
-            await asyncio.wait_for(thread.run(model.engine.close), min(timeout_s, _DEVICE_CLOSE_S))
+            async with asyncio.timeout(min(timeout_s, _DEVICE_CLOSE_S)):
+                await thread.run(model.engine.close)
         except Exception:  # noqa: BLE001 - the others are closed all the same
             _log.exception("engine_not_closed", model=model.spec.model_id)
 
@@ -278,5 +280,4 @@ async def _background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[asy
     try:
         yield task
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        await end_task(task)

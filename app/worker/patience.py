@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Literal, TypeVar
 
 import structlog
@@ -45,7 +46,6 @@ class Patience:
 
     async def pause(self, delay_s: float) -> None:
         """Sleep, but no longer than until the worker stops."""
-        try:
-            await asyncio.wait_for(self._stop.wait(), delay_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._stop.wait()

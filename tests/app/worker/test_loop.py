@@ -1,0 +1,171 @@
+"""The worker's loop: what it reserves, when it runs, and how it ends."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.domain.ids import ModelId, WorkerId
+from app.errors import StoreUnavailable
+from app.jobs.types import ReservedJob
+from app.jobs.workers import now_ms
+from app.telemetry.metrics import Metrics
+from app.worker.batcher import Batcher
+from app.worker.loop import LoopParts, WorkerLoop
+from app.worker.patience import Patience
+
+pytestmark = pytest.mark.anyio
+
+MAX_IMAGES = 4
+
+
+class ListSource:
+    """Gives out what it was given, at most as many as asked for; errors in the list are raised."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked: list[int] = []
+        self.given_back: list[ReservedJob] = []
+
+    async def reserve(self, _models, _worker_id, max_jobs, block_ms):
+        """The next answer."""
+        self.asked.append(max_jobs)
+        if not self.answers:
+            await asyncio.sleep(min(block_ms, 10) / 1000)
+            return []
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        assert len(answer) <= max_jobs
+        return answer
+
+    async def give_back(self, reserved):
+        """Note it."""
+        self.given_back.append(reserved)
+        return True
+
+
+class NotingRunner:
+    """Notes batches; waits for `go` in each, and raises what it was told to."""
+
+    def __init__(self, error=None):
+        self.batches: list[list[ReservedJob]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.began = asyncio.Event()
+        self.error = error
+
+    async def run(self, batch):
+        """As told."""
+        self.batches.append(list(batch))
+        self.began.set()
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+
+
+def _loop(source, runner, stop, *, window_ms=0):
+    metrics = Metrics(CollectorRegistry())
+    return WorkerLoop(
+        LoopParts(
+            source=source,
+            runner=runner,
+            batcher=Batcher(max_images=MAX_IMAGES, window_ms=window_ms),
+            models=(ModelId("toy"),),
+            worker_id=WorkerId("one"),
+            max_images=MAX_IMAGES,
+            patience=Patience(stop, now_ms, metrics),
+            clock_ms=now_ms,
+            stop=stop,
+            metrics=metrics,
+        )
+    )
+
+
+@pytest.fixture
+def reserved(make_job):
+    """A function that makes a reserved job."""
+    return lambda number, **members: ReservedJob(
+        make_job(number, **members), 1, WorkerId("one"), f"{number}-0"
+    )
+
+
+async def _until(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the condition is what a fake has noted
+            await asyncio.sleep(0.005)
+
+
+async def test_compatible_jobs_that_come_apart_run_together(reserved):
+    """Within the window the loop reserves again, never more than there is room for, and runs one batch."""
+    first, second = reserved(1), reserved(2)
+    source, runner, stop = ListSource([first], [second]), NotingRunner(), asyncio.Event()
+    task = asyncio.create_task(_loop(source, runner, stop, window_ms=200).run())
+    await _until(lambda: runner.batches)
+    stop.set()
+    await task
+    assert runner.batches == [[first, second]]
+    assert source.asked[:3] == [4, 3, 2]
+    assert source.given_back == []
+
+
+async def test_a_stop_finishes_the_running_batch_and_gives_back_the_rest(reserved):
+    """What was begun ends here; what waited goes back to the queue, once each."""
+    running, waiting = reserved(1), reserved(2, steps=9, created_at_ms=2_000)
+    source, runner, stop = ListSource([running, waiting]), NotingRunner(), asyncio.Event()
+    runner.go.clear()
+    task = asyncio.create_task(_loop(source, runner, stop).run())
+    await runner.began.wait()
+    stop.set()
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    runner.go.set()
+    await task
+    assert runner.batches == [[running]]
+    assert source.given_back == [waiting]
+
+
+async def test_a_cancelled_loop_gives_back_its_batch_too(reserved):
+    """When the patience with a batch ends, its jobs can run elsewhere."""
+    running, waiting = reserved(1), reserved(2, steps=9, created_at_ms=2_000)
+    source, runner = ListSource([running, waiting]), NotingRunner()
+    runner.go.clear()
+    task = asyncio.create_task(_loop(source, runner, asyncio.Event()).run())
+    await runner.began.wait()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert source.given_back == [running, waiting]
+
+
+async def test_an_outage_is_waited_for(reserved):
+    """While Redis is away the loop pauses and asks again, and then works as before."""
+    job = reserved(1)
+    source = ListSource(StoreUnavailable("away"), StoreUnavailable("away"), [job])
+    runner, stop = NotingRunner(), asyncio.Event()
+    task = asyncio.create_task(_loop(source, runner, stop).run())
+    await _until(lambda: runner.batches)
+    stop.set()
+    await task
+    assert runner.batches == [[job]]
+
+
+async def test_a_fault_of_the_runner_ends_the_loop_and_strands_nothing(reserved):
+    """An error that no job may cause ends the loop with it, and the jobs go back."""
+    job = reserved(1)
+    source, runner = ListSource([job]), NotingRunner(error=RuntimeError("a fault"))
+    with pytest.raises(RuntimeError, match="a fault"):
+        await _loop(source, runner, asyncio.Event()).run()
+    assert source.given_back == [job]
+
+
+async def test_no_more_is_reserved_than_fills_a_batch(reserved):
+    """While incompatible jobs wait for their turn nothing is asked for beyond the room left."""
+    jobs = [reserved(number, steps=number) for number in range(1, 5)]
+    source, runner, stop = ListSource(jobs), NotingRunner(), asyncio.Event()
+    task = asyncio.create_task(_loop(source, runner, stop).run())
+    await _until(lambda: len(runner.batches) == 4)
+    stop.set()
+    await task
+    assert source.asked[:4] == [4, 1, 2, 3]

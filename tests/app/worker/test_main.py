@@ -1,0 +1,303 @@
+"""A whole worker on a real Redis, in this process and as a process of its own."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+import urllib.request
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from app.domain.job import JobState
+from app.errors import ConfigurationError, Unavailable
+from app.jobs.queue import JobQueue
+from app.jobs.store import JobStore
+from app.jobs.types import JobLimits
+from app.jobs.waiter import JobWaiter
+from app.jobs.workers import WorkerRegistry, now_ms
+from app.redis.connection import connect
+from app.redis.embedded import EmbeddedRedis
+from app.settings import load_settings
+from app.worker.main import work
+from sparke_engine.diffusion.toy import ToyEngine
+from sparke_engine.guidance.presets import preset_named
+
+pytestmark = pytest.mark.anyio
+
+_CATALOGUE = """
+[[models]]
+model_id = "toy"
+source = "{source}"
+latent_space = "toy"
+
+[models.size]
+default_width_px = 64
+default_height_px = 64
+min_px = 64
+max_px = 256
+multiple_px = 8
+"""
+
+
+class SlowEngine(ToyEngine):
+    """The toy, but every batch waits until it is let go."""
+
+    def __init__(self):
+        super().__init__(preset_named("toy"))
+        self.began, self.go = threading.Event(), threading.Event()
+
+    def generate(self, groups, plan, on_step):
+        """Wait, then as the toy."""
+        self.began.set()
+        assert self.go.wait(20)
+        return super().generate(groups, plan, on_step)
+
+
+def _toy(_spec):
+    return ToyEngine(preset_named("toy"))
+
+
+@pytest.fixture
+def settings(redis_url, tmp_path):
+    """Settings of a worker that serves the toy."""
+    catalogue = tmp_path / "models.toml"
+    catalogue.write_text(_CATALOGUE.format(source="builtin:toy"))
+    return load_settings(
+        redis_url=redis_url,
+        data_dir=tmp_path,
+        models_file=catalogue,
+        device="cpu",
+        heartbeat_interval_s=0.1,
+        heartbeat_ttl_s=2.0,
+        sweep_interval_s=0.2,
+        redis_timeout_s=2.0,
+    )
+
+
+@asynccontextmanager
+async def _working(settings, load=_toy):
+    """A worker in this process, stopped at the end; yields its stop event and its task."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(work(settings, stop, load=load))
+    try:
+        yield stop, task
+    finally:
+        stop.set()
+        async with asyncio.timeout(30):
+            await task
+
+
+@asynccontextmanager
+async def _client(url):
+    """A job store, a waiter and a registry, as the API has them."""
+    redis = connect(url, timeout_s=5)
+    store, registry = JobStore(redis, JobLimits()), WorkerRegistry(redis)
+    try:
+        async with JobWaiter(redis, store, registry, poll_s=0.1) as waiter:
+            yield store, waiter, registry
+    finally:
+        await redis.aclose()
+
+
+def _soon(job):
+    """The job with a creation and a deadline of now, as the API makes them."""
+    return replace(job, created_at_ms=now_ms(), deadline_at_ms=now_ms() + 60_000)
+
+
+async def _ask(client, job):
+    store, waiter, _ = client
+    await store.accept(job)
+    return await waiter.wait(job.tenant_id, job.job_id, 30)
+
+
+async def test_a_worker_serves_and_says_so(settings, make_job):
+    """Jobs succeed, the registry shows the worker while it lives, and nothing of it once it has stopped."""
+    async with _client(settings.redis_url) as client:
+        async with _working(settings):
+            record = await _ask(client, _soon(make_job(1, num_images=2)))
+            (info,) = await client[2].list_workers()
+        assert record.state is JobState.SUCCEEDED
+        assert (info.phase, info.models, info.worker_id) == ("ready", ("toy",), record.worker_id)
+        assert await client[2].list_workers() == []
+
+
+async def test_two_workers_share_a_memory(settings, make_job):
+    """Of two workers on one Redis each sees what the other has made."""
+    async with _client(settings.redis_url) as client, _working(settings), _working(settings):
+        records = [await _ask(client, _soon(make_job(number, seed=10 * number))) for number in range(12)]
+    assert [record.result.images[0].num_neighbours for record in records] == list(range(12))
+
+
+async def test_a_stop_finishes_what_runs_and_leaves_the_rest_to_others(settings, make_job):
+    """The running job succeeds here; the one that waited in this worker succeeds in the next, under a new fence."""
+    engine = SlowEngine()
+    first = _soon(make_job(1))
+    second = replace(_soon(make_job(2, steps=3)), created_at_ms=now_ms() + 1)
+    async with _client(settings.redis_url) as (store, waiter, _):
+        await store.accept(first)
+        await store.accept(second)
+        async with _working(settings, lambda _spec: engine) as (stop, _task):
+            assert await asyncio.to_thread(engine.began.wait, 10)
+            assert (await store.get(second.tenant_id, second.job_id)).state is JobState.RUNNING
+            stop.set()
+            await asyncio.sleep(0.1)
+            engine.go.set()
+        assert (await store.get(first.tenant_id, first.job_id)).state is JobState.SUCCEEDED
+        assert (await store.get(second.tenant_id, second.job_id)).state is JobState.QUEUED
+        async with _working(settings):
+            record = await waiter.wait(second.tenant_id, second.job_id, 20)
+    assert (record.state, record.fence) == (JobState.SUCCEEDED, 2)
+
+
+async def test_patience_with_a_running_batch_ends(settings, make_job):
+    """A batch longer than the drain time-out goes back to the queue, and the worker ends in time."""
+    engine, job = SlowEngine(), _soon(make_job(1))
+    impatient = settings.model_copy(update={"drain_timeout_s": 0.2})
+    async with _client(settings.redis_url) as (store, waiter, _):
+        await store.accept(job)
+        stop = asyncio.Event()
+        task = asyncio.create_task(work(impatient, stop, load=lambda _spec: engine))
+        assert await asyncio.to_thread(engine.began.wait, 10)
+        stop.set()
+        async with asyncio.timeout(10):
+            await task
+        assert (await store.get(job.tenant_id, job.job_id)).state is JobState.QUEUED
+        engine.go.set()
+        async with _working(settings):
+            assert (await waiter.wait(job.tenant_id, job.job_id, 20)).state is JobState.SUCCEEDED
+
+
+async def test_a_worker_outlives_an_outage_of_redis(settings, tmp_path, make_job):
+    """Redis stops and comes back: the same worker goes on, and the memory is whole."""
+    with EmbeddedRedis.start(tmp_path / "own") as server:
+        own = settings.model_copy(update={"redis_url": server.url})
+        async with _working(own):
+            async with _client(server.url) as client:
+                await _ask(client, _soon(make_job(1)))
+            await asyncio.to_thread(server.stop)
+            await asyncio.sleep(1.5)
+            with EmbeddedRedis.start(tmp_path / "own") as again:
+                assert again.url == server.url
+                async with _client(again.url) as client:
+                    record = await _ask(client, _soon(make_job(2, seed=50)))
+                assert record.state is JobState.SUCCEEDED
+                assert record.result.images[0].num_neighbours == 1
+
+
+async def test_what_a_dead_worker_left_is_ended_by_the_living(settings, make_job):
+    """A job that a vanished worker had started fails as worker_lost through the sweep of another."""
+    job = _soon(make_job(1))
+    redis = connect(settings.redis_url)
+    try:
+        await JobStore(redis, JobLimits()).accept(job)
+        async with JobQueue(redis, JobLimits()) as queue:
+            assert await queue.reserve(["toy"], "vanished-1", 1, 0)
+        async with _client(settings.redis_url) as (store, _, _registry), _working(settings):
+            async with asyncio.timeout(20):
+                while not (record := await store.get(job.tenant_id, job.job_id)).state.is_terminal:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+    finally:
+        await redis.aclose()
+    assert record.failure.code == "worker_lost"
+
+
+async def test_a_model_that_fails_to_load_ends_the_worker(settings):
+    """The error names the model and the cause, and the registry forgets the worker."""
+
+    def fail(_spec):
+        raise OSError("no such weights")
+
+    with pytest.raises(Unavailable, match=r"toy.*no such weights"):
+        await work(settings, asyncio.Event(), load=fail)
+    async with _client(settings.redis_url) as (_, _waiter, registry):
+        assert await registry.list_workers() == []
+
+
+async def test_a_model_that_the_catalogue_lacks_is_a_wrong_setting(settings):
+    """It is named beside those there are."""
+    wrong = settings.model_copy(update={"models": ("sdxl",)})
+    with pytest.raises(ConfigurationError, match=r"sdxl.*toy"):
+        await work(wrong, asyncio.Event(), load=_toy)
+
+
+async def test_a_worker_can_be_stopped_while_it_loads(settings):
+    """A load that takes long does not keep a stopped worker."""
+    loading, go = threading.Event(), threading.Event()
+
+    def load(spec):
+        loading.set()
+        go.wait(20)
+        return _toy(spec)
+
+    stop = asyncio.Event()
+    task = asyncio.create_task(work(settings, stop, load=load))
+    assert await asyncio.to_thread(loading.wait, 10)
+    stop.set()
+    async with asyncio.timeout(10):
+        await task
+    go.set()
+
+
+async def test_metrics_are_served_and_a_port_in_use_is_no_death(settings, make_job):
+    """A worker counts its images on its own port; a second one on the same port works without."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    counted = settings.model_copy(update={"worker_metrics_port": port})
+    async with _client(settings.redis_url) as client, _working(counted):
+        record = await _ask(client, _soon(make_job(1, num_images=3)))
+        url = f"http://127.0.0.1:{port}/metrics"
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+        assert record.state is JobState.SUCCEEDED
+        assert 'sparke_images_total{model="toy"} 3.0' in text
+        assert 'sparke_worker_ready{model="toy"} 1.0' in text
+        async with _working(counted) as (_, task):
+            while len(await client[2].list_workers()) < 2:
+                assert not task.done()
+                await asyncio.sleep(0.05)
+
+
+async def _spawn(settings, *, source="builtin:toy"):
+    settings.models_file.write_text(_CATALOGUE.format(source=source))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
+    environment |= {"SPARKE_MODELS_FILE": str(settings.models_file), "SPARKE_DEVICE": "cpu"}
+    environment |= {"SPARKE_REDIS_URL": settings.redis_url, "SPARKE_DATA_DIR": str(settings.data_dir)}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "app.cli", "worker"), env=environment, stderr=asyncio.subprocess.PIPE
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_a_worker_process_ends_cleanly_on_a_signal(settings, make_job, number):
+    """`sparke worker` serves a job, then exits 0 on a signal, also on two, and leaves the registry clean."""
+    child = await _spawn(settings)
+    try:
+        async with _client(settings.redis_url) as client:
+            while not await client[2].list_workers():
+                assert child.returncode is None
+                await asyncio.sleep(0.1)
+            record = await _ask(client, _soon(make_job(1)))
+            assert record.state is JobState.SUCCEEDED
+            child.send_signal(number)
+            child.send_signal(number)
+            async with asyncio.timeout(20):
+                _, said = await child.communicate()
+            assert child.returncode == 0, said.decode()
+            assert await client[2].list_workers() == []
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+async def test_a_worker_process_that_cannot_load_exits_1(settings):
+    """The exit code tells `sparke serve` to try again later, and the log says which model and why."""
+    child = await _spawn(settings, source="/nowhere/at/all")
+    async with asyncio.timeout(60):
+        _, said = await child.communicate()
+    assert child.returncode == 1
+    assert "toy" in said.decode()
+    assert "/nowhere/at/all" in said.decode()
