@@ -1,5 +1,6 @@
 """JSON of jobs and results, and the record's hash. A value that does not fit the schema is CorruptRecord."""
 
+import math
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +17,15 @@ JOB: TypeAdapter[Job] = TypeAdapter(Job)
 RESULT: TypeAdapter[GenerationResult] = TypeAdapter(GenerationResult)
 FAILURE: TypeAdapter[Failure] = TypeAdapter(Failure)
 WORKER: TypeAdapter[WorkerInfo] = TypeAdapter(WorkerInfo)
+
+
+def encode_result(result: GenerationResult) -> bytes:
+    """The result's JSON. Raises ValueError on a number that JSON cannot carry, rather than store a broken record."""
+    for image in result.images:
+        for number in (image.push, image.nearest_similarity):
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"image {image.image_id}: expected finite numbers, got {number}")
+    return RESULT.dump_json(result)
 
 
 def decode(adapter: TypeAdapter[_T], data: bytes, *, where: str) -> _T:

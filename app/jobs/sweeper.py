@@ -72,10 +72,7 @@ class JobSweeper:
         num_open = num_repaired = 0
         alive = {info.worker_id for info in await self._registry.list_workers()}
         for model in models:
-            # Slightly shorter than the interval, so that a worker's own timer is not refused by its last turn.
-            if not await self._redis.set(
-                keys.sweep_key(model), b"1", nx=True, px=max(1, self._interval_ms * 9 // 10)
-            ):
+            if not await self._claim(model):
                 continue
             num_repaired += await self._sweep_pending(model, alive)
             async for record in self._list_open(model):
@@ -85,6 +82,14 @@ class JobSweeper:
         if num_repaired:
             structlog.get_logger().warning("sweep_repaired", num_repaired=num_repaired, num_open=num_open)
         return SweepReport(num_open, num_repaired)
+
+    async def _claim(self, model: ModelId) -> bool:
+        """True where no worker swept the model within the interval, and this one does now; always for interval 0."""
+        if self._interval_ms == 0:
+            return True
+        # Slightly shorter than the interval, so that a worker's own timer is not refused by its last turn.
+        hold_ms = max(1, self._interval_ms * 9 // 10)
+        return bool(await self._redis.set(keys.sweep_key(model), b"1", nx=True, px=hold_ms))
 
     async def _list_open(self, model: ModelId) -> AsyncIterator[_Record]:
         """The open jobs, read by pages; those that end meanwhile may be missed or seen twice, without harm."""

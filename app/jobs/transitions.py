@@ -167,7 +167,7 @@ class Transitions:
             reserved.fence,
             self.clock_ms(),
             self._ttl_ms,
-            codec.RESULT.dump_json(result),
+            codec.encode_result(result),
         ]
         channel = [keys.FINISHED_CHANNEL, place.member]
         reply: Any = await self._commit(

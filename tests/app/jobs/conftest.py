@@ -54,7 +54,7 @@ class Bench:
     def sweeper(self, redis: Redis | None = None) -> JobSweeper:
         """A sweeper that is never refused for having swept a moment ago."""
         return JobSweeper(
-            redis or self.redis, self.limits, self.registry(), interval_s=0.001, clock_ms=self.clock_ms
+            redis or self.redis, self.limits, self.registry(), interval_s=0, clock_ms=self.clock_ms
         )
 
     def memories(self) -> MemoryStore:

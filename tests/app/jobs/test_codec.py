@@ -31,7 +31,13 @@ _JOBS = st.builds(
 _RESULTS = st.builds(
     GenerationResult,
     images=st.lists(
-        st.builds(GeneratedImage, image_id=st.just(ImageId("i")), storage_key=_TEXTS, push=_FLOATS),
+        st.builds(
+            GeneratedImage,
+            image_id=st.just(ImageId("i")),
+            storage_key=_TEXTS,
+            nearest_similarity=st.none() | _FLOATS,
+            push=_FLOATS,
+        ),
         max_size=3,
     ).map(tuple),
     latent_space=st.just(LatentSpace("toy")),
@@ -55,7 +61,7 @@ def test_a_record_comes_back_as_it_was(job, result, failure):
         b"worker_id": b"w1",
         b"started_at_ms": b"6",
         b"finished_at_ms": b"7",
-        b"result": codec.RESULT.dump_json(result),
+        b"result": codec.encode_result(result),
         b"failure": codec.FAILURE.dump_json(failure),
     }
     record = codec.decode_record(found, where="job")
@@ -78,3 +84,11 @@ def test_an_unknown_state_or_a_missing_job_is_corrupt(found):
     """Half a record is none."""
     with pytest.raises(CorruptRecord, match=r"^job 7: "):
         codec.decode_record(found, where="job 7")
+
+
+@pytest.mark.parametrize(("push", "nearest"), [(float("nan"), 0.5), (0.0, float("inf"))])
+def test_a_number_that_json_cannot_carry_is_refused(push, nearest):
+    """It would be read back as null, and the record could never be read again."""
+    image = GeneratedImage(ImageId("i"), 1, "k", 1, 1, nearest, push)
+    with pytest.raises(ValueError, match="finite"):
+        codec.encode_result(GenerationResult((image,), LatentSpace("toy"), MemoryName("default"), 0))
