@@ -63,11 +63,12 @@ def worker(
     """Run one worker: it loads the models and makes images until SIGINT or SIGTERM."""
     if parent_pid is not None:
         die_with_parent(parent_pid)
-    from app.worker.main import run_worker  # noqa: PLC0415 - loads torch, which no other command needs
-
-    settings = _settings(data_dir=data_dir, redis_url=redis_url)
     try:
-        run_worker(settings.model_copy(update={"redis_url": known_redis_url(settings)}))
+        settings = _settings(data_dir=data_dir, redis_url=redis_url)
+        connected = settings.model_copy(update={"redis_url": known_redis_url(settings)})
+        from app.worker.main import run_worker  # noqa: PLC0415 - loads torch, which no other command needs
+
+        run_worker(connected)
     except ConfigurationError as error:
         if parent_pid is None:
             raise

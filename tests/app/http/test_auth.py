@@ -33,7 +33,11 @@ def _with_keys(settings: Settings, use: Callable[[KeyStore], Awaitable[T]]) -> T
 @pytest.fixture
 def other_database(settings: Settings, request: pytest.FixtureRequest) -> Settings:
     """The same Redis, but a database without keys that no other test uses."""
-    number = {"test_keys_are_required_as_soon_as_there_is_one": 1, "test_no_open_server_off_loopback": 2}
+    number = {
+        "test_keys_are_required_as_soon_as_there_is_one": 1,
+        "test_no_open_server_off_loopback": 2,
+        "test_a_server_off_loopback_is_never_open": 4,
+    }
     database = number.get(request.node.name, 3)
     return settings.model_copy(update={"redis_url": f"{settings.redis_url}?db={database}"})
 
@@ -71,6 +75,13 @@ def test_an_open_server_answers_to_its_own_names_only(api_url: str, host: str):
     """A web page that points its own name at 127.0.0.1 gets nothing."""
     answer = _get(api_url, host=host)
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_a_server_off_loopback_is_never_open(serve_api: ServeApi, other_database: Settings):
+    """However it came to run without keys, on another address it answers nobody, also not on this machine."""
+    url = serve_api(other_database.model_copy(update={"host": "0.0.0.0"}))  # noqa: S104
+    assert _get(url).status_code == 401
+    assert httpx.get(f"{url}/livez").status_code == 200
 
 
 def test_the_key_is_checked_before_the_body(serve_api: ServeApi, other_database: Settings):
