@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -125,10 +126,9 @@ class JobQueue:
         return True
 
     async def _pause(self, pause_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), pause_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):  # wait_for of Python 3.11 can lose a cancellation
+                await self._wake.wait()
 
     async def _look(
         self, models: Sequence[ModelId], worker_id: WorkerId, max_jobs: int, reserved: list[ReservedJob]

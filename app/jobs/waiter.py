@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -102,10 +103,9 @@ class JobWaiter:
 
 
 async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except TimeoutError:
-        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):  # wait_for of Python 3.11 can lose a cancellation
+            await event.wait()
 
 
 def _unless_given_up(record: JobRecord) -> JobRecord:

@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -47,8 +49,7 @@ class EmbeddedRedis:
     def __init__(self, folder: Path, binary: ServerBinary, lock: IO[str]) -> None:
         self._folder = folder
         self._lock = lock
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._socket = self._choose_socket()
+        self._socket = _choose_socket(folder)
         self._log_path = folder / "redis.log"
         self._launched = threading.Event()
         self._launch_error: OSError | None = None
@@ -117,22 +118,16 @@ class EmbeddedRedis:
             self._thread.join()
         (self._folder / "url").unlink(missing_ok=True)
         self._lock.close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
-            self._scratch = None
+        self._socket.unlink(missing_ok=True)
+        if self._socket.parent != self._folder:
+            with contextlib.suppress(OSError):
+                self._socket.parent.rmdir()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _choose_socket(self) -> Path:
-        path = self._folder / "redis.sock"
-        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
-            return path
-        self._scratch = tempfile.TemporaryDirectory(prefix="sparke-")  # mode 0700
-        return Path(self._scratch.name) / "redis.sock"
 
     def _run(self, timeout_s: float) -> None:
         self._thread.start()
@@ -210,6 +205,22 @@ def running_or_started(data_dir: Path) -> Iterator[str]:
         return
     with EmbeddedRedis.start(data_dir) as server:
         yield server.url
+
+
+def _choose_socket(folder: Path) -> Path:
+    """In the folder itself; where its name is too long, in a private one whose short name is always the same."""
+    path = folder / "redis.sock"
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
+        return path
+    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    private = Path(tempfile.gettempdir()) / f"sparke-{os.getuid()}-{digest}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    status = private.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ConfigurationError(
+            f"{private} must be a folder of this user alone; remove it, or use a shorter data directory"
+        )
+    return private / "redis.sock"
 
 
 def _socket_url(path: Path) -> str:

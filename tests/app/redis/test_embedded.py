@@ -101,6 +101,22 @@ def test_a_long_folder_name_gets_a_short_socket(tmp_path: Path) -> None:
         assert len(os.fsencode(path)) <= 100
         assert path.parent.stat().st_mode & 0o777 == 0o700
     assert not path.parent.exists()
+    with EmbeddedRedis.start(deep) as again:
+        assert again.url == server.url
+
+
+def test_a_private_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    """Where others could reach the short socket, the server does not start, and the folder is free again."""
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    with EmbeddedRedis.start(deep) as server:
+        private = Path(server.url.removeprefix("unix://")).parent
+    private.mkdir(mode=0o777)
+    private.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="this user alone"):
+        EmbeddedRedis.start(deep)
+    private.rmdir()
+    with EmbeddedRedis.start(deep) as again:
+        assert again.is_running
 
 
 def test_a_folder_name_with_odd_characters_works(tmp_path: Path) -> None:
