@@ -105,6 +105,8 @@ class EmbeddedRedis:
 
     def stop(self, *, timeout_s: float = _STOP_TIMEOUT_S) -> None:
         """Ends the server by SIGTERM, which is its SHUTDOWN, or after `timeout_s` by SIGKILL. Idempotent."""
+        if self._lock.closed:  # stopped before; the folder may be another server's now
+            return
         process = self._process
         if process is not None and process.poll() is None:
             process.terminate()
@@ -117,11 +119,11 @@ class EmbeddedRedis:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
         (self._folder / "url").unlink(missing_ok=True)
-        self._lock.close()
         self._socket.unlink(missing_ok=True)
         if self._socket.parent != self._folder:
             with contextlib.suppress(OSError):
                 self._socket.parent.rmdir()
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self

@@ -58,6 +58,16 @@ def test_it_serves_until_it_is_stopped(tmp_path: Path) -> None:
     assert running_url(tmp_path) is None
 
 
+def test_a_second_stop_leaves_the_next_server_alone(tmp_path: Path) -> None:
+    """A late stop of an ended server takes nothing from the one that has the folder now."""
+    first = EmbeddedRedis.start(tmp_path)
+    first.stop()
+    with EmbeddedRedis.start(tmp_path) as second:
+        first.stop()
+        assert running_url(tmp_path) == second.url
+        _write(second.url, b"mine")
+
+
 def test_it_acknowledges_what_is_on_disk_and_evicts_nothing(tmp_path: Path) -> None:
     """The settings that a kill cannot show, because the kernel keeps what was written: fsync, eviction, no TCP."""
     wanted = {
