@@ -57,9 +57,10 @@ class MemoryBank:
         on an entry's place in the bank alone, so the sample is uniform, the same every time, and never the same oldest
         k for ever. O(b·n·p).
         """
-        chosen = [
-            _select(self.prompt_embeddings, unit(prompt.float().cpu()), rule) for prompt in prompt_embeddings
-        ]
+        asked = unit(prompt_embeddings.float().cpu())
+        if self._size == 0:
+            return Neighbours.of(torch.zeros(len(asked), 0, 0), asked[:, None, :][:, :0])
+        chosen = [_select(self.prompt_embeddings, prompt, rule) for prompt in asked]
         num_problems, longest = len(chosen), max((len(index) for index, _ in chosen), default=0)
         features = torch.zeros(num_problems, longest, self._features.shape[1])
         embeddings = torch.zeros(num_problems, longest, prompt_embeddings.shape[1])
@@ -88,8 +89,6 @@ def _select(
     entries: Float[Tensor, "n p"], prompt: Float[Tensor, " p"], rule: NeighbourRule
 ) -> tuple[Int[Tensor, " k"], float]:
     """The neighbours' places, ascending, and the weight of each."""
-    if len(entries) == 0:
-        return torch.empty(0, dtype=torch.int64), 1.0
     kernel = GaussianPower(rule.prompt_bandwidth, rule.power)
     near = (kernel.gram(prompt[None], entries)[0] >= rule.min_prompt_kernel).nonzero()[:, 0]
     if len(near) <= rule.max_neighbours:

@@ -5,7 +5,8 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before anything imports the engine: its annotations' shapes are checked at run time under pytest, and only there.
-install_import_hook("sparke_engine", "beartype.beartype")
+# An int may stand for a float, as in every type checker.
+install_import_hook("sparke_engine", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 settings.register_profile("shared_cores", deadline=None)  # an example's time says nothing on a busy machine
 settings.load_profile("shared_cores")

@@ -93,7 +93,7 @@ def _left_out(directory: Path) -> dict[str, None]:
         return {}
     saved = json.loads(index.read_text())
     optional = ("text_encoder_3", "tokenizer_3") if saved.get("_class_name") == "StableDiffusion3Pipeline" else ()
-    return {part: None for part in optional if part not in saved}
+    return {part: None for part in optional if not any(saved.get(part, ()))}
 
 
 def _resolve(preset: str | DiversityPreset, default: DiversityPreset) -> DiversityPreset:

@@ -52,7 +52,13 @@ def tiny_text_config(hidden_size: int = 16) -> CLIPTextConfig:
 
 def tiny_t5() -> tuple[T5EncoderModel, T5Tokenizer]:
     """An encoder of one layer, and a tokenizer of letters."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -2.0),
+        *((letter, -3.0) for letter in LETTERS),
+    ]
     tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=CONTEXT)
     config = T5Config(vocab_size=len(pieces), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     return T5EncoderModel(config), tokenizer

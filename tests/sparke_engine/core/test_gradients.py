@@ -47,7 +47,9 @@ class Problem:
         of_latents = (features[:, :, None] - known.features[:, None]).square().sum(-1)
         of_prompts = (self.prompts[:, None] - known.prompt_embeddings).square().sum(-1)[:, None]
         kernel = torch.exp(-of_latents / (2 * self.kernel.bandwidth**2)) ** self.kernel.power
-        prompt_kernel = torch.exp(-of_prompts / (2 * self.prompt_kernel.bandwidth**2)) ** self.prompt_kernel.power
+        prompt_kernel = (
+            torch.exp(-of_prompts / (2 * self.prompt_kernel.bandwidth**2)) ** self.prompt_kernel.power
+        )
         return (kernel * prompt_kernel * known.weights[:, None] * known.mask[:, None]).sum(-1)
 
 
@@ -101,7 +103,10 @@ def test_closed_form_equals_finite_differences(problem: Problem) -> None:
     for axis in range(problem.latents.shape[-1]):
         shift = torch.zeros_like(problem.latents)
         shift[..., axis] = step
-        ahead, behind = problem.similarity(problem.latents + shift), problem.similarity(problem.latents - shift)
+        ahead, behind = (
+            problem.similarity(problem.latents + shift),
+            problem.similarity(problem.latents - shift),
+        )
         error = (problem.gradient[..., axis] - (ahead - behind) / (2 * step)).abs()
         assert (error <= 1e-6 * problem.scale[..., 0]).all()
 
@@ -130,7 +135,7 @@ def test_masked_equals_absent(problem: Problem) -> None:
 
 @given(problems())
 def test_a_batch_is_its_problems(problem: Problem) -> None:
-    """b problems of n latents at once equal each latent alone, up to the order of sums."""
+    """A batch of b problems of n latents at once equal each latent alone, up to the order of sums."""
     together, weights = problem.gradient, problem.weights
     for index in range(problem.latents.shape[0]):
         for row in range(problem.latents.shape[1]):
@@ -162,13 +167,15 @@ def test_zero_latents_have_zero_gradient() -> None:
     """At φ(z) = 0 there is no direction, and the gradient is defined as 0."""
     entries = unit(torch.randn(1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     weights = torch.ones(1, 1, 3, dtype=torch.float64)
-    gradient = similarity_gradient(torch.zeros(1, 2, 4, dtype=torch.float64), entries, weights, GaussianPower(0.5, 2.0))
+    gradient = similarity_gradient(
+        torch.zeros(1, 2, 4, dtype=torch.float64), entries, weights, GaussianPower(0.5, 2.0)
+    )
     assert torch.equal(gradient, torch.zeros(1, 2, 4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_without_entries_the_field_is_zero(power: float) -> None:
-    """k = 0 gives direction 0 and mass 0."""
+    """Without entries (k = 0) the field has direction 0 and mass 0."""
     field = kernel_field(
         torch.ones(2, 3, dtype=torch.float64) / 3**0.5,
         torch.zeros(0, 3, dtype=torch.float64),

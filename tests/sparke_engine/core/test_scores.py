@@ -81,11 +81,15 @@ def test_scores_equal_the_oracle(cloud: Cloud) -> None:
     assert cond_rke(cloud.features, cloud.prompts, cloud.kernels) == pytest.approx(
         (of_prompts**2).sum() / (of_prompts**2 * of_features**2).sum(), rel=TOLERANCE
     )
-    assert vendi(cloud.features, kernel) == pytest.approx(math.exp(oracle_entropy(of_features)), rel=TOLERANCE)
+    assert vendi(cloud.features, kernel) == pytest.approx(
+        math.exp(oracle_entropy(of_features)), rel=TOLERANCE
+    )
     expected = math.exp(oracle_entropy(of_features * of_prompts) - oracle_entropy(of_prompts))
     assert cond_vendi(cloud.features, cloud.prompts, cloud.kernels) == pytest.approx(expected, rel=TOLERANCE)
     off_diagonal = (of_features.sum() - n) / (n * (n - 1)) if n > 1 else 0.0
-    assert in_batch_similarity(cloud.features, kernel) == pytest.approx(off_diagonal, rel=TOLERANCE, abs=TOLERANCE)
+    assert in_batch_similarity(cloud.features, kernel) == pytest.approx(
+        off_diagonal, rel=TOLERANCE, abs=TOLERANCE
+    )
 
 
 @given(clouds())
@@ -104,7 +108,7 @@ def test_scores_are_counts(cloud: Cloud) -> None:
 
 @given(clouds(), st.integers(1, 9))
 def test_duplicates_count_once(cloud: Cloud, copies: int) -> None:
-    """n duplicates of one row score 1, also of a zero row."""
+    """Any number of duplicates of one row score 1, also of a zero row."""
     kernel, _ = cloud.kernels
     same = cloud.features[:1].expand(copies, -1)
     prompts = cloud.prompts[:1].expand(copies, -1)

@@ -1,0 +1,148 @@
+"""The guide of a batch: what each group's rows get, in both modes."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
+from sparke_engine.diffusion.seam import Step, guided_steps
+from sparke_engine.errors import NonFiniteLatents
+from sparke_engine.guidance.presets import PAPER, DiversityPreset
+from sparke_engine.guidance.push import Entries
+
+PRESET = DiversityPreset(grid=(2, 2), eta=0.5, window=0.5, latent_bandwidth=1.5, max_push=10)
+
+
+def latents_of(seed: int, n: int = 3) -> Tensor:
+    """Random latents."""
+    return torch.randn(n, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def entries_of(preset: DiversityPreset, seed: int = 50) -> Entries:
+    """Two entries of weight 1."""
+    return Entries(preset.feature_map.feature(latents_of(seed, 2)), torch.ones(2))
+
+
+def step_at(index: int, clean: Tensor, num_steps: int = 10) -> Step:
+    """A step that predicts these clean latents."""
+    return Step(index, num_steps, lambda: clean)
+
+
+def test_groups_have_moves_of_their_own() -> None:
+    """Each active group moves its own rows, the same whatever the other groups are; strength 0 has no move."""
+    clean = latents_of(0)
+    first = GuidedGroup(slice(0, 1), PRESET, 0.7, entries_of(PRESET))
+    others = [
+        GuidedGroup(slice(1, 3), PRESET, 0.0, None),
+        GuidedGroup(slice(1, 3), PRESET, 0.9, entries_of(PRESET, 60)),
+    ]
+    moves = [GroupGuide([first, other]).before(step_at(0, clean)) for other in others]
+    assert [len(found) for found in moves] == [1, 2]
+    assert torch.equal(moves[0][0].delta, moves[1][0].delta)
+    assert moves[0][0].rows == slice(0, 1)
+    assert moves[0][0].delta.norm() > 0
+
+
+def test_the_window_ends() -> None:
+    """In mode `denoised` nothing moves after the window, and nothing moves after steps."""
+    guide = GroupGuide([GuidedGroup(slice(0, 3), PRESET, 1.0, entries_of(PRESET))])
+    assert [bool(guide.before(step_at(index, latents_of(index)))) for index in range(10)] == [True] * 5 + [
+        False
+    ] * 5
+    assert guide.after(step_at(9, latents_of(0)), latents_of(0)) == []
+
+
+def test_paper_moves_after_every_tenth_step() -> None:
+    """In mode `paper` only the noisy latents after the 10th and 20th step move, by η‖z‖."""
+    guide = GroupGuide([GuidedGroup(slice(0, 3), PAPER, 1.0, entries_of(PAPER))])
+    noisy = latents_of(1)
+    moved = [index for index in range(25) if guide.after(step_at(index, noisy, 25), noisy)]
+    assert moved == [9, 19]
+    assert guide.before(step_at(0, noisy, 25)) == []
+    (move,) = guide.after(step_at(9, noisy, 25), noisy)
+    torch.testing.assert_close(move.delta.flatten(1).norm(dim=1), 0.03 * noisy.flatten(1).norm(dim=1))
+
+
+def test_the_total_push_is_the_mean_and_is_bounded() -> None:
+    """The push of an image is the mean over all steps of ‖δ‖/‖x̂0‖, and never above `max_push`."""
+    for bound in (10.0, 0.07):
+        preset = replace(PRESET, max_push=bound)
+        guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, entries_of(preset))])
+        total = torch.zeros(3)
+        for index in range(10):
+            clean = latents_of(index)
+            for move in guide.before(step_at(index, clean)):
+                total[move.rows] += move.delta.flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1)
+        guide.finish(latents_of(9), 10)
+        torch.testing.assert_close(guide.runs[0].pushes, total / 10)
+        if bound == 10.0:
+            assert (guide.runs[0].pushes > 0.07).all()
+        else:
+            torch.testing.assert_close(guide.runs[0].pushes, torch.full((3,), bound))
+
+
+def test_a_broken_run_leaves_no_trace() -> None:
+    """After a run that was broken off, the next one's total starts at zero."""
+    guide = GroupGuide([GuidedGroup(slice(0, 3), PRESET, 1.0, entries_of(PRESET))])
+    guide.before(step_at(0, latents_of(0)))
+    guide.before(step_at(1, latents_of(1)))
+    fresh = GroupGuide(guide.groups)
+    for each in (guide, fresh):
+        for index in range(10):
+            each.before(step_at(index, latents_of(index)))
+        each.finish(latents_of(9), 10)
+    assert torch.equal(guide.runs[0].pushes, fresh.runs[0].pushes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_latents_are_an_error(value: float) -> None:
+    """NaN or infinity in the final latents is an error that says what to try."""
+    latents = latents_of(0)
+    latents[1, 0, 0, 0] = value
+    with pytest.raises(NonFiniteLatents, match="float32"):
+        GroupGuide([]).finish(latents, 10)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.DDIMScheduler(clip_sample=False),
+        diffusers.PNDMScheduler(skip_prk_steps=True),
+        diffusers.EulerDiscreteScheduler(),
+        diffusers.DPMSolverMultistepScheduler(),
+        diffusers.UniPCMultistepScheduler(),
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_paper_pushes_last(scheduler: object) -> None:
+    """In mode `paper` a push after a step is still there after the next: no solver takes it back.
+
+    With outputs that do not depend on the sample, every solver's step is affine in it, so the pushed run differs from
+    the stock run by a growing or constant distance in the direction of the push.
+    """
+    preset = replace(PAPER, interval=2, eta=0.3)
+    trails = []
+    for strength in (0.0, 1.0):
+        guide = GroupGuide([GuidedGroup(slice(0, 3), preset, strength, entries_of(preset))])
+        scheduler.set_timesteps(5)
+        sample = latents_of(0) * getattr(scheduler, "init_noise_sigma", 1.0)
+        trail = []
+        with guided_steps(SimpleNamespace(scheduler=scheduler), guide):
+            for number, timestep in enumerate(scheduler.timesteps):
+                if hasattr(scheduler, "scale_model_input"):
+                    scheduler.scale_model_input(sample, timestep)
+                sample = scheduler.step(0.1 * latents_of(number), timestep, sample, return_dict=False)[0]
+                trail.append(sample)
+        trails.append(trail)
+    stock, pushed = trails
+    pushed_at = 1
+    difference = [(b - a).flatten() for a, b in zip(stock, pushed, strict=True)]
+    assert difference[pushed_at].norm() > 0
+    following = difference[pushed_at + 1]
+    cosine = torch.nn.functional.cosine_similarity(difference[pushed_at], following, dim=0)
+    assert cosine > 0.99

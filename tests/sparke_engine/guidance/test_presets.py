@@ -1,0 +1,67 @@
+"""Presets and the map from strength to η."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparke_engine.errors import InvalidArgument
+from sparke_engine.guidance.presets import PRESETS, DiversityPreset, preset_named
+
+
+@given(st.sampled_from(sorted(PRESETS)), st.floats(0, 1), st.floats(0, 1))
+def test_eta_grows_with_strength(name: str, one: float, other: float) -> None:
+    """η is 0 at strength 0, the preset's at 1, and monotone between."""
+    preset = preset_named(name)
+    assert preset.eta_at(0) == 0
+    assert preset.eta_at(1) == preset.eta
+    low, high = sorted((one, other))
+    assert preset.eta_at(low) <= preset.eta_at(high)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_a_strength_is_a_fraction(strength: float) -> None:
+    """Strengths outside [0, 1] are refused."""
+    with pytest.raises(InvalidArgument, match="strength"):
+        DiversityPreset().eta_at(strength)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"eta": 0.0},
+        {"kappa": -1.0},
+        {"latent_bandwidth": 0.0},
+        {"window": 0.0},
+        {"window": 1.5},
+        {"max_neighbours": 0},
+        {"min_prompt_kernel": 2.0},
+        {"power": float("nan")},
+    ],
+)
+def test_a_preset_is_checked(wrong: dict[str, float]) -> None:
+    """A preset with a number outside its domain cannot be made."""
+    with pytest.raises(InvalidArgument, match=next(iter(wrong))):
+        replace(DiversityPreset(), **wrong)
+
+
+def test_given_bandwidths_replace_the_presets() -> None:
+    """A bandwidth of None is the preset's; another takes its place, and only its place."""
+    preset = DiversityPreset(latent_bandwidth=0.4, prompt_bandwidth=0.3)
+    assert preset.with_bandwidths(None, None) == preset
+    assert preset.with_bandwidths(0.7, None) == replace(preset, latent_bandwidth=0.7)
+    assert preset.with_bandwidths(None, 0.2) == replace(preset, prompt_bandwidth=0.2)
+
+
+def test_the_papers_numbers() -> None:
+    """The preset `paper` holds the paper's values."""
+    paper = preset_named("paper")
+    assert (paper.mode, paper.grid, paper.power, paper.interval) == ("paper", None, 2.0, 10)
+    assert (paper.latent_bandwidth, paper.prompt_bandwidth, paper.eta) == (0.8, 0.3, 0.03)
+
+
+def test_an_unknown_name_lists_the_known() -> None:
+    """A misspelt preset names those that exist."""
+    with pytest.raises(InvalidArgument, match=r"denosied.*demo, paper"):
+        preset_named("denosied")

@@ -1,0 +1,193 @@
+"""The two modes as pure functions: size, direction, gate, limit, and every degenerate case."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sparke_engine.core.gradients import similarity_gradient
+from sparke_engine.core.kernels import unit
+from sparke_engine.errors import ShapeMismatch
+from sparke_engine.guidance.denoised import denoised_push
+from sparke_engine.guidance.paper import paper_push
+from sparke_engine.guidance.presets import PAPER, DiversityPreset
+from sparke_engine.guidance.push import Entries, Push
+from sparke_engine.types import Neighbours
+
+PRESET = DiversityPreset(grid=(2, 2), latent_bandwidth=0.8, kappa=0.1)
+WIDE = 1e9
+
+
+def latents_of(seed: int, n: int = 1) -> Tensor:
+    """Random latents 3×6×6, float64."""
+    return torch.randn(n, 3, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def entries_of(latents: Tensor, preset: DiversityPreset = PRESET) -> Entries:
+    """Entries at these latents, each of weight 1."""
+    return Entries(preset.feature_map.feature(latents), torch.ones(latents.shape[0], dtype=torch.float64))
+
+
+def push_of(
+    latents: Tensor,
+    entries: Entries | None,
+    preset: DiversityPreset = PRESET,
+    *,
+    eta: float = 0.5,
+    limit: float = WIDE,
+) -> Push:
+    """The push of the preset's mode."""
+    mode = paper_push if preset.mode == "paper" else denoised_push
+    return mode(latents, entries, preset, eta=eta, limit=torch.full((latents.shape[0],), limit))
+
+
+@pytest.mark.parametrize("preset", [PRESET, PAPER])
+@pytest.mark.parametrize("entries", [None, Entries(torch.zeros(0, 12), torch.zeros(0))])
+def test_nothing_near_no_push(preset: DiversityPreset, entries: Entries | None) -> None:
+    """Alone and without entries the push is exactly zero."""
+    push = push_of(latents_of(0), entries, preset)
+    assert torch.equal(push.delta, torch.zeros(1, 3, 6, 6, dtype=torch.float64))
+    assert float(push.relative) == 0
+
+
+@pytest.mark.parametrize("preset", [PRESET, replace(PRESET, grid=None), replace(PRESET, grid=(4, 5)), PAPER])
+@pytest.mark.parametrize("seed", range(4))
+def test_points_away_from_a_single_entry(preset: DiversityPreset, seed: int) -> None:
+    """A small push away from one entry lowers the similarity of the features."""
+    latents, entries = latents_of(seed), entries_of(latents_of(seed + 100), preset)
+    push = push_of(latents, entries, preset, eta=1e-3)
+    before = preset.feature_map.feature(latents)[0] @ entries.features[0]
+    after = preset.feature_map.feature(latents - push.delta)[0] @ entries.features[0]
+    assert after < before
+
+
+def test_denoised_size() -> None:
+    """‖δ‖ is η · m/(m+κ) · ‖x̂0‖."""
+    latents, entries = latents_of(1, n=3), entries_of(latents_of(2, n=4))
+    features = PRESET.feature_map.feature(latents)
+    memory = PRESET.latent_kernel.gram(features, entries.features).sum(1)
+    fellows = PRESET.latent_kernel.gram(features, features).sum(1) - 1
+    mass = memory + fellows
+    push = push_of(latents, entries, eta=0.7)
+    expected = 0.7 * mass / (mass + PRESET.kappa)
+    torch.testing.assert_close(push.relative, expected, rtol=1e-9, atol=0)
+    actual = push.delta.flatten(1).norm(dim=1) / latents.flatten(1).norm(dim=1)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)
+
+
+def test_denoised_direction_is_the_gradient() -> None:
+    """For a single image δ points along the gradient of Σ w_j pulled back through the pooling, by autograd."""
+    latents, entries = latents_of(3).requires_grad_(), entries_of(latents_of(4, n=5))
+    features = PRESET.feature_map.apply(latents)
+    features = features / features.norm(dim=1, keepdim=True)
+    distance = (features[:, None] - entries.features[None]).square().sum(-1)
+    torch.exp(-PRESET.power * distance / (2 * PRESET.latent_bandwidth**2)).sum().backward()
+    push = push_of(latents.detach(), entries)
+    expected = unit(latents.grad.flatten(1))
+    torch.testing.assert_close(unit(push.delta.flatten(1)), expected, rtol=0, atol=1e-9)
+
+
+def test_paper_step_is_algorithm_1() -> None:
+    """The new latents are z − η‖z‖∇/‖∇‖, every entry by its prompt kernel."""
+    preset = replace(PAPER, grid=None)
+    latents = latents_of(5, n=2)
+    entries = Entries(
+        preset.feature_map.feature(latents_of(6, n=3)), torch.tensor([1.0, 0.2, 0.0], dtype=torch.float64)
+    )
+    flat = latents.flatten(1)
+    gradient = similarity_gradient(flat, entries.features, entries.weights[None], preset.latent_kernel)
+    expected = 0.03 * flat.norm(dim=1, keepdim=True) * unit(gradient)
+    push = push_of(latents, entries, preset, eta=0.03)
+    torch.testing.assert_close(push.delta.flatten(1), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("preset", [PRESET, PAPER])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("copies", [1, 2, 7, 1000])
+def test_coincident_points_stay(preset: DiversityPreset, dtype: torch.dtype, copies: int) -> None:
+    """Where every entry and every fellow is the image itself there is no direction: no push, and nothing but zeros."""
+    latents = latents_of(7).to(dtype).expand(min(copies, 4), -1, -1, -1)
+    entries = entries_of(latents_of(7).to(dtype), preset)
+    entries = Entries(entries.features.expand(copies, -1), entries.weights.to(dtype).expand(copies))
+    push = push_of(latents, entries, preset)
+    assert torch.equal(push.delta, torch.zeros_like(latents))
+    assert torch.equal(push.relative, torch.zeros_like(push.relative))
+
+
+@pytest.mark.parametrize("preset", [PRESET, PAPER])
+def test_zero_latents_stay_finite(preset: DiversityPreset) -> None:
+    """Latents of zero are not moved."""
+    push = push_of(torch.zeros(2, 3, 6, 6, dtype=torch.float64), entries_of(latents_of(1), preset), preset)
+    assert torch.equal(push.delta, torch.zeros(2, 3, 6, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("preset", [PRESET, PAPER])
+def test_tiny_weights_keep_their_direction(preset: DiversityPreset) -> None:
+    """In fp32, weights of 1e-30 give the direction of weights of 1, not an underflow."""
+    latents, near = latents_of(8).float(), entries_of(latents_of(9), preset)
+    directions = []
+    for weight in (1.0, 1e-30):
+        entries = Entries(near.features.float(), torch.full((1,), weight))
+        push = push_of(latents, entries, replace(preset, kappa=1e-30))
+        directions.append(unit(push.delta.flatten(1)))
+    assert directions[0].norm() > 0.99
+    torch.testing.assert_close(directions[0], directions[1], rtol=0, atol=1e-5)
+
+
+def test_fellows_part() -> None:
+    """Two images of one group, without memory, move apart by steps of equal relative size."""
+    latents = latents_of(10).expand(2, -1, -1, -1) + 0.3 * latents_of(11, n=2)
+    push = push_of(latents, None, eta=0.05)
+    before, after = (PRESET.feature_map.feature(z) for z in (latents, latents - push.delta))
+    assert after[0] @ after[1] < before[0] @ before[1]
+    torch.testing.assert_close(push.relative[0], push.relative[1], rtol=1e-12, atol=0)
+
+
+def test_paper_ignores_fellows() -> None:
+    """In mode `paper` an image's push is the same alone and among others."""
+    latents, entries = latents_of(12, n=3), entries_of(latents_of(13, n=2), PAPER)
+    together = push_of(latents, entries, PAPER).delta
+    alone = push_of(latents[1:2], entries, PAPER).delta
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-12, atol=1e-14)
+
+
+@given(st.floats(0, 0.6), st.integers(0, 50))
+def test_the_limit_holds(limit: float, seed: int) -> None:
+    """No push is larger than its limit, and one below it is not changed."""
+    latents, entries = latents_of(seed), entries_of(latents_of(seed + 1, n=2))
+    free, held = push_of(latents, entries), push_of(latents, entries, limit=limit)
+    expected = min(float(free.relative), torch.tensor(limit).item())
+    assert float(held.relative) == pytest.approx(expected)
+
+
+def test_far_entries_push_less_than_near_ones() -> None:
+    """The gate fades the push with the distance of what pushes."""
+    latents = latents_of(14)
+    sizes = []
+    for amount in (0.3, 1.0, 5.0):
+        entries = entries_of(latents + amount * latents_of(15))
+        sizes.append(float(push_of(latents, entries, replace(PRESET, latent_bandwidth=0.3)).relative))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 2 * sizes[-1]
+
+
+def test_entries_weigh_by_prompt_and_mask() -> None:
+    """a_j is weight · k_Y^p, 0 where masked, and a masked entry's feature may hold NaN."""
+    features = torch.stack([torch.ones(3), torch.full((3,), float("nan"))])[None]
+    prompts = torch.tensor([[[0.6, 0.8], [1.0, 0.0]]])
+    known = Neighbours(features, prompts, torch.tensor([[True, False]]), torch.tensor([[2.5, 1.0]]))
+    entries = Entries.of(known, torch.tensor([1.0, 0.0]), PRESET)
+    squared_distance = (1 - 0.6) ** 2 + 0.8**2
+    expected = 2.5 * torch.exp(torch.tensor(-2 * squared_distance / (2 * PRESET.prompt_bandwidth**2)))
+    torch.testing.assert_close(entries.weights, torch.stack([expected, torch.tensor(0.0)]))
+    assert torch.equal(entries.features[1], torch.zeros(3))
+
+
+def test_a_group_has_one_problem() -> None:
+    """Neighbours of two problems are no group's."""
+    known = Neighbours.of(torch.zeros(2, 1, 3), torch.zeros(2, 1, 2))
+    with pytest.raises(ShapeMismatch, match="b = 1, got b = 2"):
+        Entries.of(known, torch.zeros(2), PRESET)

@@ -1,0 +1,88 @@
+"""The exact memory."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparke_engine.core.kernels import unit
+from sparke_engine.errors import ShapeMismatch
+from sparke_engine.memory_bank import MemoryBank
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A NeighbourRule without the rest of a preset."""
+
+    prompt_bandwidth: float = 0.5
+    power: float = 2.0
+    min_prompt_kernel: float = 0.05
+    max_neighbours: int = 1000
+
+
+def rows(seed: int, n: int, d: int) -> torch.Tensor:
+    """Random rows."""
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(0, 40), max_size=5))
+def test_neighbours_are_exactly_the_near(seed: int, sizes: list[int]) -> None:
+    """Whatever the appends, an image's neighbours are all entries with k_Y^p ≥ ε, oldest first, unit, unpadded mask."""
+    bank, rule = MemoryBank(), Rule()
+    features, prompts = rows(seed, sum(sizes), 5), rows(seed + 1, sum(sizes), 3)
+    for part, part_prompts in zip(features.split(sizes), prompts.split(sizes), strict=True):
+        bank.append(part, part_prompts)
+    assert len(bank) == sum(sizes)
+    asked = unit(rows(seed + 2, 2, 3))
+    found = bank.neighbours(asked, rule)
+    for problem, prompt in enumerate(asked):
+        near = [
+            index
+            for index, known in enumerate(unit(prompts))
+            if torch.exp(-rule.power * (known - prompt).square().sum() / (2 * rule.prompt_bandwidth**2))
+            >= 0.05
+        ]
+        mask = found.mask[problem]
+        assert int(mask.sum()) == len(near)
+        assert torch.allclose(found.features[problem][mask].flatten(), unit(features)[near].flatten())
+        assert (found.weights[problem][mask] == 1).all()
+
+
+def test_the_cap_is_a_stable_weighted_sample() -> None:
+    """Of 1,000 equal prompts capped at 100: weights 10, the same 100 each time, spread over old and new entries."""
+    bank, rule = MemoryBank(), Rule(max_neighbours=100)
+    bank.append(rows(0, 1000, 4), torch.ones(1000, 2))
+    first, again = (bank.neighbours(unit(torch.ones(1, 2)), rule) for _ in range(2))
+    assert torch.equal(first.features, again.features)
+    assert first.features.shape[1] == 100
+    assert (first.weights == 10).all()
+    chosen = {tuple(row.tolist()) for row in first.features[0]}
+    places = [place for place, row in enumerate(bank.features) if tuple(row.tolist()) in chosen]
+    # 100 uniform places of 1,000: the mean is 500 ± 29 and a half holds 50 ± 5; five deviations.
+    assert 355 < sum(places) / len(places) < 645
+    assert 25 < sum(place < 500 for place in places) < 75
+
+
+def test_an_empty_bank_has_no_neighbours() -> None:
+    """A new bank answers with k = 0."""
+    found = MemoryBank().neighbours(torch.ones(2, 3), Rule())
+    assert found.mask.shape == (2, 0)
+
+
+def test_lengths_are_fixed_by_the_first_entry() -> None:
+    """Vectors of another latent space are refused, and change nothing."""
+    bank = MemoryBank()
+    bank.append(torch.ones(1, 4), torch.ones(1, 2))
+    with pytest.raises(ShapeMismatch, match=r"\(4, 2\), got \(5, 2\)"):
+        bank.append(torch.ones(1, 5), torch.ones(1, 2))
+    assert len(bank) == 1
+
+
+def test_entries_are_copies() -> None:
+    """Changing what was appended does not change the bank."""
+    bank, features = MemoryBank(), torch.tensor([[1.0, 0.0]])
+    bank.append(features, torch.ones(1, 2))
+    features.zero_()
+    assert torch.equal(bank.features, torch.tensor([[1.0, 0.0]]))
