@@ -175,3 +175,15 @@ def test_what_does_not_fit_is_refused_whole():
         with pytest.raises(ValueError, match=r"dimensions|rise"):
             memory.append([entry])
     assert (len(memory), memory.size_bytes) == (3, size_bytes)
+
+
+@pytest.mark.parametrize("offset", [-1e-4, -1e-5, 1e-5, 1e-4])
+def test_the_bound_is_exact_within_the_rounding_of_the_index(offset):
+    """An entry a hair inside qualifies and one a hair outside does not, though FAISS alone could not tell."""
+    cosine = 0.7
+    entry_prompt = np.array([cosine, math.sqrt(1 - cosine**2), 0, 0]).astype(np.float16)
+    stored = entry_prompt.astype(np.float64) / np.linalg.norm(entry_prompt.astype(np.float64))
+    memory = _memory_of([HostEntry(1, 1, np.ones(FEATURE_DIM, np.float16), entry_prompt)])
+    query = np.eye(PROMPT_DIM, dtype=np.float32)[0]
+    chosen = memory.select(NeighbourQuery(query, 1, float(stored[0]) + offset, 10))
+    assert len(chosen.versions) == (offset < 0)
