@@ -125,7 +125,7 @@ async def _serve(settings: Settings, redis: RedisKeeper, listener: socket.socket
                     keep_worker(worker_command(settings, redis.url), settings.drain_timeout_s)
                 ) as worker,
                 serving(create_app(deps), listener) as http,
-                _background(_announce(deps, url_of(listener), started_ms)) as announcing,
+                _background(_announce(deps, url_of(listener), started_ms), talks_to_redis=True) as announcing,
                 _background(_wait(stop)) as stopping,
             ):
                 await _until_stopped(stopping, (redis_task, worker, http), announcing)
@@ -204,12 +204,21 @@ async def _stop_child(child: asyncio.subprocess.Process, drain_timeout_s: float)
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
-    """A task for as long as the context lasts; at its end it is cancelled and waited for."""
+async def _background(
+    work: Coroutine[Any, Any, None], *, talks_to_redis: bool = False
+) -> AsyncIterator[asyncio.Task[None]]:
+    """A task for as long as the context lasts; at its end it is cancelled, once, and waited for.
+
+    One that talks to Redis may need more than one cancellation. One that closes something as it ends must get one only.
+    """
     task = asyncio.create_task(work)
     try:
         yield task
     finally:
-        await end_task(task)
+        if talks_to_redis:
+            await end_task(task)
+        else:
+            task.cancel()
+            await asyncio.wait((task,))
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.debug("background_ended", error=str(error))
