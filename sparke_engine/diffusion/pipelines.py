@@ -92,7 +92,9 @@ def _left_out(directory: Path) -> dict[str, None]:
     if not index.is_file():
         return {}
     saved = json.loads(index.read_text())
-    optional = ("text_encoder_3", "tokenizer_3") if saved.get("_class_name") == "StableDiffusion3Pipeline" else ()
+    optional = (
+        ("text_encoder_3", "tokenizer_3") if saved.get("_class_name") == "StableDiffusion3Pipeline" else ()
+    )
     return {part: None for part in optional if not any(saved.get(part, ()))}
 
 

@@ -137,6 +137,7 @@ class FixedGuide:
     size: float
     seen: list[Tensor] = field(default_factory=list)
     finished: list[Tensor] = field(default_factory=list)
+    after_steps: list[int] = field(default_factory=list)
 
     def before(self, step: Step) -> list[Move]:
         """One move."""
@@ -145,7 +146,8 @@ class FixedGuide:
 
     def after(self, step: Step, latents: Tensor) -> list[Move]:
         """None."""
-        del step, latents
+        del latents
+        self.after_steps.append(step.index)
         return []
 
     def finish(self, latents: Tensor, num_steps: int) -> None:
@@ -218,6 +220,15 @@ def test_steps_are_counted_from_one() -> None:
         ):
             run(scheduler)
         assert heard == [(done, num_steps) for done in range(1, num_steps + 1)]
+
+
+def test_latents_that_are_thrown_away_are_not_moved() -> None:
+    """PLMS takes its first step twice: what the first try made is not offered for a push."""
+    for name, expected in (("DDIMScheduler", list(range(7))), ("PNDMScheduler", list(range(1, 8)))):
+        scheduler, guide = Case(name, "epsilon").make(), FixedGuide(0.0)
+        with guided_steps(SimpleNamespace(scheduler=scheduler), guide):
+            run(scheduler)
+        assert guide.after_steps == expected
 
 
 class Cancelled(Exception):

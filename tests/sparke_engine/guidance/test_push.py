@@ -186,6 +186,19 @@ def test_entries_weigh_by_prompt_and_mask() -> None:
     assert torch.equal(entries.features[1], torch.zeros(3))
 
 
+def test_half_precision_neighbours_are_taken_in_fp32() -> None:
+    """Neighbours stored in fp16 give entries in fp32."""
+    known = Neighbours(
+        torch.ones(1, 2, 3, dtype=torch.float16),
+        torch.ones(1, 2, 2, dtype=torch.float16),
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.ones(1, 2),
+    )
+    entries = Entries.of(known, torch.ones(2), PRESET)
+    assert (entries.features.dtype, entries.weights.dtype) == (torch.float32, torch.float32)
+    assert (entries.weights == 1).all()
+
+
 def test_a_group_has_one_problem() -> None:
     """Neighbours of two problems are no group's."""
     known = Neighbours.of(torch.zeros(2, 1, 3), torch.zeros(2, 1, 2))
