@@ -6,7 +6,6 @@ _REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 1
 _WAIT_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 _STEP_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _BATCH_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
-_GUIDANCE_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _SEARCH_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 _SYNC_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 _LOAD_S = (0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -129,13 +128,6 @@ class Metrics:
             "Time of one denoising step of a batch, guidance included, by model.",
             ("model",),
             buckets=_STEP_S,
-            registry=registry,
-        )
-        self.guidance_seconds = Histogram(
-            "sparke_guidance_seconds",
-            "Time of the push alone in one denoising step of a batch, by model.",
-            ("model",),
-            buckets=_GUIDANCE_S,
             registry=registry,
         )
         self.push = Histogram(

@@ -1,7 +1,11 @@
 """Every metric is named, documented and bounded."""
 
+import re
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, generate_latest
 
+import app
 from app.telemetry.metrics import Metrics
 
 _LABELS = {"model", "state", "reason", "route", "method", "status", "store"}
@@ -19,6 +23,18 @@ def test_names_units_and_help_are_in_order():
         assert not family.name.endswith(("_ms", "_time", "_latency"))
     for metric in vars(metrics).values():
         assert set(getattr(metric, "_labelnames", ())) <= _LABELS
+
+
+def test_every_metric_is_reported_somewhere():
+    """No metric is only defined: a panel over it would stay empty for ever."""
+    root = Path(app.__file__).parent
+    source = "".join(path.read_text() for path in sorted(root.rglob("*.py")))
+    never = [
+        name
+        for name in vars(Metrics())
+        if name != "registry" and not re.search(rf"\b(?:metrics|_metrics|self)\.{name}\b(?! = )", source)
+    ]
+    assert never == []
 
 
 def test_two_processes_worth_of_metrics_live_side_by_side():
