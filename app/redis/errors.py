@@ -8,6 +8,10 @@ from redis import exceptions
 
 from app.errors import StoreUnavailable
 
+# Errors that redis-py has no class for. All pass: a full disk, a replica that is away, a long script.
+_PASSING = ("MISCONF", "NOREPLICAS", "BUSY")
+_OUT_OF_MEMORY = "OOM command not allowed"  # Redis 6 wraps it in another error where a script meets it
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -18,6 +22,7 @@ AWAY = (
     exceptions.ReadOnlyError,
     exceptions.ClusterDownError,
     exceptions.MasterDownError,
+    exceptions.TryAgainError,
     OSError,
 )
 
@@ -33,5 +38,13 @@ def redis_errors(method: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, 
             raise StoreUnavailable(
                 f"Redis does not answer as it should: {error}; try again shortly"
             ) from error
+        except exceptions.ResponseError as error:
+            if not _passes(error):
+                raise
+            raise StoreUnavailable(f"Redis takes no writes now: {error}; try again shortly") from error
 
     return wrapped
+
+
+def _passes(error: exceptions.ResponseError) -> bool:
+    return str(error).split(" ", 1)[0] in _PASSING or _OUT_OF_MEMORY in str(error)

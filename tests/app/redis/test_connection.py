@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from app.errors import ConfigurationError, StoreUnavailable
 from app.jobs import keys
 from app.redis.connection import check_server, connect, parse_version
+from app.redis.errors import redis_errors
 from app.redis.listener import Listener
 from app.redis.scripts import load_script
 
@@ -38,6 +40,33 @@ async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None
     with pytest.raises(StoreUnavailable):
         await check_server(client)
     await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "usual"), [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")]
+)
+async def test_a_server_that_takes_no_writes_is_unavailable(
+    redis: Redis, setting: str, value: str, usual: str
+) -> None:
+    """No replica, or no memory left: it passes, so it is StoreUnavailable, from a command and from a script."""
+    script = load_script(redis, "app.jobs", "mark")
+    await redis.config_set(setting, value)
+    try:
+        for write in (
+            lambda: redis.set("some", "thing"),
+            lambda: script([keys.turns_key("m")], ["acme", keys.WAKE_CHANNEL, "m"]),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await redis_errors(write)()
+    finally:
+        await redis.config_set(setting, usual)
+
+
+async def test_a_fault_of_ours_stays_as_it_is(redis: Redis) -> None:
+    """A command on a key of another type will never succeed: nobody is told to try again."""
+    await redis.set("text", "thing")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await redis_errors(lambda: redis.lpush("text", "other"))()
 
 
 async def test_a_url_that_is_none_is_a_wrong_setting() -> None:
