@@ -18,7 +18,7 @@ from app.domain.result import Failure, GenerationResult
 from app.errors import CorruptRecord, InvalidId
 from app.jobs import codec, keys
 from app.jobs.store import close_or_leave
-from app.jobs.transitions import Ended, Expectation, JobPlace, Transitions
+from app.jobs.transitions import Ended, Expectation, JobPlace, Transitions, state_of
 from app.jobs.types import Committed, JobLimits, ReservedJob
 from app.jobs.workers import now_ms
 from app.redis.errors import redis_errors
@@ -102,10 +102,10 @@ class JobQueue:
 
     @redis_errors
     async def fail(self, reserved: ReservedJob, failure: Failure) -> bool:
-        """Ends the job with a failure. False where the fence was lost."""
+        """Ends the job with a failure, as EXPIRED where that is the failure. False where the fence was lost."""
         place = JobPlace.of(reserved.job)
         expected = Expectation(JobState.RUNNING, reserved.fence)
-        ended = await self._steps.end(place, expected, JobState.FAILED, failure)
+        ended = await self._steps.end(place, expected, state_of(failure), failure)
         if ended is None:
             self._lose(reserved)
             return False

@@ -228,6 +228,11 @@ class Transitions:
         )
 
 
+def state_of(failure: Failure) -> JobState:
+    """The terminal state of a job that ended with this failure."""
+    return JobState.EXPIRED if failure.code == EXPIRED.code else JobState.FAILED
+
+
 def estimate_retry_s(oldest_age_ms: float, num_jobs: int) -> int:
     """Seconds until a place is free, if jobs leave as fast as the oldest one's age suggests; 1..120."""
     return min(MAX_RETRY_AFTER_S, max(1, math.ceil(oldest_age_ms / 1000 / max(num_jobs, 1))))

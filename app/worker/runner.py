@@ -16,7 +16,7 @@ from app.domain.job import Job, JobState
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import StoreUnavailable
 from app.images.store import image_key
-from app.jobs.transitions import EXPIRED
+from app.jobs.transitions import EXPIRED, state_of
 from app.jobs.types import Committed, ReservedJob
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
@@ -125,7 +125,7 @@ class BatchRunner:
             return
         if is_ours:
             self._parts.metrics.job_failures.labels(model, failure.code).inc()
-        self._count_end(reserved, JobState.FAILED if is_ours else None)
+        self._count_end(reserved, state_of(failure) if is_ours else None)
 
     async def _prepare_or_fail(self, reserved: ReservedJob) -> _Prepared | None:
         if self._is_late(reserved):

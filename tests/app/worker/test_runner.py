@@ -239,7 +239,7 @@ async def test_what_the_model_cannot_do_is_the_requests_fault(bench, make_job):
 
 
 async def test_a_job_past_its_deadline_never_reaches_the_device(open_bench, make_job):
-    """It fails as expired before the engine is asked, and its batch-mates run."""
+    """It is expired, and counted so, before the engine is asked, and its batch-mates run."""
     engine = ScriptedEngine()
     bench = open_bench(engine=engine)
     reserved = await bench.reserve(make_job(1, prompt="late", deadline_at_ms=now_ms() + 300), make_job(2))
@@ -247,7 +247,9 @@ async def test_a_job_past_its_deadline_never_reaches_the_device(open_bench, make
         await bench.runner._parts.patience.pause(0.05)
     await bench.runner.run(reserved)
     records = [await bench.jobs.get(one.job.tenant_id, one.job.job_id) for one in reserved]
-    assert records[0].failure.code == "expired"
+    assert (records[0].state, records[0].failure.code) == (JobState.EXPIRED, "expired")
+    labels = {"model": "toy", "state": "expired"}
+    assert bench.metrics.registry.get_sample_value("sparke_jobs_finished_total", labels) == 1
     assert records[1].state is JobState.SUCCEEDED
     assert engine.batches == [["a red circle"]]
 
