@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -67,9 +68,18 @@ def _run(call: _Call) -> None:
     try:
         result = call.function()
     except BaseException as error:  # noqa: BLE001 the thread must survive any function, and its waiter be told
+        _release(error)
         _answer(call, None, _awaitable(error))
     else:
         _answer(call, result, None)
+
+
+def _release(error: BaseException) -> None:
+    """Drop what the failed call had in hand: the error would hold it, and a batch's tensors with it, during a retry."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__
 
 
 def _awaitable(error: BaseException) -> BaseException:

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import traceback
+import weakref
 
 import pytest
 
@@ -43,6 +45,33 @@ async def test_an_exception_reaches_its_waiter_and_the_thread_survives(device, r
     with pytest.raises((type(raised), RuntimeError)):
         await device.run(fail)
     assert await device.run(lambda: 5) == 5
+
+
+class Tensors:
+    """What a batch has in hand on the device."""
+
+
+async def test_a_failed_call_holds_nothing(device):
+    """Its tensors, and those of the error before it, are free for the next try; the traceback still says where."""
+    alive = weakref.WeakSet()
+
+    def fill():
+        tensors = Tensors()
+        alive.add(tensors)
+        raise MemoryError(id(tensors))
+
+    def fail():
+        tensors = Tensors()
+        alive.add(tensors)
+        try:
+            fill()
+        except MemoryError as error:
+            raise ValueError(id(tensors)) from error
+
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its text is an address
+        await device.run(fail)
+    assert len(alive) == 0
+    assert [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)][-1] == "fail"
 
 
 @pytest.mark.parametrize("raised", [StopIteration(), SystemExit(3), KeyboardInterrupt()], ids=repr)
