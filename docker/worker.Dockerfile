@@ -1,0 +1,53 @@
+# syntax=docker/dockerfile:1
+# The worker: torch, FAISS and the models. From the repository's root:
+#   docker build --file docker/worker.Dockerfile --build-arg EXTRA=cpu --tag sparke-worker:cpu .
+#   docker build --file docker/worker.Dockerfile --build-arg EXTRA=gpu --tag sparke-worker:gpu .
+# The wheels of the extra gpu bring CUDA along; the host needs NVIDIA's driver and container toolkit.
+ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+# cpu or gpu: the extra that is installed
+ARG EXTRA=cpu
+ARG TORCH_VERSION=2.13.0
+ARG CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv /opt/sparke \
+    && case "${EXTRA}" in \
+        cpu) /opt/sparke/bin/python -m pip install --index-url "${CPU_TORCH_INDEX}" "torch==${TORCH_VERSION}" ;; \
+        gpu) /opt/sparke/bin/python -m pip install "torch==${TORCH_VERSION}" ;; \
+        *) echo "EXTRA is cpu or gpu, got ${EXTRA}" >&2; exit 1 ;; \
+    esac
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY app app
+COPY sparke_engine sparke_engine
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/sparke/bin/python -m pip install --constraint constraints.txt ".[${EXTRA}]"
+
+FROM ${PYTHON_IMAGE}
+# The same user as in the API's image: they share the volume of images.
+RUN groupadd --gid 10001 sparke \
+    && useradd --uid 10001 --gid sparke --no-create-home --home-dir /tmp --shell /usr/sbin/nologin sparke \
+    && install --directory --owner=sparke --group=sparke \
+        /var/lib/sparke /var/lib/sparke/images /var/lib/sparke/hub
+COPY docker/check_health.py /opt/check_health.py
+COPY --from=build /opt/sparke /opt/sparke
+ENV PATH=/opt/sparke/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/var/lib/sparke/hub \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_VISIBLE_DEVICES=all \
+    SPARKE_DATA_DIR=/var/lib/sparke \
+    SPARKE_LOG_FORMAT=json \
+    SPARKE_WORKER_METRICS_HOST=0.0.0.0 \
+    SPARKE_WORKER_METRICS_PORT=9464
+USER 10001:10001
+WORKDIR /var/lib/sparke
+EXPOSE 9464
+# Healthy once a model is loaded: a download of the model takes its time.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
+    CMD ["python", "/opt/check_health.py", "http://127.0.0.1:{SPARKE_WORKER_METRICS_PORT}/metrics", "sparke_worker_ready{"]
+ENTRYPOINT ["sparke"]
+CMD ["worker"]
