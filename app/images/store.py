@@ -1,18 +1,23 @@
 """Image bytes in an object store: a local folder, S3, or what else `obstore` knows by URL."""
 
+import asyncio
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from app.domain.ids import JobId, TenantId
 from app.errors import ConfigurationError, NotFound, StoreUnavailable
 
+_FOLDER = "images"
+_LIST_CHUNK = 100
+
 
 def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str:
     """Where an image lies. It carries the fence, so a worker that lost its job overwrites nothing."""
-    return f"images/{tenant_id}/{job_id}/{fence}-{index}.png"
+    return f"{_FOLDER}/{tenant_id}/{job_id}/{fence}-{index}.png"
 
 
 class ImageStore:
@@ -29,7 +34,7 @@ class ImageStore:
             if parts.scheme == "file":
                 folder = Path(unquote(parts.path))
                 folder.mkdir(parents=True, exist_ok=True)
-                return cls(LocalStore(folder))
+                return cls(LocalStore(folder, automatic_cleanup=True))
             return cls(from_url(url))
         except (BaseError, OSError, ValueError) as error:
             raise ConfigurationError(f"the image store {url} cannot be opened: {error}") from error
@@ -59,3 +64,15 @@ class ImageStore:
             return
         except (BaseError, OSError) as error:
             raise StoreUnavailable(f"image {key} cannot be removed: {error}") from error
+
+    async def delete_before(self, at_s: float) -> int:
+        """Removes every image written before a Unix time; how many that were. Raises StoreUnavailable."""
+        num_deleted = 0
+        try:
+            async for chunk in obstore.list(self._store, f"{_FOLDER}/", chunk_size=_LIST_CHUNK):
+                old = [meta["path"] for meta in chunk if meta["last_modified"].timestamp() < at_s]
+                await asyncio.gather(*(self.delete(key) for key in old))
+                num_deleted += len(old)
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(f"the images cannot be listed: {error}") from error
+        return num_deleted

@@ -109,6 +109,11 @@ class Metrics:
         self.images = Counter(
             "sparke_images", "Images made and committed, by model.", ("model",), registry=registry
         )
+        self.images_expired = Counter(
+            "sparke_images_expired",
+            "Images that this worker removed because their time to live was over.",
+            registry=registry,
+        )
         self.batch_images = Histogram(
             "sparke_batch_images",
             "Images in one device batch, by model.",

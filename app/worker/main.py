@@ -20,6 +20,7 @@ from app.domain.ids import ModelId, WorkerId
 from app.domain.model import ModelSpec
 from app.errors import ConfigurationError, StoreUnavailable
 from app.images.store import ImageStore
+from app.images.sweeper import ImageSweeper
 from app.jobs.queue import JobQueue
 from app.jobs.sweeper import JobSweeper
 from app.jobs.types import JobLimits, ReservedJob, WorkerInfo
@@ -87,15 +88,19 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         if loaded is None:
             return
         stack.push_async_callback(_close_engines, thread, loaded, settings.drain_timeout_s)
-        loop = await _build_loop(stack, desk, loaded)
+        images = ImageStore.open(settings.image_store_url)
+        loop = await _build_loop(stack, desk, loaded, images)
         sweeping = await stack.enter_async_context(_background(_sweep(desk, models)))
+        tidying = await stack.enter_async_context(_background(_sweep_images(desk, images)))
         heartbeat.enter("ready")
         log.info("worker_ready", models=models)
         for model in models:
             metrics.worker_ready.labels(model).set(1)
         draining = asyncio.create_task(_say_draining(stop, heartbeat))
         stack.callback(draining.cancel)
-        await _until_stopped(loop.run(), stop, (beating, sweeping), patience_s=settings.drain_timeout_s)
+        await _until_stopped(
+            loop.run(), stop, (beating, sweeping, tidying), patience_s=settings.drain_timeout_s
+        )
         log.info("worker_stopped")
 
 
@@ -134,7 +139,9 @@ async def _load_all(
     return {spec.model_id: await load_model(spec, thread, load=load, metrics=metrics) for spec in specs}
 
 
-async def _build_loop(stack: AsyncExitStack, desk: _Desk, loaded: dict[ModelId, LoadedModel]) -> WorkerLoop:
+async def _build_loop(
+    stack: AsyncExitStack, desk: _Desk, loaded: dict[ModelId, LoadedModel], images: ImageStore
+) -> WorkerLoop:
     settings, metrics = desk.settings, desk.metrics
     encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="png")
     stack.callback(encoders.shutdown)
@@ -149,7 +156,7 @@ async def _build_loop(stack: AsyncExitStack, desk: _Desk, loaded: dict[ModelId, 
             memories=MemoryCache(memory_store, budget_bytes=settings.memory_cache_bytes, metrics=metrics),
             versions=memory_store,
             jobs=queue,
-            images=ImageStore.open(settings.image_store_url),
+            images=images,
             encoders=encoders,
             patience=desk.patience,
             clock_ms=now_ms,
@@ -185,6 +192,15 @@ async def _sweep(desk: _Desk, models: tuple[ModelId, ...]) -> None:
         desk.metrics.jobs_repaired.inc(report.num_repaired)
 
     await repeat(sweep_once, "sweep_failed", interval_s=interval_s)
+
+
+async def _sweep_images(desk: _Desk, images: ImageStore) -> None:
+    sweeper = ImageSweeper(desk.redis, images, image_ttl_s=desk.settings.image_ttl_s, clock_ms=now_ms)
+
+    async def sweep_once() -> None:
+        desk.metrics.images_expired.inc(await sweeper.sweep())
+
+    await repeat(sweep_once, "image_sweep_failed", interval_s=sweeper.interval_s)
 
 
 async def _say_draining(stop: asyncio.Event, heartbeat: Heartbeat) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from app.domain.job import JobState
 from app.errors import ConfigurationError, Unavailable
+from app.images.store import ImageStore, image_key
 from app.jobs.queue import JobQueue
 from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
@@ -123,6 +124,22 @@ async def test_a_worker_serves_and_says_so(settings, make_job):
         assert record.state is JobState.SUCCEEDED
         assert (info.phase, info.models, info.worker_id) == ("ready", ("toy",), record.worker_id)
         assert await client[2].list_workers() == []
+
+
+async def test_a_worker_removes_images_past_their_time(settings, make_job):
+    """An image that is older than `image_ttl_s` goes, and one that was just made stays."""
+    store = ImageStore.open(settings.image_store_url)
+    job = make_job(1)
+    old = image_key(job.tenant_id, job.job_id, 1, 0)
+    await store.put(old, b"png")
+    written_s = now_ms() / 1000 - settings.image_ttl_s - 5
+    os.utime(settings.data_dir / "images" / old, (written_s, written_s))
+    async with _client(settings.redis_url) as client, _working(settings):
+        record = await _ask(client, _soon(make_job(2)))
+        async with asyncio.timeout(10):
+            while (settings.data_dir / "images" / old).exists():  # noqa: ASYNC110 - a file rings no bell
+                await asyncio.sleep(0.02)
+    assert (await store.get(record.result.images[0].storage_key)).startswith(b"\x89PNG")
 
 
 async def test_two_workers_share_a_memory(settings, make_job):
