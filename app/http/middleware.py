@@ -20,7 +20,6 @@ _SECURITY_HEADERS = {
     "cross-origin-resource-policy": "cross-origin",
 }
 _CONTENT_SECURITY = "default-src 'none'; frame-ancestors 'none'"
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _DOCS = "/docs"  # its page loads its script from elsewhere
 
 _log = structlog.get_logger(__name__)
@@ -75,10 +74,7 @@ class RequestMiddleware:
 
     def _measure(self, scope: Scope, status: int | None, duration_s: float) -> None:
         route = str(getattr(scope.get("route"), "path", "unmatched"))
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        answered = "none" if status is None else str(status)  # the client went away before an answer
-        self._metrics.http_requests.labels(route, method, answered).inc()
-        self._metrics.http_request_seconds.labels(route, method).observe(duration_s)
+        self._metrics.observe_request(scope["method"], route, status, duration_s)
 
 
 def _add_headers(headers: MutableHeaders, request_id: str, path: str) -> None:

@@ -28,10 +28,13 @@ class Metrics:
         self._add_memory()
         self._add_worker()
 
-    def observe_request(self, method: str, route: str, status: int, duration_s: float) -> None:
-        """Counts an answered request. A method that clients made up is counted as `other`."""
+    def observe_request(self, method: str, route: str, status: int | None, duration_s: float) -> None:
+        """Counts a request; status None where the client went away before an answer, counted as `none`.
+
+        A method that clients made up is counted as `other`.
+        """
         known = method if method in _METHODS else "other"
-        self.http_requests.labels(route, known, str(status)).inc()
+        self.http_requests.labels(route, known, "none" if status is None else str(status)).inc()
         self.http_request_seconds.labels(route, known).observe(duration_s)
 
     def _add_http(self) -> None:

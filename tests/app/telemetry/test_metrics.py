@@ -56,3 +56,11 @@ def test_a_request_is_counted_by_route_and_an_invented_method_as_other():
         'sparke_http_requests_total{method="other",route="/v1/images/generations",status="405"} 1.0' in text
     )
     assert "BREW" not in text
+
+
+def test_a_request_without_an_answer_is_counted_as_none():
+    """A client that went away is no status code."""
+    metrics = Metrics()
+    metrics.observe_request("GET", "/v1/models", None, 0.1)
+    text = generate_latest(metrics.registry).decode()
+    assert 'sparke_http_requests_total{method="GET",route="/v1/models",status="none"} 1.0' in text
