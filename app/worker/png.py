@@ -19,7 +19,8 @@ class ImageMetadata:
     """All that it takes to make the image again.
 
     `seed` is the image's own; a request with `request_seed`, `num_images` and the memory at `memory_version` replays
-    the image together with the others of its request, which it was pushed away from.
+    the image together with the others of its request, which it was pushed away from. The pixels are bit-equal where
+    the device batch has `num_batch_images` again, which `reproducible` makes sure of.
     """
 
     image_id: ImageId
@@ -40,16 +41,21 @@ class ImageMetadata:
     num_neighbours: int | None
     latent_bandwidth: float | None
     prompt_bandwidth: float | None
+    reproducible: bool
+    num_batch_images: int
     service_version: str
 
 
 @dataclass(frozen=True, slots=True)
 class ImageOrigin:
-    """Where an image stands: its id, its index in the request, the memory version that was read, the software."""
+    """Where an image stands: its id, its index in the request, the memory version that was read, how many images the
+    device batch had, the software.
+    """
 
     image_id: ImageId
     index: int
     memory_version: int
+    num_batch_images: int
     service_version: str
 
 
@@ -78,6 +84,8 @@ def image_metadata(request: GenerationRequest, origin: ImageOrigin) -> ImageMeta
         num_neighbours=diversity.num_neighbours,
         latent_bandwidth=diversity.latent_bandwidth,
         prompt_bandwidth=diversity.prompt_bandwidth,
+        reproducible=request.reproducible,
+        num_batch_images=origin.num_batch_images,
         service_version=origin.service_version,
     )
 

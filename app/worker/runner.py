@@ -95,6 +95,14 @@ class _Prepared:
         return self.reserved.job
 
 
+@dataclass(frozen=True, slots=True)
+class _Generated:
+    """A job's samples, and how many images the device batch had that they came from."""
+
+    samples: Sequence[Sample]
+    num_batch_images: int
+
+
 class BatchRunner:
     """Runs batches of compatible jobs. Every job of a batch ends by its own merit, whatever becomes of the others."""
 
@@ -173,24 +181,25 @@ class BatchRunner:
             chosen = await asyncio.to_thread(synced.memory.select, query)
         return version, to_neighbours(chosen)
 
-    async def _generate(self, prepared: Sequence[_Prepared]) -> list[list[Sample] | Exception]:
-        """Each job's samples, or what went wrong with it: the batch at once, and after an error each job alone."""
+    async def _generate(self, prepared: Sequence[_Prepared]) -> list[_Generated | Exception]:
+        """Each job's images, or what went wrong with it: the batch at once, and after an error each job alone."""
         model, request = prepared[0].model, prepared[0].job.request
         groups = [one.group for one in prepared]
         plan = DenoisingPlan(request.width_px, request.height_px, request.steps, request.guidance_scale)
         work = partial(_generate_checked, model, groups, plan, self._parts.metrics)
         try:
-            return list(await self._parts.device.run(work))
+            found = await self._parts.device.run(work)
+            return [_Generated(samples, sum(map(len, found))) for samples in found]
         except Exception as error:  # noqa: BLE001 - likewise
             if len(prepared) == 1:
                 return [error]
             _log.warning("batch_failed_each_job_runs_alone", num_jobs=len(prepared), exc_info=True)
-        outcomes: list[list[Sample] | Exception] = []
+        outcomes: list[_Generated | Exception] = []
         for one in prepared:
             outcomes += await self._generate([one])
         return outcomes
 
-    async def _finish_or_fail(self, prepared: _Prepared, outcome: list[Sample] | Exception) -> None:
+    async def _finish_or_fail(self, prepared: _Prepared, outcome: _Generated | Exception) -> None:
         if isinstance(outcome, Exception):
             await self._fail_for(prepared.reserved, outcome, "job_not_generated")
             return
@@ -199,10 +208,10 @@ class BatchRunner:
         except Exception as error:  # noqa: BLE001 - likewise
             await self._fail_for(prepared.reserved, error, "job_not_finished")
 
-    async def _finish(self, prepared: _Prepared, samples: Sequence[Sample]) -> None:
-        job, reserved = prepared.job, prepared.reserved
+    async def _finish(self, prepared: _Prepared, generated: _Generated) -> None:
+        job, reserved, samples = prepared.job, prepared.reserved, generated.samples
         images = await asyncio.gather(
-            *(self._store_image(prepared, index, sample) for index, sample in enumerate(samples))
+            *(self._store_image(prepared, index, generated) for index in range(len(samples)))
         )
         memory = job.request.diversity.memory
         result = GenerationResult(
@@ -218,10 +227,14 @@ class BatchRunner:
         if committed:
             self._count_images(prepared, samples, num_written=len(written))
 
-    async def _store_image(self, prepared: _Prepared, index: int, sample: Sample) -> GeneratedImage:
-        job = prepared.job
+    async def _store_image(self, prepared: _Prepared, index: int, generated: _Generated) -> GeneratedImage:
+        job, sample = prepared.job, generated.samples[index]
         origin = ImageOrigin(
-            image_id(job.job_id, index), index, prepared.memory_version, self._parts.service_version
+            image_id=image_id(job.job_id, index),
+            index=index,
+            memory_version=prepared.memory_version,
+            num_batch_images=generated.num_batch_images,
+            service_version=self._parts.service_version,
         )
         loop = asyncio.get_running_loop()
         metadata = image_metadata(job.request, origin)

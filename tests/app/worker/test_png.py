@@ -16,18 +16,27 @@ from app.worker.png import ImageOrigin, encode_png, image_metadata, read_metadat
 
 
 def _origin(job, index=0):
-    return ImageOrigin(image_id(job.job_id, index), index, memory_version=12, service_version="0.1.0")
+    return ImageOrigin(
+        image_id(job.job_id, index), index, memory_version=12, num_batch_images=5, service_version="0.1.0"
+    )
 
 
 def test_metadata_and_pixels_survive(make_job):
     """What was written is read, and the pixels are lossless."""
-    job = make_job(1, seed=41, num_images=3, memory=MemorySelection(name=MemoryName("ads"), read=False))
+    job = make_job(
+        1,
+        seed=41,
+        num_images=3,
+        reproducible=True,
+        memory=MemorySelection(name=MemoryName("ads"), read=False),
+    )
     metadata = image_metadata(job.request, _origin(job, index=2))
     image = Image.effect_noise((64, 32), 90).convert("RGB")
     png = encode_png(image, metadata)
     assert read_metadata(png) == metadata
     assert (metadata.seed, metadata.request_seed, metadata.num_images) == (43, 41, 3)
     assert (metadata.memory_name, metadata.memory_version, metadata.memory_read) == ("ads", 12, False)
+    assert (metadata.reproducible, metadata.num_batch_images) == (True, 5)
     assert Image.open(io.BytesIO(png)).tobytes() == image.tobytes()
 
 

@@ -213,6 +213,19 @@ async def test_a_bad_job_fails_alone(open_bench, make_job):
     assert await bench.version("b") == 0
 
 
+async def test_images_say_how_large_their_batch_was(open_bench, make_job):
+    """All images of the batch that made them: of the shared one, or after a failure of the job's own."""
+    engine = ScriptedEngine(raises={"poison": RuntimeError("no")})
+    bench = open_bench(engine=engine)
+    shared = await bench.run(make_job(1, num_images=2), make_job(2, num_images=3))
+    alone, _ = await bench.run(make_job(3, num_images=2), make_job(4, prompt="poison"))
+    told = [
+        [read_metadata(png).num_batch_images for png in await bench.pngs(record)]
+        for record in (*shared, alone)
+    ]
+    assert told == [[5, 5], [5, 5, 5], [2, 2]]
+
+
 async def test_a_lone_bad_job_is_tried_once(open_bench, make_job):
     """What ran alone already is not run again."""
     engine = ScriptedEngine(raises={"poison": RuntimeError("no")})
