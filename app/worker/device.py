@@ -1,14 +1,18 @@
 """One thread owns the device: whatever touches an engine runs there, one call after another."""
 
 import asyncio
+import inspect
 import queue
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.errors import Unavailable
+
+_RESUMABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 T = TypeVar("T")
 
@@ -75,10 +79,16 @@ def _run(call: _Call) -> None:
 
 
 def _release(error: BaseException) -> None:
-    """Drop what the failed call had in hand: the error would hold it, and a batch's tensors with it, during a retry."""
+    """Drop what the failed call had in hand: the error would hold it, and a batch's tensors with it, during a retry.
+
+    Frames that could be resumed are left alone: an error raised for a second time still names its first waiters.
+    """
     link: BaseException | None = error
     while link is not None:
-        traceback.clear_frames(link.__traceback__)
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            if not frame.f_code.co_flags & _RESUMABLE:
+                with suppress(RuntimeError):  # it still runs
+                    frame.clear()
         link = link.__context__
 
 

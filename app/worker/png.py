@@ -48,9 +48,7 @@ class ImageMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ImageOrigin:
-    """Where an image stands: its id, its index in the request, the memory version that was read, how many images the
-    device batch had, the software.
-    """
+    """Where an image stands: id, index in the request, memory version that was read, size of its batch, software."""
 
     image_id: ImageId
     index: int

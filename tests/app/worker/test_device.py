@@ -74,6 +74,21 @@ async def test_a_failed_call_holds_nothing(device):
     assert [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)][-1] == "fail"
 
 
+async def test_an_error_raised_twice_hurts_no_waiter(device):
+    """Its traceback still names the coroutine that saw it first, which goes on all the same."""
+    error = ValueError("the same object each time")
+
+    def fail():
+        raise error
+
+    for _ in range(2):
+        try:
+            await device.run(fail)
+        except ValueError as raised:
+            assert raised is error  # noqa: PT017 - a block that ends while this coroutine goes on
+    assert await device.run(lambda: 5) == 5
+
+
 @pytest.mark.parametrize("raised", [StopIteration(), SystemExit(3), KeyboardInterrupt()], ids=repr)
 async def test_what_a_future_cannot_carry_arrives_wrapped(device, raised):
     """Exceptions that would end the loop or hang the waiter arrive as RuntimeError with their cause."""
