@@ -1,0 +1,178 @@
+"""The compose file runs commands that exist, with settings that are valid, and keeps Redis' promises."""
+
+import re
+import shlex
+import tomllib
+
+import pytest
+import typer.core
+import typer.main
+import yaml
+
+from app.catalogue import load_catalogue
+from app.cli import cli
+from app.http.auth import is_loopback
+from app.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def compose(root):
+    """The compose file."""
+    return yaml.safe_load((root / "docker-compose.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def prometheus(root):
+    """Prometheus' configuration."""
+    return yaml.safe_load((root / "deploy/prometheus/prometheus.yml").read_text())
+
+
+def _with_defaults(text):
+    """`${NAME:-default}` as compose reads it where no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def _settings(environment):
+    """The settings that a container gets; variables without a value come from the operator, or not at all."""
+    given = {
+        name.removeprefix("SPARKE_").lower(): _with_defaults(value)
+        for name, value in environment.items()
+        if name.startswith("SPARKE_") and value is not None
+    }
+    return Settings(**given)
+
+
+def _parse(words):
+    """The name and the values of a `sparke` command line, parsed as the command itself does, but not run."""
+    command, name = typer.main.get_command(cli), "sparke"
+    while isinstance(command, typer.core.TyperGroup):
+        name, *words = words
+        command = command.commands[name]
+    return name, command.make_context(name, list(words)).params
+
+
+def test_the_services_of_the_project_run_commands_of_the_project(compose, dockerfiles):
+    """`api` and `worker` are built from our Dockerfiles, whose entry point takes the command that compose gives."""
+    built = {name: service for name, service in compose["services"].items() if "build" in service}
+    assert set(built) == {"api", "worker"}
+    for name, service in built.items():
+        instructions = dockerfiles[service["build"]["dockerfile"]]
+        assert [one.rest for one in instructions if one.word == "ENTRYPOINT"] == ['["sparke"]']
+        assert _parse(service["command"])[0] == name
+    with pytest.raises(Exception, match="No such option"):
+        _parse(["api", "--no-such-option"])
+
+
+def test_the_documented_way_to_the_first_key_is_a_command(root):
+    """Beyond loopback the API starts only with a key; the line that makes one works on the API's own image."""
+    text = (root / "docker-compose.yml").read_text()
+    lines = re.findall(r"docker compose run --rm api (.+?)\s+#", text)
+    assert lines
+    for line in lines:
+        name, values = _parse(shlex.split(line))
+        assert (name, values["tenant"]) == ("create", "acme")
+
+
+def test_variables_are_settings_and_their_values_valid(compose, image_environments):
+    """Every SPARKE_ variable of image and compose file is a setting, and together they are accepted."""
+    settings = {}
+    for name in ("api", "worker"):
+        service = compose["services"][name]
+        environment = image_environments[service["build"]["dockerfile"]] | service["environment"]
+        ours = {key.removeprefix("SPARKE_").lower() for key in environment if key.startswith("SPARKE_")}
+        assert ours <= set(Settings.model_fields)
+        settings[name] = _settings(environment)
+    assert not is_loopback(settings["api"].host)
+    assert settings["api"].redis_url == settings["worker"].redis_url == "redis://redis:6379/0"
+    assert settings["api"].image_store_url == settings["worker"].image_store_url
+    assert settings["api"].models_file == settings["worker"].models_file
+
+
+def test_prometheus_scrapes_the_ports_that_are_served(compose, image_environments, prometheus):
+    """The targets are services of the compose file, at the ports that their images listen on."""
+    ports = {}
+    for name, variable in (("api", "SPARKE_PORT"), ("worker", "SPARKE_WORKER_METRICS_PORT")):
+        dockerfile = compose["services"][name]["build"]["dockerfile"]
+        ports[name] = int(image_environments[dockerfile][variable])
+    scraped = {
+        name: found["port"]
+        for job in prometheus["scrape_configs"]
+        for found in job.get("dns_sd_configs", [])
+        for name in found["names"]
+    }
+    assert scraped == ports
+    networks = [set(compose["services"][name]["networks"]) for name in ("prometheus", *ports)]
+    assert set.intersection(*networks)
+
+
+def test_redis_keeps_what_it_acknowledged_and_is_reached_from_inside_only(compose):
+    """Append-only, synced at every write, never evicting, on a volume, on no network of the outside."""
+    redis = compose["services"]["redis"]
+    words = redis["command"]
+    assert words[0] == "redis-server"
+    options = dict(zip(words[1::2], words[2::2], strict=True))
+    assert options == {"--appendonly": "yes", "--appendfsync": "always", "--maxmemory-policy": "noeviction"}
+    assert redis["volumes"] == ["redis:/data"]
+    assert "ports" not in redis
+    assert all(compose["networks"][name]["internal"] for name in redis["networks"])
+
+
+def test_only_the_api_can_be_opened_to_the_network(compose):
+    """By default every published port is on loopback."""
+    for service in compose["services"].values():
+        for port in service.get("ports", []):
+            assert _with_defaults(port).startswith("127.0.0.1:")
+
+
+def test_what_is_mounted_exists(compose, root):
+    """Each volume is declared, each folder or file of the repository is there, and the catalogue can be read."""
+    for service in compose["services"].values():
+        for mount in service.get("volumes", []):
+            source, target = _with_defaults(mount).split(":")[:2]
+            if source.startswith("./"):
+                assert (root / source).exists(), source
+            else:
+                assert source in compose["volumes"], source
+            if target.endswith("models.toml"):
+                assert load_catalogue(root / source)
+    shared = [set(compose["services"][name]["volumes"]) for name in ("api", "worker")]
+    assert "images:/var/lib/sparke/images" in shared[0] & shared[1]
+
+
+def test_a_worker_has_time_to_finish_its_batch(compose):
+    """Docker kills it later than it gives up by itself."""
+    grace_s = int(compose["services"]["worker"]["stop_grace_period"].removesuffix("s"))
+    assert grace_s > Settings().drain_timeout_s + 10
+
+
+def test_our_containers_have_no_rights_that_they_do_not_need(compose):
+    """Read-only root, no capabilities, no new ones."""
+    for name in ("api", "worker"):
+        service = compose["services"][name]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["tmpfs"] == ["/tmp"]  # noqa: S108 - a mount of the container
+        assert service["depends_on"]["redis"]["condition"] == "service_healthy"
+
+
+def test_foreign_images_are_pinned(compose):
+    """A restart brings up the version that was tested."""
+    foreign = [service["image"] for service in compose["services"].values() if "build" not in service]
+    assert len(foreign) == 3
+    assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in foreign)
+
+
+def test_the_gpu_file_changes_the_worker_alone(compose, root):
+    """It names a service that exists, an extra that exists, and a device that is a valid setting."""
+    overlay = yaml.safe_load((root / "docker/compose.gpu.yml").read_text())
+    assert set(overlay) == {"services"}
+    assert set(overlay["services"]) == {"worker"}
+    worker = overlay["services"]["worker"]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert worker["build"]["args"]["EXTRA"] == "gpu"
+    assert "gpu" in extras
+    assert worker["image"] != compose["services"]["worker"]["image"]
+    assert _settings(worker["environment"]).device == "cuda"
+    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]

@@ -1,0 +1,97 @@
+"""The images are made of what exists, as a user without rights, and the API's without torch."""
+
+import json
+import re
+import tomllib
+
+import pytest
+
+
+def _last_stage(instructions):
+    return [one for one in instructions if one.stage == instructions[-1].stage]
+
+
+def test_there_is_one_for_the_api_and_one_for_the_worker(dockerfiles):
+    """The two processes that scale have an image each."""
+    assert set(dockerfiles) == {"docker/api.Dockerfile", "docker/worker.Dockerfile"}
+
+
+def test_what_is_copied_exists_and_is_sent_to_the_builder(dockerfiles, root):
+    """Each source of a COPY is in the repository and let through by .dockerignore, or comes from a known stage."""
+    ignore = (root / ".dockerignore").read_text().split()
+    assert ignore.count("*") == 1
+    sent = {line.removeprefix("!") for line in ignore if line.startswith("!")}
+    assert all((root / name).exists() for name in sent)
+    for instructions in dockerfiles.values():
+        stages = {one.rest.split(" AS ")[1] for one in instructions if " AS " in one.rest}
+        copies = [one.rest.split() for one in instructions if one.word == "COPY"]
+        assert copies
+        for words in copies:
+            if words[0].startswith("--from="):
+                assert words[0].removeprefix("--from=") in stages
+                continue
+            for source in words[:-1]:
+                assert (root / source).exists(), source
+                assert source.split("/")[0] in sent, source
+
+
+def test_images_run_as_one_user_without_rights(dockerfiles):
+    """API and worker share a volume: the same number, not that of root, owns it in both."""
+    users = set()
+    for instructions in dockerfiles.values():
+        last = _last_stage(instructions)
+        users |= {one.rest for one in last if one.word == "USER"}
+        assert "install --directory --owner=sparke" in " ".join(one.rest for one in last if one.word == "RUN")
+    assert users == {"10001:10001"}
+
+
+def test_health_checks_run_the_script_that_is_copied(dockerfiles, root):
+    """The last stage has one health check, whose script it copied there."""
+    for instructions in dockerfiles.values():
+        last = _last_stage(instructions)
+        (check,) = (one.rest for one in last if one.word == "HEALTHCHECK")
+        command = json.loads(check[check.index("CMD ") + 4 :])
+        copied = dict(
+            one.rest.split() for one in last if one.word == "COPY" and not one.rest.startswith("--")
+        )
+        assert command[0] == "python"
+        assert (root / {there: here for here, there in copied.items()}[command[1]]).is_file()
+
+
+def test_the_api_has_neither_torch_nor_an_extra(dockerfiles, root):
+    """Nothing in its image, and none of the project's own dependencies, is of the engine."""
+    text = " ".join(one.rest for one in dockerfiles["docker/api.Dockerfile"])
+    assert "torch" not in text
+    assert "sparke_engine" not in text
+    assert text.rstrip().count("constraints.txt .") == 1
+    assert ".[" not in text
+    needs = " ".join(tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"])
+    assert not re.search(r"torch|diffusers|faiss|transformers", needs)
+
+
+def test_the_worker_takes_the_extras_that_exist_and_the_makefiles_torch(dockerfiles, root):
+    """The build argument chooses cpu or gpu, and both have the version of torch that is developed with."""
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    instructions = dockerfiles["docker/worker.Dockerfile"]
+    arguments = dict(one.rest.split("=", 1) for one in instructions if one.word == "ARG")
+    chosen = {
+        word
+        for one in instructions
+        if one.word == "RUN" and "case" in one.rest
+        for word in re.findall(r"\b(\w+)\) /opt", one.rest)
+    }
+    assert chosen == {"cpu", "gpu"} <= set(extras)
+    assert arguments["EXTRA"] in chosen
+    assert any('".[${EXTRA}]"' in one.rest for one in instructions)
+    assert set(re.findall(r"torch==([\d.]+)", (root / "Makefile").read_text())) == {
+        arguments["TORCH_VERSION"]
+    }
+
+
+@pytest.mark.parametrize("path", ["docker/api.Dockerfile", "docker/worker.Dockerfile"])
+def test_base_images_are_pinned(dockerfiles, path):
+    """Both stages start from one image with a full version."""
+    instructions = dockerfiles[path]
+    arguments = dict(one.rest.split("=", 1) for one in instructions if one.word == "ARG" and one.stage < 0)
+    assert re.fullmatch(r"python:\d+\.\d+\.\d+-\S+", arguments["PYTHON_IMAGE"])
+    assert {one.rest.split()[0] for one in instructions if one.word == "FROM"} == {"${PYTHON_IMAGE}"}
