@@ -24,7 +24,7 @@ from app.jobs.workers import now_ms
 from app.redis.errors import redis_errors
 from app.redis.listener import Listener
 
-_MAX_TURNS = 64  # tenants that are asked in one go, beyond the jobs wanted
+_MAX_TURNS = 64  # tenants that are asked in one go, beyond the images wanted
 _POLL_S = 1.0  # how often to look without having been woken
 _RECHECK_ENTRIES = 1000
 _RECHECK_S = 10.0  # how often to look for entries that were delivered to us but never reached us
@@ -58,10 +58,11 @@ class JobQueue:
 
     @redis_errors
     async def reserve(
-        self, models: Sequence[ModelId], worker_id: WorkerId, max_jobs: int, block_ms: int
+        self, models: Sequence[ModelId], worker_id: WorkerId, max_images: int, block_ms: int
     ) -> list[ReservedJob]:
-        """Starts up to `max_jobs` jobs and returns them; waits up to `block_ms` for the first.
+        """Starts jobs until they have `max_images` images, and returns them; waits up to `block_ms` for the first.
 
+        The last one may have more images than there was room for; what follows it is left to other workers.
         Tenants take turns. Jobs past their deadline become EXPIRED, ended ones are skipped. Every job that is
         returned must be given to `commit`, `fail` or `give_back`. A call that was cancelled or raised loses nothing:
         what it had started is returned by a later one.
@@ -71,7 +72,7 @@ class JobQueue:
         try:
             while True:
                 self._wake.clear()
-                await self._look(models, worker_id, max_jobs, reserved)
+                await self._look(models, worker_id, max_images, reserved)
                 remaining_s = until_s - time.monotonic()
                 if reserved or remaining_s <= 0:
                     return reserved
@@ -131,13 +132,13 @@ class JobQueue:
                 await self._wake.wait()
 
     async def _look(
-        self, models: Sequence[ModelId], worker_id: WorkerId, max_jobs: int, reserved: list[ReservedJob]
+        self, models: Sequence[ModelId], worker_id: WorkerId, max_images: int, reserved: list[ReservedJob]
     ) -> None:
         recheck = time.monotonic() >= self._recheck_at_s
         self._num_looks += 1
         first = self._num_looks % max(len(models), 1)
         for model in (*models[first:], *models[:first]):
-            view = _View(model, worker_id, max_jobs, reserved)
+            view = _View(model, worker_id, max_images, reserved)
             if recheck:
                 await self._start_all(view, await self._read(view, after="0", limit=_RECHECK_ENTRIES))
             if await self._take_new(view) and await self._release(view):
@@ -146,10 +147,13 @@ class JobQueue:
             self._recheck_at_s = time.monotonic() + _RECHECK_S
 
     async def _take_new(self, view: "_View") -> bool:
-        """Starts entries that nobody was given yet; True where more jobs are wanted."""
-        if view.num_wanted > 0:
-            await self._start_all(view, await self._read(view, after=">", limit=view.num_wanted))
-        return view.num_wanted > 0
+        """Starts entries that nobody was given yet, one at a time; True where more are wanted than there are."""
+        while view.num_wanted > 0:
+            entries = await self._read(view, after=">", limit=1)
+            if not entries:
+                return True
+            await self._start_all(view, entries)
+        return False
 
     async def _read(self, view: "_View", *, after: str, limit: int) -> list[_Entry]:
         stream = keys.stream_key(view.model)
@@ -174,7 +178,7 @@ class JobQueue:
                 raise
 
     async def _release(self, view: "_View") -> bool:
-        """Moves up to the wanted number of jobs into the stream, one for each turn; True where any was moved."""
+        """Moves as many jobs as images are wanted, or fewer, into the stream, one for each turn; True where any was moved."""
         num_released = 0
         for _ in range(view.num_wanted + _MAX_TURNS):
             released = await self._steps.release_next(view.model)
@@ -240,12 +244,13 @@ class _View:
 
     model: ModelId
     worker_id: WorkerId
-    max_jobs: int
+    max_images: int
     reserved: list[ReservedJob]
 
     @property
     def num_wanted(self) -> int:
-        return self.max_jobs - len(self.reserved)
+        """Images for which there is room still."""
+        return self.max_images - sum(held.job.request.num_images for held in self.reserved)
 
 
 def _read_place(model: ModelId, fields: dict[bytes, bytes] | None) -> JobPlace | None:

@@ -26,9 +26,9 @@ class JobSource(Protocol):
     """Where jobs come from, and where those go back to that were not run."""
 
     async def reserve(
-        self, models: Sequence[ModelId], worker_id: WorkerId, max_jobs: int, block_ms: int
+        self, models: Sequence[ModelId], worker_id: WorkerId, max_images: int, block_ms: int
     ) -> list[ReservedJob]:
-        """Start up to `max_jobs` jobs; wait up to `block_ms` for the first."""
+        """Start jobs until they have `max_images` images; wait up to `block_ms` for the first."""
         ...
 
     async def give_back(self, reserved: ReservedJob) -> bool:
@@ -95,12 +95,12 @@ class WorkerLoop:
         """Reserve what there is room for; return when something came, or when the batcher's next batch is due."""
         parts = self._parts
         block_ms = self._block_ms()
-        max_jobs = parts.max_images - parts.batcher.num_images
-        if max_jobs <= 0:
+        room_images = parts.max_images - parts.batcher.num_images
+        if room_images <= 0:
             await parts.patience.pause(block_ms / 1000)
             return
         try:
-            reserved = await parts.source.reserve(parts.models, parts.worker_id, max_jobs, block_ms)
+            reserved = await parts.source.reserve(parts.models, parts.worker_id, room_images, block_ms)
         except ServiceError as error:
             parts.metrics.store_errors.labels("redis").inc()
             _log.warning("nothing_reserved", pause_s=self._outage_pause_s, reason=error.message)

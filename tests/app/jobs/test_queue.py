@@ -132,6 +132,16 @@ async def test_a_job_past_its_deadline_expires_unstarted(bench):
     assert record.failure.code == "expired"
 
 
+async def test_a_worker_takes_no_more_images_than_it_has_room_for(bench):
+    """Room is counted in images; the job that goes beyond is the last, and the rest is there for another worker."""
+    for _ in range(4):
+        await bench.store().accept(bench.job(num_images=6))
+    queue, other = bench.queue(), bench.queue()
+    assert len(await queue.reserve(MODELS, WORKER, 10, 0)) == 2
+    assert len(await other.reserve(MODELS, WorkerId("w2"), 1, 0)) == 1
+    assert len(await queue.reserve(MODELS, WORKER, 16, 0)) == 1
+
+
 async def test_tenants_take_turns(bench):
     """Six late jobs of two small tenants are among the first twelve, behind a hundred of one that came before."""
     jobs = [bench.job("big") for _ in range(100)]

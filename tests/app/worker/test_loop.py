@@ -28,16 +28,16 @@ class ListSource:
         self.asked: list[int] = []
         self.given_back: list[ReservedJob] = []
 
-    async def reserve(self, _models, _worker_id, max_jobs, block_ms):
+    async def reserve(self, _models, _worker_id, max_images, block_ms):
         """The next answer."""
-        self.asked.append(max_jobs)
+        self.asked.append(max_images)
         if not self.answers:
             await asyncio.sleep(min(block_ms, 10) / 1000)
             return []
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        assert len(answer) <= max_jobs
+        assert len(answer) <= max_images
         return answer
 
     async def give_back(self, reserved):
