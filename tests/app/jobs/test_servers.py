@@ -37,11 +37,11 @@ async def _go_every_way(bench):
         await store.accept(job)
     bench.now_ms += 10
     async with queue:
-        held = await queue.reserve(MODELS, worker_id, 6, 0)
+        held = await queue.reserve(MODELS, worker_id, 12, 0)
         assert sorted(reserved.job.job_id for reserved in held) == sorted(job.job_id for job in jobs)
         assert await queue.give_back(held[0])
         assert await queue.fail(held[1], Failure("oom", "out of memory"))
-        again = await queue.reserve(MODELS, worker_id, 6, 0)
+        again = await queue.reserve(MODELS, worker_id, 12, 0)
         for reserved in [*held[2:], *again]:
             assert await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
     lost = bench.job()
