@@ -155,6 +155,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_lifetimes(self) -> "Settings":
+        if self.image_url_ttl_s > min(self.job_ttl_s, self.image_ttl_s):
+            raise ValueError(
+                "image_url_ttl_s must be at most job_ttl_s and image_ttl_s, for a URL shows nothing once one of them"
+                f" is over; got {self.image_url_ttl_s}, {self.job_ttl_s} and {self.image_ttl_s}"
+            )
+        return self
+
     @property
     def image_store_url(self) -> str:
         """Where images lie: `image_url`, or the folder `images` of the data directory."""

@@ -67,11 +67,15 @@ def test_a_secret_is_not_repeated():
         {"heartbeat_ttl_s": 3.0},
         {"unknown_setting": 1},
         {"max_batch_images": 0},
+        {"image_url_ttl_s": 3600, "job_ttl_s": 600},
+        {"image_url_ttl_s": 3600, "image_ttl_s": 600},
     ],
 )
 def test_a_wrong_value_is_a_configuration_error(wrong):
     """Whatever is wrong, a main sees one kind of error, that names the setting or the rule."""
-    with pytest.raises(ConfigurationError, match=next(iter(wrong)).upper() + "|heartbeat_ttl_s"):
+    with pytest.raises(
+        ConfigurationError, match=next(iter(wrong)).upper() + "|heartbeat_ttl_s|image_url_ttl_s"
+    ):
         load_settings(**wrong)
 
 
