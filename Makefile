@@ -56,6 +56,10 @@ fix: $(STAMP) ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+.PHONY: docs
+docs: $(STAMP) ## Write docs/configuration.md from the settings
+	@$(BIN)/python docs/write_configuration.py || true
+
 .PHONY: check
 check: lint test ## What CI runs: lint, types, architecture, tests
 

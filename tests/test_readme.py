@@ -1,0 +1,200 @@
+"""The documents say what is so: examples run, links lead somewhere, and what is named exists."""
+
+import ast
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.catalogue import parse_catalogue
+from app.settings import Settings
+from sparke_engine.demo.evaluate import judge_pictures
+from sparke_engine.demo.export import load_judge
+from sparke_engine.demo.scene import BACKGROUNDS, COLOURS, SHAPES
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(path for folder in ("docs", "deploy", "docker") for path in (ROOT / folder).rglob("*.md")),
+    ]
+)
+READY = "SPARKE is ready: "
+
+
+def read(name: str) -> str:
+    """A document of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def example(name: str) -> str:
+    """The one code block of the README below the comment that names it."""
+    found = re.findall(
+        rf"<!-- (?:executed|checked): {name} -->\n```\w+\n(.*?)```", read("README.md"), re.DOTALL
+    )
+    assert len(found) == 1, f"the README has {len(found)} examples {name}"
+    return str(found[0])
+
+
+def clean_env(**variables: str) -> dict[str, str]:
+    """The environment of a person who has just cloned the repository, with the tests' Python first."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
+    return {**env, "PATH": f"{BIN}{os.pathsep}{env['PATH']}", **variables}
+
+
+def run(command: list[str], folder: Path, **variables: str) -> str:
+    """What a command prints; it must end well."""
+    ended = subprocess.run(
+        command,
+        cwd=folder,
+        env=clean_env(**variables),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of `sparke serve` with the demo model."""
+    command = [
+        str(BIN / "sparke"),
+        "serve",
+        "--port",
+        "0",
+        "--data-dir",
+        str(tmp_path_factory.mktemp("serve")),
+    ]
+    with subprocess.Popen(command, env=clean_env(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith(READY), "the service did not start"
+        yield line.removeprefix(READY).strip()
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def at(service: str, code: str) -> str:
+    """An example that asks this service instead of the README's."""
+    assert "http://localhost:8000" in code
+    return code.replace("http://localhost:8000", service)
+
+
+def what_it_shows(path: Path) -> tuple[str, str, str]:
+    """Shape, colour and background of a picture, as the shipped judge sees them."""
+    judge = load_judge(torch.device("cpu"))
+    with Image.open(path) as image:
+        assert (image.format, image.size) == ("PNG", (64, 64))
+        pixels = torch.from_numpy(np.asarray(image.convert("RGB"), np.float32) / 255)
+    shape, colour, background, _ = judge_pictures(judge, pixels.permute(2, 0, 1)[None]).attributes[0].tolist()
+    return SHAPES[shape], COLOURS[colour], BACKGROUNDS[background]
+
+
+def test_the_curl_example_draws_what_it_asks_for(service: str, tmp_path: Path):
+    """The command writes a PNG of a red star on snow."""
+    run(["bash", "-euo", "pipefail", "-c", at(service, example("curl"))], tmp_path)
+    assert what_it_shows(tmp_path / "star.png") == ("star", "red", "snow")
+
+
+def test_the_python_example_runs(service: str, tmp_path: Path):
+    """With the standard library alone: two images with consecutive seeds."""
+    said = run([sys.executable, "-I", "-c", at(service, example("python"))], tmp_path)
+    assert [line.split()[0] for line in said.splitlines()] == ["7", "8"]
+    assert what_it_shows(tmp_path / "star-1.png") == ("star", "red", "snow")
+
+
+def test_the_openai_example_runs(service: str, tmp_path: Path):
+    """The official client: four URLs that show an image, and our members."""
+    *images, version = run([sys.executable, "-c", at(service, example("openai"))], tmp_path).splitlines()
+    assert [line.split()[1] for line in images] == ["1", "2", "3", "4"]
+    for line in images:
+        assert httpx.get(line.split()[0]).content.startswith(b"\x89PNG")
+    assert re.fullmatch(r"the memory that was read had version \d+", version)
+
+
+def test_the_key_example_prints_a_key_alone(tmp_path: Path):
+    """Standard output is the key and nothing else."""
+    code = example("keys").replace(".venv/bin/sparke", str(BIN / "sparke"))
+    said = run(["bash", "-c", code], tmp_path, SPARKE_DATA_DIR=str(tmp_path / "data"))
+    assert re.fullmatch(r"sk-sparke-[0-9a-f]{8}-[A-Za-z0-9_-]{43}\n", said)
+
+
+def test_the_library_example_runs(tmp_path: Path):
+    """Its last round made four images, pushed away from the eight before, and the bank holds all twelve."""
+    code = example("library") + "\nprint(len(bank), len(images), images[0].size)\n"
+    assert run([sys.executable, "-c", code], tmp_path) == "12 4 (64, 64)\n"
+
+
+def test_the_catalogue_example_is_one():
+    """The entry for SDXL is accepted as it stands."""
+    (spec,) = parse_catalogue(example("catalogue"), folder=None, name="README.md").values()
+    assert (spec.model_id, spec.dtype) == ("sdxl", "float16")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path):
+    """Every link within the repository names a file that exists, and a heading of it if it names one."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = unquote(target).partition("#")
+        there = path if not name else (path.parent / name).resolve()
+        if not there.exists() or (anchor and anchor not in headings(there)):
+            broken.append(target)
+    assert broken == []
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors that a Markdown file offers."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_is_named_exists(path: Path):
+    """Every file, test, setting and make target that a document names is there."""
+    text = path.read_text(encoding="utf-8")
+    missing = []
+    for name in re.findall(
+        r"`((?:app|sparke_engine|tests|docs|deploy|docker|benchmarks|\.ci)/[\w./:-]+)`", text
+    ):
+        file, _, test = name.partition("::")
+        if not (ROOT / file).exists() or (test and test not in functions(ROOT / file)):
+            missing.append(name)
+    settings = {f"SPARKE_{name.upper()}" for name in Settings.model_fields}
+    settings |= set(re.findall(r"\$\{(SPARKE_[A-Z_]+)", read("docker-compose.yml")))
+    missing += [name for name in re.findall(r"\bSPARKE_[A-Z_]*[A-Z]\b", text) if name not in settings]
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    missing += [
+        f"make {name}"
+        for name in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)
+        if name not in targets
+    ]
+    assert missing == []
+
+
+def functions(path: Path) -> set[str]:
+    """The names of a file's functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_the_configuration_page_is_current():
+    """`make docs` would change nothing."""
+    written = runpy.run_path(str(ROOT / "docs" / "write_configuration.py"))["render"]()
+    assert read("docs/configuration.md") == written
