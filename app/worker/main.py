@@ -35,7 +35,14 @@ from app.worker.device import DeviceThread
 from app.worker.heartbeat import Heartbeat, quietly, repeat
 from app.worker.loop import LoopParts, WorkerLoop
 from app.worker.memory_cache import MemoryCache
-from app.worker.models import LoadedModel, choose_device, choose_models, load_model, load_spec
+from app.worker.models import (
+    LoadedModel,
+    check_latent_spaces,
+    choose_device,
+    choose_models,
+    load_model,
+    load_spec,
+)
 from app.worker.patience import Patience
 from app.worker.runner import BatchRunner, RunnerParts
 from sparke_engine.diffusion.engine import ImageEngine
@@ -136,7 +143,9 @@ async def _open_desk(
 async def _load_all(
     specs: tuple[ModelSpec, ...], thread: DeviceThread, load: LoadSpec, metrics: Metrics
 ) -> dict[ModelId, LoadedModel]:
-    return {spec.model_id: await load_model(spec, thread, load=load, metrics=metrics) for spec in specs}
+    loaded = {spec.model_id: await load_model(spec, thread, load=load, metrics=metrics) for spec in specs}
+    check_latent_spaces(loaded)
+    return loaded
 
 
 async def _build_loop(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 import torch
 
-from app.domain.ids import ModelId
+from app.domain.ids import LatentSpace, ModelId
 from app.domain.model import ModelSpec
 from app.errors import ConfigurationError, Unavailable
 from app.telemetry.metrics import Metrics
@@ -40,6 +40,19 @@ def choose_models(catalogue: Mapping[ModelId, ModelSpec], wanted: Sequence[Model
             f"SPARKE_MODELS names {', '.join(missing)}; the catalogue has {', '.join(catalogue)}"
         )
     return tuple(catalogue[model] for model in dict.fromkeys(wanted or catalogue))
+
+
+def check_latent_spaces(loaded: Mapping[ModelId, LoadedModel]) -> None:
+    """Models that name one latent space share memories: ConfigurationError where their vectors differ in length."""
+    first: dict[LatentSpace, LoadedModel] = {}
+    for model in loaded.values():
+        other = first.setdefault(model.spec.latent_space, model)
+        if model.dimensions != other.dimensions:
+            raise ConfigurationError(
+                f"models {other.spec.model_id} and {model.spec.model_id} name one latent space,"
+                f" {model.spec.latent_space}, but have {other.dimensions} and {model.dimensions};"
+                " give one of them another latent_space"
+            )
 
 
 def choose_device(wanted: str) -> str:

@@ -142,6 +142,19 @@ async def test_a_worker_removes_images_past_their_time(settings, make_job):
     assert (await store.get(record.result.images[0].storage_key)).startswith(b"\x89PNG")
 
 
+async def test_models_of_one_latent_space_must_have_equal_vectors(settings):
+    """Else each would find the other's entries corrupt: the worker does not start, and names both."""
+    text = settings.models_file.read_text()
+    settings.models_file.write_text(text + text.replace('model_id = "toy"', 'model_id = "finer"'))
+
+    def load(spec):
+        grid = (8, 8) if spec.model_id == "finer" else (4, 4)
+        return ToyEngine(replace(preset_named("toy"), grid=grid))
+
+    with pytest.raises(ConfigurationError, match="toy and finer name one latent space"):
+        await work(settings, asyncio.Event(), load=load)
+
+
 async def test_two_workers_share_a_memory(settings, make_job):
     """Of two workers on one Redis each sees what the other has made."""
     async with _client(settings.redis_url) as client, _working(settings), _working(settings):
