@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,6 +105,7 @@ def what_it_shows(path: Path) -> tuple[str, str, str]:
     return SHAPES[shape], COLOURS[colour], BACKGROUNDS[background]
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
 def test_the_curl_example_draws_what_it_asks_for(service: str, tmp_path: Path):
     """The command writes a PNG of a red star on snow."""
     run(["bash", "-euo", "pipefail", "-c", at(service, example("curl"))], tmp_path)
