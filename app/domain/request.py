@@ -19,7 +19,10 @@ class MemorySelection:
 
 @dataclass(frozen=True, slots=True)
 class Diversity:
-    """How strongly to push away from the past. Strength 0 is bitwise the stock pipeline; None means the preset's."""
+    """How strongly to push away from the past. Strength 0 is bitwise the stock pipeline.
+
+    A bandwidth or number of None is the preset's.
+    """
 
     strength: float
     memory: MemorySelection = field(default_factory=MemorySelection)

@@ -34,7 +34,8 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job failed: a stable code and a message for the tenant."""
+    """Why a job failed: a stable code, a message for the tenant, and the request's member at fault, if one is."""
 
     code: str
     message: str
+    param: str | None = None

@@ -115,7 +115,9 @@ def error_of_failure(failure: Failure) -> ServiceError:
     """The error that a failed job means to its client: the class of that code, else JobFailed with the code kept."""
     kinds = {kind.code: kind for kind in ANSWERS if kind not in (ServiceError, QueueFull, JobFailed)}
     kind = kinds.get(failure.code)
-    return JobFailed(failure.message, reason=failure.code) if kind is None else kind(failure.message)
+    if kind is None:
+        return JobFailed(failure.message, reason=failure.code)
+    return kind(failure.message, param=failure.param)
 
 
 def problem(  # noqa: PLR0913 - the members of the body

@@ -26,7 +26,7 @@ OUT_OF_MEMORY = "out_of_memory"
 def failure_of(error: BaseException, job: Job) -> Failure:
     """The stable code and the message for the tenant."""
     if isinstance(error, InvalidRequest):
-        return Failure(error.code, error.message)
+        return Failure(error.code, error.message, error.param)
     if isinstance(error, Unavailable):
         return Failure(error.code, "A part of the service did not answer while the job ran; try again.")
     if isinstance(error, CorruptRecord):

@@ -139,7 +139,7 @@ def test_a_version_that_is_not_there_yet_is_400(client: openai.OpenAI):
         client.images.generate(
             prompt="x", extra_body={"diversity": {"memory": {"name": "new", "version": 7}}}
         )
-    assert caught.value.code == "invalid_request"
+    assert (caught.value.code, caught.value.param) == ("invalid_request", "diversity.memory.version")
     assert "0..0" in caught.value.message
 
 
