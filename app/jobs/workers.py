@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 
 from app.domain.ids import ModelId, WorkerId
+from app.errors import CorruptRecord
 from app.jobs.codec import WORKER, decode
 from app.jobs.keys import worker_index_key, worker_key
 from app.jobs.types import WorkerInfo
@@ -52,7 +54,10 @@ class WorkerRegistry:
 
     @redis_errors
     async def list_workers(self) -> list[WorkerInfo]:
-        """The live workers, the one with the oldest heartbeat first. Drops the dead from the index."""
+        """The live workers, the one with the oldest heartbeat first. Drops the dead from the index.
+
+        One whose heartbeat cannot be read, as of another release, is left out, and logged.
+        """
         found: Any = await self._redis.zrange(worker_index_key(), 0, -1)
         ids = [WorkerId(member.decode()) for member in found]
         if not ids:
@@ -62,9 +67,8 @@ class WorkerRegistry:
         dead = [worker_id for worker_id, beat in pairs if beat is None]
         if dead:
             await self._redis.zrem(worker_index_key(), *dead)
-        return [
-            decode(WORKER, beat, where=f"worker {worker_id}") for worker_id, beat in pairs if beat is not None
-        ]
+        read = (_read_worker(worker_id, beat) for worker_id, beat in pairs if beat is not None)
+        return [info for info in read if info is not None]
 
     async def serving(self, model: ModelId) -> bool:
         """True where a live worker has the model, or is loading it."""
@@ -74,3 +78,11 @@ class WorkerRegistry:
     async def is_alive(self, worker_id: WorkerId) -> bool:
         """True while the worker's heartbeat is there."""
         return bool(await self._redis.exists(worker_key(worker_id)))
+
+
+def _read_worker(worker_id: WorkerId, beat: bytes) -> WorkerInfo | None:
+    try:
+        return decode(WORKER, beat, where=f"worker {worker_id}")
+    except CorruptRecord as error:
+        structlog.get_logger().warning("worker_unreadable", worker_id=worker_id, error=error.message)
+        return None

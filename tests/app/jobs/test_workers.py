@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.domain.ids import ModelId, WorkerId
-from app.jobs.keys import worker_index_key
+from app.jobs.keys import worker_index_key, worker_key
 from app.jobs.types import WorkerInfo
 from app.jobs.workers import WorkerRegistry, make_worker_id
 
@@ -34,6 +34,15 @@ async def test_a_silent_worker_is_dead_and_forgotten(redis):
     assert not await registry.is_alive(WorkerId("w1"))
     assert await registry.list_workers() == []
     assert await redis.zcard(worker_index_key()) == 0
+
+
+async def test_a_worker_that_cannot_be_read_hides_no_other(bench, redis):
+    """One of another release, say: it is left out of the list, but it lives, so its jobs are not lost."""
+    registry = bench.registry()
+    worker_id, strange = await bench.live("w1"), await bench.live("w2")
+    await redis.set(worker_key(strange), b'{"release": 99}', keepttl=True)
+    assert [info.worker_id for info in await registry.list_workers()] == [worker_id]
+    assert await registry.is_alive(strange)
 
 
 async def test_a_stopped_worker_is_gone_at_once(bench):
