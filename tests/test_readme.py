@@ -49,9 +49,12 @@ def example(name: str) -> str:
 
 
 def clean_env(**variables: str) -> dict[str, str]:
-    """The environment of a person who has just cloned the repository, with the tests' Python first."""
+    """The environment of a person who has just cloned the repository, with the tests' Python first.
+
+    One thread for torch: on a busy machine several threads wait for one another at every step, for minutes.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
-    return {**env, "PATH": f"{BIN}{os.pathsep}{env['PATH']}", **variables}
+    return {**env, "PATH": f"{BIN}{os.pathsep}{env['PATH']}", "OMP_NUM_THREADS": "1", **variables}
 
 
 def run(command: list[str], folder: Path, **variables: str) -> str:
