@@ -26,7 +26,9 @@ class TrainingState:
     def create(cls, name: str, model: nn.Module, *, rate: float, ema_decay: float) -> Self:
         """A state at step 0."""
         fused = next(model.parameters()).device.type == "cuda"
-        optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=fused)
+        optimiser = torch.optim.AdamW(
+            model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=fused
+        )
         average = [parameter.detach().clone() for parameter in model.parameters()]
         return cls(name, model, optimiser, average, ema_decay)
 
@@ -56,7 +58,7 @@ class TrainingState:
         """Writes everything that a later run needs to go on."""
         path.parent.mkdir(parents=True, exist_ok=True)
         names = [name for name, _ in self.model.named_parameters()]
-        tensors = {f"model/{name}": value for name, value in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in self.model.named_parameters()}
         tensors |= {f"average/{name}": value for name, value in zip(names, self.average, strict=True)}
         for name, parameter in self.model.named_parameters():
             for key in ("exp_avg", "exp_avg_sq"):
@@ -77,6 +79,8 @@ class TrainingState:
             for average, (name, parameter) in zip(self.average, self.model.named_parameters(), strict=True):
                 parameter.copy_(file.get_tensor(f"model/{name}"))
                 average.copy_(file.get_tensor(f"average/{name}"))
-                moments = {key: file.get_tensor(f"{key}/{name}").to(parameter) for key in ("exp_avg", "exp_avg_sq")}
+                moments = {
+                    key: file.get_tensor(f"{key}/{name}").to(parameter) for key in ("exp_avg", "exp_avg_sq")
+                }
                 step = torch.tensor(float(self.step), device=parameter.device)
                 self.optimiser.state[parameter] = {"step": step, **moments}

@@ -1,6 +1,5 @@
 """Measures pictures with the judge: are the stated attributes right, how diverse are the open ones?"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +26,7 @@ class Verdict:
 def judge_pictures(judge: Judge, pictures: Tensor, *, batch: int = 1024) -> Verdict:
     """The verdict on pictures [n,3,64,64] in [0,1]."""
     features, attributes = [], []
-    for part in pictures.split(batch):
+    for part in torch.split(pictures, batch):
         feature, logits = judge(part)
         features.append(feature)
         attributes.append(torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], dim=1))
@@ -61,8 +60,3 @@ def sheet(pictures: Tensor, columns: int) -> Tensor:
     rows = len(pictures) // columns
     grid = pictures[: rows * columns].reshape(rows, columns, 3, 64, 64).permute(0, 3, 1, 4, 2)
     return (grid.reshape(rows * 64, columns * 64, 3) * 255).round().clamp(0, 255).byte().cpu()
-
-
-def chunks(items: Sequence[int], size: int) -> list[Sequence[int]]:
-    """The items in runs of at most `size`."""
-    return [items[start : start + size] for start in range(0, len(items), size)]

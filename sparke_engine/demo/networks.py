@@ -1,14 +1,18 @@
 """The networks of the demo model and of its judge: configurations of stock classes, and two small ones of our own."""
 
+import json
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Whitespace
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sparke_engine.demo.captions import CaptionTable
 from sparke_engine.demo.scene import ATTRIBUTES
@@ -21,10 +25,6 @@ JUDGE_FEATURES: Final = 128
 
 def build_tokenizer(table: CaptionTable) -> Any:
     """A CLIPTokenizer whose merges are learned from the captions; every byte has a token, so any text encodes."""
-    import json
-
-    from transformers import CLIPTokenizer
-
     learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
     learner.normalizer = Lowercase()
     learner.pre_tokenizer = Sequence([Whitespace(), ByteLevel(add_prefix_space=False)])
@@ -40,8 +40,6 @@ def build_tokenizer(table: CaptionTable) -> Any:
 
 def build_text_encoder(tokenizer: Any) -> Any:
     """The text tower of the CLIP: three layers of width 192."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -59,8 +57,6 @@ def build_text_encoder(tokenizer: Any) -> Any:
 
 def build_vae() -> Any:
     """AutoencoderKL from 3×64×64 to 4×16×16."""
-    from diffusers import AutoencoderKL
-
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -75,8 +71,6 @@ def build_vae() -> Any:
 
 def build_unet() -> Any:
     """UNet2DConditionModel on 4×16×16 latents; attention at 8×8 only, where it is cheap."""
-    from diffusers import UNet2DConditionModel
-
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=LATENT_CHANNELS,
@@ -93,8 +87,6 @@ def build_unet() -> Any:
 
 def build_scheduler() -> Any:
     """The noise schedule that the UNet is trained with, as the scheduler that samples by default."""
-    from diffusers import DPMSolverMultistepScheduler
-
     return DPMSolverMultistepScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -116,7 +108,7 @@ class ImageTower(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = [3, 32, 64, 96, 128]
-        for source, target in zip(channels, channels[1:], strict=False):
+        for source, target in pairwise(channels):
             layers += [nn.Conv2d(source, target, 3, stride=2, padding=1), nn.GroupNorm(8, target), nn.SiLU()]
             layers += [nn.Conv2d(target, target, 3, padding=1), nn.GroupNorm(8, target), nn.SiLU()]
         self.trunk = nn.Sequential(*layers)
@@ -133,9 +125,16 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tower = ImageTower(JUDGE_FEATURES)
-        self.heads = nn.ModuleDict({name: nn.Linear(JUDGE_FEATURES, len(v)) for name, v in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(JUDGE_FEATURES, len(v)) for name, v in ATTRIBUTES.items()}
+        )
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features [b,128] (non-negative) and logits {attribute: [b,values]} of pictures [b,3,64,64] in [0,1]."""
-        features = torch.relu(self.tower(pictures))
-        return features, {name: head(features) for name, head in self.heads.items()}
+        """Features [b,128] and logits {attribute: [b,values]} of pictures [b,3,64,64] in [0,1].
+
+        The features are the last layer's input before its rectifier: an embedding whose directions go both ways, so
+        that a cosine between unlike pictures can be small.
+        """
+        features = self.tower(pictures)
+        rectified = torch.relu(features)
+        return features, {name: head(rectified) for name, head in self.heads.items()}

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss, normalize
 
 from sparke_engine.demo.captions import CaptionTable, caption_table
 from sparke_engine.demo.checkpoint import TrainingState
+from sparke_engine.demo.evaluate import is_right, judge_pictures
 from sparke_engine.demo.export import export_judge, export_pipeline
 from sparke_engine.demo.networks import (
     TEXT_WIDTH,
@@ -59,7 +60,13 @@ class Workshop:
         return ExampleSource(self.table, device=self.device, seed=1000 * self.seed + stage)
 
     def train(
-        self, name: str, model: nn.Module, loss_of: Callable[[], Tensor], *, peak_rate: float, ema: float = 0.999
+        self,
+        name: str,
+        model: nn.Module,
+        loss_of: Callable[[], Tensor],
+        *,
+        peak_rate: float,
+        ema: float = 0.999,
     ) -> None:
         """Runs a stage to its number of steps: AdamW, linear warm-up, linear decay over the last third, EMA."""
         state = TrainingState.create(name, model, rate=peak_rate, ema_decay=ema)
@@ -106,7 +113,7 @@ def train_judge(shop: Workshop) -> Judge:
         noise = 0.03 * torch.rand((), device=shop.device) * torch.randn_like(examples.pictures)
         _, logits = model((examples.pictures + noise).clamp(0.0, 1.0))
         return torch.stack(
-            [F.cross_entropy(logits[name], examples.attributes[:, i]) for i, name in enumerate(ATTRIBUTES)]
+            [cross_entropy(logits[name], examples.attributes[:, i]) for i, name in enumerate(ATTRIBUTES)]
         ).sum()
 
     shop.train("judge", model, loss_of, peak_rate=2e-3)
@@ -117,14 +124,11 @@ def train_judge(shop: Workshop) -> Judge:
 @torch.no_grad()
 def judge_accuracy(judge: Judge, source: ExampleSource, size: int = 4096) -> dict[str, float]:
     """Accuracy on fresh renders: of each attribute, and of shape, colour and background together."""
-    right, rows = [], []
-    for _ in range(size // 512):
-        examples = source.draw_uniform(512)
-        logits = judge(examples.pictures)[1]
-        rows.append(torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], 1) == examples.attributes)
-    right = torch.cat(rows).float()
-    figures = {name: right[:, i].mean().item() for i, name in enumerate(ATTRIBUTES)}
-    return figures | {"shape, colour and background": right[:, :3].prod(1).mean().item()}
+    drawn = [source.draw_uniform(512) for _ in range(size // 512)]
+    truth = torch.cat([examples.attributes for examples in drawn])
+    seen = torch.cat([judge_pictures(judge, examples.pictures).attributes for examples in drawn])
+    figures = {name: (seen == truth)[:, i].float().mean().item() for i, name in enumerate(ATTRIBUTES)}
+    return figures | {"shape, colour and background": is_right(seen, truth).float().mean().item()}
 
 
 def train_clip(shop: Workshop) -> Any:
@@ -143,14 +147,14 @@ def train_clip(shop: Workshop) -> Any:
 
     def loss_of() -> Tensor:
         examples = source.draw(shop.batch)
-        pooled = F.normalize(text(tokens[examples.captions]).pooler_output.float(), dim=1)
-        pictured = F.normalize(image(examples.pictures).float(), dim=1)
+        pooled = normalize(text(tokens[examples.captions]).pooler_output.float(), dim=1)
+        pictured = normalize(image(examples.pictures).float(), dim=1)
         logits = model.get_parameter("scale").exp().clamp(max=30.0) * pooled @ pictured.T
         same = examples.captions[:, None] == examples.captions[None]
         target = same.float() / same.sum(1, keepdim=True)
-        contrast = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+        contrast = cross_entropy(logits, target) + cross_entropy(logits.T, target)
         known = sum(
-            F.cross_entropy(probes[name](8.0 * pooled), stated[examples.captions, i] + 1)
+            cross_entropy(probes[name](8.0 * pooled), stated[examples.captions, i] + 1)
             for i, name in enumerate(ATTRIBUTES)
         )
         return contrast + 0.5 * known
@@ -167,7 +171,8 @@ def train_vae(shop: Workshop) -> Any:
         pictures = 2.0 * source.draw(min(shop.batch, 256)).pictures - 1.0
         posterior = model.encode(pictures).latent_dist
         error = model.decode(posterior.sample()).sample.float() - pictures
-        return error.abs().mean() + 4.0 * error.square().mean() + 2e-6 * posterior.kl().mean()
+        kl: Tensor = posterior.kl().mean()
+        return error.abs().mean() + 4.0 * error.square().mean() + 2e-6 * kl
 
     shop.train("vae", model, loss_of, peak_rate=1.5e-3)
     with torch.no_grad():
@@ -186,7 +191,7 @@ def train_unet(shop: Workshop, text: Any, vae: Any) -> Any:
     latents, captions = _latent_pool(shop, vae)
     with torch.no_grad():
         tokens = tokenise(shop.tokenizer, shop.table, shop.device)
-        context = torch.cat([text(part).last_hidden_state.half() for part in tokens.split(1024)])
+        context = torch.cat([text(part).last_hidden_state.half() for part in torch.split(tokens, 1024)])
     scheduler = build_scheduler()
     signal = scheduler.alphas_cumprod.to(shop.device).sqrt()
     spread = (1.0 - scheduler.alphas_cumprod.to(shop.device)).sqrt()
@@ -204,7 +209,7 @@ def train_unet(shop: Workshop, text: Any, vae: Any) -> Any:
         words = context[torch.where(dropped, 0, captions[chosen])].float()
         alpha, sigma = signal[timesteps, None, None, None], spread[timesteps, None, None, None]
         predicted = denoise(alpha * clean + sigma * noise, timesteps, words, return_dict=False)[0]
-        return F.mse_loss(predicted.float(), alpha * noise - sigma * clean)
+        return torch.as_tensor(mse_loss(predicted.float(), alpha * noise - sigma * clean))
 
     shop.train("unet", model, loss_of, peak_rate=1e-3, ema=0.9995)
     return model
@@ -223,13 +228,17 @@ def _latent_pool(shop: Workshop, vae: Any) -> tuple[Tensor, Tensor]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains every stage that is not done and exports what ships."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=["judge", "clip", "vae", "generator", "all"])
     parser.add_argument("--out", default="runs/demo")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--seconds", type=float, default=0.0, help="shorten each stage so that it ends in about this")
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="shorten each stage so that it ends in about this"
+    )
     parser.add_argument("--extend", choices=STEPS, help="take a finished stage on to more steps")
     parser.add_argument("--num-latents", type=int, default=1 << 20)
     for name, steps in STEPS.items():

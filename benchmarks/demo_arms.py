@@ -1,0 +1,150 @@
+"""Arms of the demo benchmarks: one setting each, the same prompts and seeds in every arm, saved after each round.
+
+An arm is a tenant with one memory. It asks for every prompt again and again, a few images at a time, and its memory
+grows over the rounds. What is kept of an image is what the judge sees in it, and its memory entry.
+"""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sparke_engine import MemoryBank
+from sparke_engine.demo.captions import caption_table
+from sparke_engine.demo.evaluate import judge_pictures
+from sparke_engine.demo.networks import Judge
+from sparke_engine.demo.scene import OPEN
+from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample, SampleGroup
+from sparke_engine.guidance.presets import DiversityPreset
+
+IMAGES_A_ROUND = 4
+GROUPS_A_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Texts with what each states, int64 [n,4] in the order of `scene.ATTRIBUTES`."""
+
+    texts: tuple[str, ...]
+    stated: Tensor
+
+
+def open_prompts(number: int) -> Prompts:
+    """Prompts that leave something open: a quarter states the shape alone, the rest a colour or a background too."""
+    table = caption_table()
+    wanted = []
+    for index in range(number):
+        shape, turn, kind = index % 8, index // 8, (index // 8) % 4
+        colour = (3 * shape + turn + 1) % 8 if kind in (1, 3) else OPEN
+        background = (5 * shape + turn + 4) % 8 if kind == 2 or (kind == 3 and turn >= 4) else OPEN
+        wanted.append((shape, OPEN if kind == 3 and turn >= 4 else colour, background, OPEN))
+    stated = torch.tensor(wanted)
+    texts = []
+    for index, row in enumerate(stated):
+        phrasings = torch.nonzero((table.stated == row).all(dim=1))[:, 0]
+        texts.append(table.texts[int(phrasings[index % len(phrasings)])])
+    return Prompts(tuple(texts), stated)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting: the guidance scale, the strength, and fields of the preset that differ from the shipped one."""
+
+    name: str
+    scale: float
+    strength: float
+    preset: DiversityPreset
+
+    @classmethod
+    def parse(cls, text: str, preset: DiversityPreset) -> Self:
+        """`scale=4,strength=0.5,eta=1.2,grid=4`: unknown names are an error that lists the known ones."""
+        values = dict(part.split("=", 1) for part in text.split(","))
+        scale, strength = float(values.pop("scale")), float(values.pop("strength"))
+        kinds = {field.name: field for field in fields(DiversityPreset)}
+        changes: dict[str, object] = {}
+        for name, value in values.items():
+            if name not in kinds:
+                raise SystemExit(f"no preset field {name!r}; there are {', '.join(kinds)}")
+            if name == "grid":
+                changes[name] = (int(value), int(value)) if value != "none" else None
+            else:
+                changes[name] = type(getattr(preset, name))(value)
+        return cls(text, scale, strength, replace(preset, **changes))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm made, prompts first: attributes [p,i,4], judge's features [p,i,128], entries [p,i,d], pushes [p,i]."""
+
+    attributes: Tensor
+    judged: Tensor
+    features: Tensor
+    pushes: Tensor
+
+
+class ArmRunner:
+    """Runs arms on one engine, each round saved, so that a run that was cut short goes on where it stood."""
+
+    def __init__(self, engine: PipelineEngine, judge: Judge, folder: Path, *, steps: int) -> None:
+        self._engine, self._judge, self._folder, self._steps = engine, judge, folder, steps
+
+    def run(self, arm: Arm, prompts: Prompts, images_a_prompt: int) -> Outcome:
+        """All images of an arm."""
+        bank, rounds = MemoryBank(), []
+        embeddings = self._engine.embed_prompts(prompts.texts)
+        for number in range(images_a_prompt // IMAGES_A_ROUND):
+            path = self._folder / arm.name / f"round-{number:03d}.safetensors"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_file(self._round(arm, prompts, number, bank), path)
+            made = load_file(path)
+            rounds.append(made)
+            bank.append(made["features"].flatten(0, 1), embeddings.repeat_interleave(IMAGES_A_ROUND, dim=0))
+        return Outcome(
+            *(torch.cat([made[field.name] for made in rounds], dim=1) for field in fields(Outcome))
+        )
+
+    def is_complete(self, arm: Arm, images_a_prompt: int) -> bool:
+        """Whether every round of the arm is there."""
+        last = images_a_prompt // IMAGES_A_ROUND - 1
+        return (self._folder / arm.name / f"round-{last:03d}.safetensors").exists()
+
+    def _round(self, arm: Arm, prompts: Prompts, number: int, bank: MemoryBank) -> dict[str, Tensor]:
+        self._engine.preset = arm.preset
+        plan = DenoisingPlan(64, 64, self._steps, arm.scale)
+        groups = [
+            SampleGroup(
+                prompt=text,
+                negative_prompt="",
+                seeds=tuple(1000 * index + IMAGES_A_ROUND * number + i for i in range(IMAGES_A_ROUND)),
+                strength=arm.strength,
+                neighbours=bank.neighbours(self._engine.embed_prompts([text]), arm.preset)
+                if len(bank)
+                else None,
+            )
+            for index, text in enumerate(prompts.texts)
+        ]
+        samples: list[list[Sample]] = []
+        for start in range(0, len(groups), GROUPS_A_BATCH):
+            samples += self._engine.generate(
+                groups[start : start + GROUPS_A_BATCH], plan, lambda _done, _all: None
+            )
+        flat = [sample for group in samples for sample in group]
+        verdict = judge_pictures(self._judge, as_pictures(flat))
+        shape = (len(groups), IMAGES_A_ROUND, -1)
+        return {
+            "attributes": verdict.attributes.reshape(shape),
+            "judged": verdict.features.reshape(shape).contiguous(),
+            "features": torch.stack([sample.feature for sample in flat]).reshape(shape),
+            "pushes": torch.tensor([sample.push for sample in flat]).reshape(shape[:2]),
+        }
+
+
+def as_pictures(samples: list[Sample]) -> Tensor:
+    """The samples' images as pictures [n,3,64,64] in [0,1]."""
+    arrays = np.stack([np.asarray(sample.image, dtype=np.float32) for sample in samples])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous() / 255.0
