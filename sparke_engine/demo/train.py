@@ -172,7 +172,7 @@ def train_vae(shop: Workshop) -> Any:
         posterior = model.encode(pictures).latent_dist
         error = model.decode(posterior.sample()).sample.float() - pictures
         kl: Tensor = posterior.kl().mean()
-        return error.abs().mean() + 4.0 * error.square().mean() + 2e-6 * kl
+        return torch.as_tensor(error.abs().mean() + 4.0 * error.square().mean() + 2e-6 * kl)
 
     shop.train("vae", model, loss_of, peak_rate=1.5e-3)
     with torch.no_grad():
