@@ -1,5 +1,8 @@
 """What every test may use."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -16,3 +19,10 @@ settings.load_profile("shared_cores")
 def anyio_backend() -> str:
     """Async tests run on asyncio, as the service does."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def model_directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of tiny randomly initialised pipelines: `sd`, `sdxl` and `sd3`."""
+    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_pipelines.py")))
+    return tiny["save_all"](tmp_path_factory.mktemp("models"))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,15 +110,15 @@ def make_env(folder: Path, **variables: str) -> dict[str, str]:
     return {**env, "SPARKE_MODELS_FILE": str(catalogue), "SPARKE_DEVICE": "cpu", **variables}
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+@contextmanager
+def starter(folder: Path) -> Iterator[Start]:
     """A function that starts `sparke serve` on a free port and waits until it says that it is ready."""
     running: list[Service] = []
 
     def start_service(data_dir: Path, **variables: str) -> Service:
         command = [sys.executable, "-P", "-m", "app.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
         process = subprocess.Popen(
-            command, env=make_env(tmp_path, **variables), stdout=subprocess.PIPE, text=True
+            command, env=make_env(folder, **variables), stdout=subprocess.PIPE, text=True
         )
         lines: queue.Queue[str] = queue.Queue()
         said: list[str] = []
@@ -137,7 +138,23 @@ def start(tmp_path: Path) -> Iterator[Start]:
         service.url = line.removeprefix(READY).strip()
         return service
 
-    yield start_service
-    for service in running:
-        if service.process.poll() is None:
-            service.kill_all()
+    try:
+        yield start_service
+    finally:
+        for service in running:
+            if service.process.poll() is None:
+                service.kill_all()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts services that end with the test."""
+    with starter(tmp_path) as start_service:
+        yield start_service
+
+
+@pytest.fixture(scope="module")
+def start_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts services that end with the module's last test."""
+    with starter(tmp_path_factory.mktemp("module")) as start_service:
+        yield start_service

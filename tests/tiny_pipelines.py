@@ -1,8 +1,7 @@
-"""Tiny randomly initialised pipelines, saved in diffusers' format once a session."""
+"""Tiny randomly initialised pipelines in diffusers' format; `conftest.py` runs this file, for it takes seconds to load."""
 
 from pathlib import Path
 
-import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -172,11 +171,9 @@ def tiny_sd3(*, with_t5: bool = True) -> StableDiffusion3Pipeline:
     )
 
 
-@pytest.fixture(scope="session")
-def model_directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def save_all(folder: Path) -> dict[str, Path]:
     """Directories of the tiny pipelines by family."""
-    root = tmp_path_factory.mktemp("models")
     makers = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
     for family, make in makers.items():
-        make().save_pretrained(root / family, safe_serialization=True)
-    return {family: root / family for family in makers}
+        make().save_pretrained(folder / family, safe_serialization=True)
+    return {family: folder / family for family in makers}
