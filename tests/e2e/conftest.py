@@ -76,10 +76,11 @@ class Service:
     url: str
     said: list[str]
 
-    def generate(self, **members: Any) -> httpx.Response:
+    def generate(self, *, key: str | None = None, **members: Any) -> httpx.Response:
         """Asks for images."""
         body = {"prompt": "a star", **members}
-        return httpx.post(f"{self.url}/v1/images/generations", json=body, timeout=60)
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        return httpx.post(f"{self.url}/v1/images/generations", json=body, headers=headers, timeout=60)
 
     @property
     def pids(self) -> list[int]:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import httpx
+import openai
 import pytest
 
 from app.domain.ids import TenantId
@@ -68,6 +69,21 @@ def test_keys_are_required_as_soon_as_there_is_one(serve_api: ServeApi, other_da
 def test_a_key_of_ours_is_never_ignored(api_url: str):
     """Where there are no keys, a key that looks like one is refused, so that nobody takes `default` for his tenant."""
     assert _get(api_url, "sk-sparke-00000000-" + "x" * 43).status_code == 401
+
+
+def test_the_official_client_raises_its_error_for_a_wrong_key(serve_api: ServeApi, other_database: Settings):
+    """On a server with keys: AuthenticationError with status, message and code, for images and for models."""
+    key = _with_keys(other_database, lambda keys: keys.create(TenantId("acme")))
+    url = serve_api(other_database)
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=f"{key[:-1]}!", max_retries=0) as client:
+        for ask in (lambda: client.images.generate(prompt="a star"), client.models.list):
+            with pytest.raises(openai.AuthenticationError) as caught:
+                ask()
+            assert (caught.value.status_code, caught.value.code) == (401, "invalid_api_key")
+            assert "API key" in caught.value.message
+            assert key[:-1] not in caught.value.message
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key) as client:
+        assert client.models.list().data
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "10.0.0.1"])
