@@ -8,8 +8,15 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before anything imports the engine: its annotations' shapes are checked at run time under pytest, and only there.
-# An int may stand for a float, as in every type checker.
-install_import_hook("sparke_engine", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+# An int may stand for a float, as in every type checker. `demo` states no shapes in annotations and stays out: beartype
+# knows no `Self` in a method that is decorated alone.
+install_import_hook(
+    [
+        f"sparke_engine.{name}"
+        for name in ("baselines", "core", "diffusion", "errors", "guidance", "memory_bank", "types")
+    ],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 settings.register_profile("shared_cores", deadline=None)  # an example's time says nothing on a busy machine
 settings.load_profile("shared_cores")
