@@ -1,6 +1,8 @@
 """Image bytes in an object store: a local folder, S3, or what else `obstore` knows by URL."""
 
 import asyncio
+import os
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,31 +22,56 @@ def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str
     return f"{_FOLDER}/{tenant_id}/{job_id}/{fence}-{index}.png"
 
 
-class ImageStore:
-    """Images by key. Keys are made by `image_key`."""
+def flush_to_disk(path: Path) -> None:
+    """Returns when a power loss takes neither the contents of a file nor the name of a folder. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
-    def __init__(self, store: ObjectStore) -> None:
+
+class ImageStore:
+    """Images by key. Keys are made by `image_key`.
+
+    `folder` is where a local store keeps its files: `obstore` writes and renames them there, but leaves it to the
+    system when they reach the disk. A job that succeeded must not point to nothing, so `put` waits until they have.
+    """
+
+    def __init__(
+        self, store: ObjectStore, folder: Path | None = None, *, flush: Callable[[Path], None] = flush_to_disk
+    ) -> None:
         self._store = store
+        self._folder = folder
+        self._flush = flush
 
     @classmethod
-    def open(cls, url: str) -> "ImageStore":
+    def open(cls, url: str, *, flush: Callable[[Path], None] = flush_to_disk) -> "ImageStore":
         """The store that a URL names; a local folder is made where it is missing. Raises ConfigurationError."""
         parts = urlsplit(url)
         try:
             if parts.scheme == "file":
                 folder = Path(unquote(parts.path))
                 folder.mkdir(parents=True, exist_ok=True)
-                return cls(LocalStore(folder, automatic_cleanup=True))
+                return cls(LocalStore(folder, automatic_cleanup=True), folder, flush=flush)
             return cls(from_url(url))
         except (BaseError, OSError, ValueError) as error:
             raise ConfigurationError(f"the image store {url} cannot be opened: {error}") from error
 
     async def put(self, key: str, data: bytes) -> None:
-        """Writes an image, whole or not at all. Raises StoreUnavailable."""
+        """Writes an image, whole or not at all, and for good. Raises StoreUnavailable."""
         try:
             await self._store.put_async(key, data)
+            if self._folder is not None:
+                await asyncio.to_thread(self._flush_entry, self._folder, key)
         except (BaseError, OSError) as error:
             raise StoreUnavailable(f"image {key} cannot be written: {error}") from error
+
+    def _flush_entry(self, folder: Path, key: str) -> None:
+        """The file, and every folder that may have got a new name: it is found again by all of them."""
+        path = folder / key
+        for place in (path, *path.parents[: len(Path(key).parts)]):
+            self._flush(place)
 
     async def get(self, key: str) -> bytes:
         """An image's bytes. Raises NotFound and StoreUnavailable."""

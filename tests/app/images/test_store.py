@@ -1,10 +1,12 @@
 """Image bytes in an object store."""
 
+from pathlib import Path
+
 import pytest
 
 from app.domain.ids import TenantId, make_job_id
 from app.errors import ConfigurationError, NotFound, StoreUnavailable
-from app.images.store import ImageStore, image_key
+from app.images.store import ImageStore, flush_to_disk, image_key
 
 pytestmark = pytest.mark.anyio
 
@@ -53,3 +55,36 @@ def test_a_url_that_cannot_be_opened_is_a_wrong_setting(url):
     """The process does not start, and the message names the URL."""
     with pytest.raises(ConfigurationError, match=url):
         ImageStore.open(url)
+
+
+async def test_an_image_is_on_the_disk_before_put_returns(tmp_path):
+    """The whole file under its name first, then each folder that may be new, up to the store's own."""
+    folder = tmp_path / "images here"
+    flushed: list[tuple[Path, bytes | None]] = []
+
+    def flush(path: Path) -> None:
+        flush_to_disk(path)
+        flushed.append((path, path.read_bytes() if path.is_file() else None))
+
+    store = ImageStore.open(folder.as_uri(), flush=flush)
+    await store.put(KEY, b"whole")
+    file = folder / KEY
+    folders = [file.parent, file.parent.parent, folder / "images", folder]
+    assert flushed == [(file, b"whole"), *((place, None) for place in folders)]
+
+
+async def test_a_disk_that_loses_what_is_written_is_unavailable(tmp_path):
+    """What the system says at the flush is as if the write had failed; other stores are durable without one."""
+
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    with pytest.raises(StoreUnavailable, match=KEY):
+        await ImageStore.open(tmp_path.as_uri(), flush=fail).put(KEY, b"1")
+    await ImageStore.open("memory:///", flush=fail).put(KEY, b"1")
+
+
+def test_the_flush_asks_the_system():
+    """What cannot be flushed, as a device without storage, is refused by the system."""
+    with pytest.raises(OSError, match="Invalid argument"):
+        flush_to_disk(Path("/dev/null"))

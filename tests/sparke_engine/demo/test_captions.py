@@ -70,4 +70,4 @@ def test_how_often_attributes_are_stated(table: CaptionTable) -> None:
 def test_a_bare_prompt_is_a_caption(table: CaptionTable) -> None:
     """What a newcomer types is what training has shown."""
     drawn = {text for text, weight in zip(table.texts, table.weight.tolist(), strict=True) if weight > 0}
-    assert {"a star", "a red circle", "a red circle on snow", "a picture of a heart"} <= drawn
+    assert {"a star", "a red circle", "a red circle on night", "a picture of a heart"} <= drawn
