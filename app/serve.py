@@ -20,10 +20,11 @@ import structlog
 from app.errors import ConfigurationError, StoreUnavailable
 from app.http.app import create_app
 from app.http.deps import Deps
-from app.http.main import bind, open_deps, refuse_to_be_open, serving, stop_signals, url_of
+from app.http.main import bind, open_deps, refuse_to_be_open, serving, url_of
 from app.redis.cancelling import end_task
 from app.redis.embedded import EmbeddedRedis, running_url
 from app.settings import Settings
+from app.signals import stop_signals
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG: a worker that ends so would end so again, and is not started again
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -2,9 +2,7 @@
 
 import asyncio
 import secrets
-import signal
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
@@ -22,9 +20,10 @@ from app.images.urls import SigningKeyStore, UrlSigner
 from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
-from app.jobs.workers import WorkerRegistry
+from app.jobs.workers import WorkerRegistry, now_ms
 from app.redis.connection import check_server, connect
 from app.settings import Settings
+from app.signals import stop_signals
 from app.telemetry.metrics import Metrics
 from app.tenants.keys import KeyStore
 
@@ -59,7 +58,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             catalogue=catalogue,
             settings=settings,
             metrics=_open_metrics(),
-            now_ms=lambda: time.time_ns() // 1_000_000,
+            now_ms=now_ms,
             randomness=secrets.token_bytes,
         )
 
@@ -131,20 +130,6 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asynci
     finally:
         server.should_exit = True
         await running
-
-
-@contextmanager
-def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
 
 
 def run_api(settings: Settings, redis_url: str) -> None:

@@ -1,7 +1,6 @@
 """The worker's main: opens what it works with, loads its models, works, and closes in reverse order."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -29,6 +28,7 @@ from app.memory.store import MemoryStore
 from app.redis.cancelling import end_task
 from app.redis.connection import check_server, connect
 from app.settings import Settings
+from app.signals import stop_signals
 from app.telemetry.metrics import Metrics
 from app.worker.batcher import Batcher
 from app.worker.device import DeviceThread
@@ -67,7 +67,7 @@ def run_worker(settings: Settings) -> None:
 
 async def _run_until_signal(settings: Settings) -> None:
     load = partial(load_spec, device=choose_device(settings.device))
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         try:
             await work(settings, stop, load=load)
         except StoreUnavailable:
@@ -282,20 +282,6 @@ def _metrics_server(settings: Settings, metrics: Metrics) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal changes nothing."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
 
 
 @asynccontextmanager
