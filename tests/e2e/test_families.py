@@ -10,19 +10,14 @@ import httpx
 import pytest
 from PIL import Image
 
-SCHEDULERS = [
-    "DDIMScheduler",
-    "PNDMScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-    "UniPCMultistepScheduler",
-]
+from sparke_engine.diffusion.schedulers import supported_schedulers
+
+FLOW = "FlowMatchEulerDiscreteScheduler"
 MODELS = [
-    *(("sd", scheduler) for scheduler in SCHEDULERS),
+    *(("sd", scheduler) for scheduler in supported_schedulers() if scheduler != FLOW),
     ("sdxl", "EulerDiscreteScheduler"),
     ("sdxl", "DPMSolverMultistepScheduler"),
-    ("sd3", "FlowMatchEulerDiscreteScheduler"),
+    ("sd3", FLOW),
 ]
 # Latents of random networks are far apart: a wide kernel lets them feel each other.
 WIDE = {"latent_bandwidth": 1.5}
