@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 from safetensors import safe_open
@@ -23,7 +22,7 @@ class TrainingState:
     is_finished: bool = False
 
     @classmethod
-    def create(cls, name: str, model: nn.Module, *, rate: float, ema_decay: float) -> Self:
+    def create(cls, name: str, model: nn.Module, *, rate: float, ema_decay: float) -> "TrainingState":
         """A state at step 0."""
         fused = next(model.parameters()).device.type == "cuda"
         optimiser = torch.optim.AdamW(

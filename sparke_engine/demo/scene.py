@@ -44,7 +44,7 @@ class Scenes:
 
 
 def prior() -> dict[str, Tensor]:
-    """p(value | shape) of colour [8,8], background [8,8] and texture [8,3]. Every column's mean is uniform.
+    """p(value | shape) of colour [8,8], background [8,8] and texture [8,3]. Over all shapes, colours and backgrounds are uniform.
 
     The favourite value moves from shape to shape, so that the skew belongs to the shape and not to the value.
     """

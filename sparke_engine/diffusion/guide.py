@@ -62,6 +62,7 @@ class GroupGuide:
                     group.preset,
                     eta=group.eta * weight,
                     limit=self._limit(step.clean, group, step.num_steps),
+                    prompted=step.prompted[group.rows],
                 )
                 moves.append(self._spend(group, push))
         return moves

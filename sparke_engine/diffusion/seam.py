@@ -25,15 +25,48 @@ class Move(NamedTuple):
 class Step:
     """One call of `scheduler.step`: `index` of `num_steps`, and the clean latents it predicts, computed when read."""
 
-    def __init__(self, index: int, num_steps: int, predict: Callable[[], Tensor]) -> None:
+    def __init__(
+        self,
+        index: int,
+        num_steps: int,
+        predict: Callable[[], Tensor],
+        predict_prompted: Callable[[], Tensor] | None = None,
+    ) -> None:
         self.index = index
         self.num_steps = num_steps
         self._predict = predict
+        self._predict_prompted = predict_prompted
 
     @functools.cached_property
     def clean(self) -> Float[Tensor, "b c h w"]:
         """x̂0 in fp32, before any push."""
         return self._predict()
+
+    @functools.cached_property
+    def prompted(self) -> Float[Tensor, "b c h w"]:
+        """x̂0 in fp32 under the prompt alone, without the extrapolation of classifier-free guidance.
+
+        `clean` where there is no such guidance, or where its halves cannot be told.
+        """
+        return self.clean if self._predict_prompted is None else self._predict_prompted()
+
+
+class _PromptedHalf:
+    """A forward hook on the denoiser that keeps the half of a doubled batch that was made under the prompt."""
+
+    def __init__(self) -> None:
+        self._output: Tensor | None = None
+
+    def __call__(self, _module: Any, _inputs: Any, result: Any) -> None:
+        output = result[0] if isinstance(result, tuple) else result.sample
+        self._output = output.detach()
+
+    def take(self, size: int) -> Tensor | None:
+        """The half for a batch of `size`, once; None where the last output was not doubled."""
+        output, self._output = self._output, None
+        if output is None or output.shape[0] != 2 * size:
+            return None
+        return output[size:]
 
 
 @runtime_checkable
@@ -65,17 +98,24 @@ def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iter
             "this pipeline's scheduler is guided already; leave the open `with` block first, or use a pipeline of its own"
         )
     before = vars(scheduler).get("step")
-    scheduler.step = _wrapped(adapter, guide, on_step)
+    half = _PromptedHalf()
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    hook = denoiser.register_forward_hook(half) if denoiser is not None else None
+    scheduler.step = _wrapped(adapter, guide, half, on_step)
     try:
         yield
     finally:
+        if hook is not None:
+            hook.remove()
         if before is None:
             del scheduler.step
         else:
             scheduler.step = before
 
 
-def _wrapped(adapter: SchedulerAdapter, guide: Guide, on_step: OnStep | None) -> Callable[..., Any]:
+def _wrapped(
+    adapter: SchedulerAdapter, guide: Guide, half: _PromptedHalf, on_step: OnStep | None
+) -> Callable[..., Any]:
     stock = adapter.scheduler.step
 
     @functools.wraps(stock)
@@ -83,7 +123,7 @@ def _wrapped(adapter: SchedulerAdapter, guide: Guide, on_step: OnStep | None) ->
         _check_call(model_output, sample, kwargs)
         index, num_steps = adapter.step_index(timestep), adapter.num_steps
         prediction = adapter.prediction(index, timestep)
-        this = Step(index, num_steps, lambda: prediction.clean(sample.float(), model_output.float()))
+        this = Step(index, num_steps, *_predictions(prediction, sample, model_output, half.take(len(sample))))
         if prediction.can_push:
             model_output = _inject(prediction, model_output, guide.before(this))
         result = stock(model_output, timestep, sample, *args, **kwargs)
@@ -97,6 +137,20 @@ def _wrapped(adapter: SchedulerAdapter, guide: Guide, on_step: OnStep | None) ->
 
     setattr(step, _MARK, True)
     return step
+
+
+def _predictions(
+    prediction: CleanPrediction, sample: Tensor, output: Tensor, prompted: Tensor | None
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor] | None]:
+    """How to make x̂0 of the model's output, and of its prompted half where that is known."""
+
+    def clean() -> Tensor:
+        return prediction.clean(sample.float(), output.float())
+
+    def clean_prompted() -> Tensor:
+        return prediction.clean(sample.float(), prompted.float()) if prompted is not None else clean()
+
+    return clean, None if prompted is None else clean_prompted
 
 
 def _inject(prediction: CleanPrediction, output: Tensor, moves: list[Move]) -> Tensor:

@@ -100,7 +100,9 @@ PAPER = DiversityPreset(
     mode="paper", grid=None, eta=0.03, latent_bandwidth=0.8, prompt_bandwidth=0.3, power=2.0, interval=10
 )
 PRESETS: dict[str, DiversityPreset] = {
-    "demo": DiversityPreset(grid=(4, 4), eta=1.6, window=0.2),
+    "demo": DiversityPreset(
+        grid=(4, 4), eta=3.0, strength_exponent=0.7, window=0.17, latent_bandwidth=0.8, max_push=1.0
+    ),
     "toy": DiversityPreset(grid=(4, 4), eta=0.5, window=0.5),
     "sd": DiversityPreset(grid=(16, 16)),
     "sdxl": DiversityPreset(grid=(16, 16)),
