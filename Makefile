@@ -11,6 +11,9 @@ VENV ?= .venv
 #   make serve TORCH_ARGS="--index-url <the index of CPU builds>"
 TORCH_ARGS ?=
 
+# Threads of OpenMP that wait sleep, so that tests beside each other do not wait for spinning ones.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 

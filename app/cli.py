@@ -15,7 +15,7 @@ from app.errors import ConfigurationError, ServiceError
 from app.redis.connection import connect
 from app.redis.embedded import running_or_started
 from app.serve import EXIT_CONFIGURATION, die_with_parent, known_redis_url, run_serve
-from app.settings import Settings, load_settings
+from app.settings import Settings, let_threads_sleep, load_settings
 from app.telemetry.logs import configure_logs
 from app.tenants.keys import KeyStore
 
@@ -66,6 +66,7 @@ def worker(
     try:
         settings = _settings(data_dir=data_dir, redis_url=redis_url)
         connected = settings.model_copy(update={"redis_url": known_redis_url(settings)})
+        let_threads_sleep()
         from app.worker.main import run_worker  # noqa: PLC0415 - loads torch, which no other command needs
 
         run_worker(connected)

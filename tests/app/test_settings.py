@@ -96,3 +96,14 @@ def test_every_setting_is_described():
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+def test_threads_sleep_unless_told_otherwise() -> None:
+    """A process asks OpenMP for sleeping threads, and leaves an operator's own choice alone."""
+    code = "import os; from app.settings import let_threads_sleep as f; f(); print(os.environ['OMP_WAIT_POLICY'])"
+    path = {"PATH": os.environ["PATH"]}
+    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=path | given, capture_output=True, check=True
+        )
+        assert found.stdout.decode().strip() == expected
