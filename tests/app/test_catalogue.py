@@ -23,8 +23,8 @@ def test_the_packaged_catalogue_is_the_demo_model():
     assert (spec.source, spec.latent_space, spec.default_steps, spec.default_guidance_scale) == (
         "builtin:demo",
         "demo",
-        25,
-        5.0,
+        12,
+        7.5,
     )
     assert (spec.size.min_px, spec.size.max_px) == (64, 64)
 
