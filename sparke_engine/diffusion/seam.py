@@ -1,4 +1,4 @@
-"""The seam to stock diffusers: `scheduler.step` of one instance is wrapped for the length of a `with` block."""
+"""The seam to stock diffusers: `scheduler.step` of one instance is wrapped, and its denoiser watched, for one block."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -85,7 +85,9 @@ class Guide(Protocol):
 
 @contextmanager
 def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iterator[None]:
-    """Within the block, every step of `pipe.scheduler` is guided; afterwards the scheduler is as before, whatever happens.
+    """Within the block, every step of `pipe.scheduler` is guided; afterwards the pipeline is as before, whatever happens.
+
+    A forward hook on the denoiser keeps, step by step, what it predicts under the prompt alone.
 
     `on_step(done, num_steps)` is called once a step with the number of steps done, from 1 (PLMS takes one more than the
     inference steps). What it raises ends the pipeline's call and comes out of the block.

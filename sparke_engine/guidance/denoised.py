@@ -22,9 +22,10 @@ def denoised_push(
 
     The set is the entries (weights a_j with the prompt kernel inside) and the other n − 1 images of the group, detached,
     with k_Y = 1. D and m are its field at f = φ(x̂0ᶜ)/‖φ(x̂0ᶜ)‖, where x̂0ᶜ = `prompted` is the prediction under the prompt
-    alone (x̂0 where it is not given). The extrapolation of classifier-free guidance varies with the noise along what the
-    prompt states, and would be pushed along it; the prediction under the prompt varies along what it leaves open. The gate m/(m+κ) lets the push fade where nothing is
-    near. `eta` is η at this strength and step; the preset's own is its value at strength 1.
+    alone (x̂0 where it is not given). What classifier-free guidance extrapolates varies with the noise along what the
+    prompt states, and would be pushed along it; the prediction under the prompt varies along what it leaves open.
+    The gate m/(m+κ) lets the push fade where nothing is near. `eta` is η at this strength and step; the preset's own is
+    its value at strength 1.
     fp32 or fp64 in and out. O(n·(k+n)·d). Degenerate cases: alone without entries, or at D = 0, δ = 0.
     """
     features = preset.feature_map.feature(clean if prompted is None else prompted)
