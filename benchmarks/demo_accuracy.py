@@ -11,15 +11,14 @@ import platform
 from pathlib import Path
 
 import torch
-from demo_arms import as_pictures
+from demo_arms import as_pictures, demo_engine
 from PIL import Image
 from scipy.stats import binomtest
 
 from sparke_engine.demo.captions import caption_table
 from sparke_engine.demo.evaluate import is_right, judge_pictures, sheet
 from sparke_engine.demo.export import load_judge
-from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
-from sparke_engine.diffusion.pipelines import load_engine
+from sparke_engine.diffusion.engine import DenoisingPlan, SampleGroup
 
 BATCH = 64
 SHEET = 64
@@ -35,12 +34,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the denoiser")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    engine = load_engine("builtin:demo", revision=None, dtype="float32", scheduler=None, device=asked.device)
-    if not isinstance(engine, PipelineEngine):
-        raise SystemExit("the demo engine is a pipeline")
+    engine = demo_engine(asked.device, compiled=asked.compile)
     table, judge = caption_table(), load_judge(torch.device("cpu"))
     generator = torch.Generator().manual_seed(asked.seed)
     chosen = table.held_out[torch.randint(len(table.held_out), (asked.images,), generator=generator)]

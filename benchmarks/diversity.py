@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_arms import Arm, ArmRunner, Outcome, Prompts, open_prompts
+from demo_arms import Arm, ArmRunner, Outcome, Prompts, demo_engine, open_prompts
 from scipy.stats import bootstrap
 from torch import Tensor
 
@@ -25,8 +25,6 @@ from sparke_engine.demo.evaluate import is_right, judge_pictures, open_entropy_b
 from sparke_engine.demo.export import load_judge
 from sparke_engine.demo.render import render
 from sparke_engine.demo.scene import sample_scenes
-from sparke_engine.diffusion.engine import PipelineEngine
-from sparke_engine.diffusion.pipelines import load_engine
 
 
 @dataclass(frozen=True)
@@ -150,11 +148,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the denoiser")
     parser.add_argument("--report-only", action="store_true", help="leave out arms that are not complete")
     asked = parser.parse_args()
-    engine = load_engine("builtin:demo", revision=None, dtype="float32", scheduler=None, device=asked.device)
-    if not isinstance(engine, PipelineEngine):
-        raise SystemExit("the demo engine is a pipeline")
+    engine = demo_engine(asked.device, compiled=asked.compile)
     judge = load_judge(torch.device("cpu"))
     prompts = open_prompts(asked.prompts)
     folder = asked.out / f"{asked.prompts}x{asked.images}-{asked.steps}"
