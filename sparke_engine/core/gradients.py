@@ -3,7 +3,7 @@
 With f = φ(z)/‖φ(z)‖ for a linear φ, entries f_j with weights a_j that do not depend on z (prompt kernel, mask,
 sampling weight), and w_j = a_j k_Z(f, f_j)^p:
 
-    ∇_z Σ_j w_j = (p/σ_Z²) · φᵀ D / ‖φ(z)‖,    D = (I − f fᵀ) Σ_j w_j f_j
+    ∇_z Σ_j w_j = (p/σ_Z²) · φᵀ (I − f fᵀ) D / ‖φ(z)‖,    D = Σ_j w_j (f_j − f)
 
 because ∇_f k_Z^p = (p/σ_Z²) k_Z^p (f_j − f) and ∂f/∂φ(z) = (I − f fᵀ)/‖φ(z)‖, which annihilates f. Two products of
 a vector and a matrix: O(k·d) a latent, no autograd, no k×k matrix. p = 2 is Algorithm 1 of arXiv 2506.10173.
@@ -20,9 +20,10 @@ from sparke_engine.types import Neighbours
 
 
 class Field(NamedTuple):
-    """What the entries do to each point: `direction` D toward them (tangent to the sphere), `mass` m = Σ_j |w_j|.
+    """What the entries do to each point: `direction` D = Σ_j w_j (f_j − f) toward them, `mass` m = Σ_j |w_j|.
 
-    m bounds ‖D‖ where entries are unit vectors. Fields of disjoint sets of entries add.
+    2m bounds ‖D‖ where entries are unit vectors. Fields of disjoint sets of entries add. What the point and all entries
+    share cancels in D; in its part along the sphere, `tangent(D, f)`, some of it comes back.
     """
 
     direction: Float[Tensor, "*b n d"]
@@ -51,13 +52,13 @@ def kernel_field(
     weights: Float[Tensor, "*b #n k"],
     kernel: GaussianPower,
 ) -> Field:
-    """D = (I − f fᵀ) Σ_j w_j f_j and m = Σ_j |w_j| for each of n unit features that share k entries.
+    """D = Σ_j w_j (f_j − f) and m = Σ_j |w_j| for each of n unit features that share k entries.
 
     An entry of weight 0 may hold anything finite. Keeps the dtype. O(n·k·d). Degenerate cases: without entries
     (k = 0) both are zero; at an entry itself D's term of it is zero up to rounding of order ε·|w_j|.
     """
     weights = weights * kernel.gram(features, entries)
-    return Field(tangent(weights @ entries, features), weights.abs().sum(-1))
+    return Field(weights @ entries - weights.sum(-1, keepdim=True) * features, weights.abs().sum(-1))
 
 
 def mutual_field(features: Float[Tensor, "*b n d"], kernel: GaussianPower) -> Field:
@@ -78,11 +79,12 @@ def similarity_gradient(
     weights: Float[Tensor, "*b #n k"],
     kernel: GaussianPower,
 ) -> Float[Tensor, "*b n d"]:
-    """∇ Σ_j w_j with respect to φ(z) = `mapped`: (p/σ_Z²) · D / ‖φ(z)‖; pull it back to z with φᵀ.
+    """∇ Σ_j w_j with respect to φ(z) = `mapped`: (p/σ_Z²) · (I − f fᵀ) D / ‖φ(z)‖; pull it back to z with φᵀ.
 
     Degenerate case: 0 at φ(z) = 0, where the feature has no direction to turn.
     """
     norm = torch.linalg.vector_norm(mapped, dim=-1, keepdim=True)
-    direction = kernel_field(unit(mapped), entries, weights, kernel).direction
+    features = unit(mapped)
+    direction = tangent(kernel_field(features, entries, weights, kernel).direction, features)
     scaled = (kernel.power / kernel.bandwidth**2) * direction / torch.where(norm > 0, norm, 1.0)
     return torch.where(norm > 0, scaled, 0.0)

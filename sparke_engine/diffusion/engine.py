@@ -165,7 +165,7 @@ class PipelineEngine:
         entries = None
         if group.neighbours is not None and group.strength > 0:
             entries = Entries.of(group.neighbours, self._embed(group.prompt), preset)
-        return GuidedGroup(rows, preset, group.strength, entries)
+        return GuidedGroup(rows, preset, group.strength, entries, bool(group.negative_prompt))
 
 
 def group_rows(groups: Sequence[SampleGroup]) -> list[slice]:

@@ -17,17 +17,32 @@ from sparke_engine.guidance.schedule import is_interval_step, window_weight
 
 @dataclass(frozen=True)
 class GuidedGroup:
-    """Images that share a prompt and a memory: their rows in the batch, and what pushes them how strongly."""
+    """Images that share a prompt and a memory: their rows in the batch, and what pushes them how strongly.
+
+    `keeps_guidance`: classifier-free guidance carries a wish of its own, a negative prompt, and is not relaxed.
+    """
 
     rows: slice
     preset: DiversityPreset
     strength: float
     entries: Entries | None
+    keeps_guidance: bool = False
 
     @property
     def eta(self) -> float:
         """η at the group's strength."""
         return self.preset.eta_at(self.strength)
+
+    def eta_of(self, step: Step) -> float:
+        """η at a step, 0 outside the window."""
+        return self.eta * window_weight(step.index, step.num_steps, self.preset.window)
+
+    def relax_of(self, step: Step) -> float:
+        """The share of classifier-free guidance to give up at a step."""
+        if self.keeps_guidance:
+            return 0.0
+        weight = window_weight(step.index, step.num_steps, self.preset.relax_window)
+        return self.preset.relax_at(self.strength) * weight
 
 
 @dataclass(frozen=True)
@@ -48,21 +63,22 @@ class GroupGuide:
     _on_device: dict[int, Entries] = field(default_factory=dict)
 
     def before(self, step: Step) -> list[Move]:
-        """Mode `denoised`: within the window, every step."""
+        """Mode `denoised`: every step within the windows."""
         if step.index == 0:
             self._spent = None  # of a run that was broken off
         moves = []
         for number, group in enumerate(self.groups):
-            weight = window_weight(step.index, step.num_steps, group.preset.window)
-            if group.preset.mode == "denoised" and group.eta > 0 and weight > 0:
+            eta, relax = group.eta_of(step), group.relax_of(step)
+            if group.preset.mode == "denoised" and max(eta, relax) > 0:
                 clean = step.clean[group.rows]
                 push = denoised_push(
                     clean,
                     self._entries(number, clean.device),
                     group.preset,
-                    eta=group.eta * weight,
+                    eta=eta,
                     limit=self._limit(step.clean, group, step.num_steps),
                     prompted=step.prompted[group.rows],
+                    relax=relax,
                 )
                 moves.append(self._spend(group, push))
         return moves

@@ -37,6 +37,8 @@ def guided(
 
     The neighbours are read once, on entry. Where the block ends well, the finished images enter the bank, also at
     strength 0; where it raises, nothing does. All images of one call are taken as one group of this prompt.
+    A preset that relaxes classifier-free guidance gives up a share of a negative prompt with it: where the call has one,
+    pass `replace(preset, relax=0)`.
     """
     preset = preset if preset is not None else default_preset(pipe)
     embedding = embed_prompt(pipe, prompt)

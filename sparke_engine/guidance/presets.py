@@ -18,8 +18,10 @@ class DiversityPreset:
         mode: `denoised` acts on the predicted clean latents within a window; `paper` is Algorithm 1.
         grid: cells (rows, columns) of the average pooling φ; None is the identity.
         eta: η at strength 1, a fraction of the latents' norm.
-        strength_exponent: η(strength) = eta · strength^exponent.
-        window: the fraction of the steps, from the first, in which `denoised` acts.
+        strength_exponent: η(strength) = eta · strength^exponent, and so the share that is relaxed.
+        window: the fraction of the steps, from the first, in which `denoised` pushes.
+        relax: the share of classifier-free guidance that `denoised` gives up at strength 1 where images are near.
+        relax_window: the fraction of the steps, from the first, in which it does so.
         interval: `paper` acts after every `interval`-th step.
         kappa: κ of the gate m/(m+κ): the mass at which the push has half its size.
         latent_bandwidth: σ_Z.
@@ -35,6 +37,8 @@ class DiversityPreset:
     eta: float = 1.6
     strength_exponent: float = 1.0
     window: float = 0.2
+    relax: float = 0.0
+    relax_window: float = 0.5
     interval: int = 10
     kappa: float = 0.1
     latent_bandwidth: float = 0.5
@@ -59,10 +63,12 @@ class DiversityPreset:
         for name, value in positive.items():
             if not value > 0:
                 raise InvalidArgument(f"a preset's {name} is positive, got {value}")
-        if not 0 < self.window <= 1:
-            raise InvalidArgument(f"a preset's window is a fraction in (0, 1], got {self.window}")
-        if not 0 <= self.min_prompt_kernel <= 1:
-            raise InvalidArgument(f"a preset's min_prompt_kernel is in [0, 1], got {self.min_prompt_kernel}")
+        for name, value in {"window": self.window, "relax_window": self.relax_window}.items():
+            if not 0 < value <= 1:
+                raise InvalidArgument(f"a preset's {name} is a fraction in (0, 1], got {value}")
+        for name, value in {"relax": self.relax, "min_prompt_kernel": self.min_prompt_kernel}.items():
+            if not 0 <= value <= 1:
+                raise InvalidArgument(f"a preset's {name} is in [0, 1], got {value}")
 
     @property
     def feature_map(self) -> FeatureMap:
@@ -81,9 +87,16 @@ class DiversityPreset:
 
     def eta_at(self, strength: float) -> float:
         """η(strength) = eta · strength^exponent: increasing, 0 at 0."""
+        return self.eta * self._share(strength)
+
+    def relax_at(self, strength: float) -> float:
+        """The share of classifier-free guidance given up at a strength: relax · strength^exponent."""
+        return self.relax * self._share(strength)
+
+    def _share(self, strength: float) -> float:
         if not 0 <= strength <= 1:
             raise InvalidArgument(f"a strength is in [0, 1], got {strength}")
-        return float(self.eta * strength**self.strength_exponent)
+        return float(strength**self.strength_exponent)
 
     def with_bandwidths(
         self, latent_bandwidth: float | None, prompt_bandwidth: float | None
@@ -101,7 +114,13 @@ PAPER = DiversityPreset(
 )
 PRESETS: dict[str, DiversityPreset] = {
     "demo": DiversityPreset(
-        grid=(4, 4), eta=3.0, strength_exponent=0.7, window=0.17, latent_bandwidth=0.8, max_push=1.0
+        grid=(4, 4),
+        eta=3.0,
+        strength_exponent=0.7,
+        window=0.25,
+        relax=1.0,
+        latent_bandwidth=0.8,
+        max_push=1.0,
     ),
     "toy": DiversityPreset(grid=(4, 4), eta=0.5, window=0.5),
     "sd": DiversityPreset(grid=(16, 16)),

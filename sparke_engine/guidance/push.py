@@ -17,7 +17,7 @@ ROUNDING_ULPS = 32
 
 
 class Push(NamedTuple):
-    """`delta` is to be subtracted from the latents; `relative` is ‖delta‖/‖latents‖ of each."""
+    """`delta` is to be subtracted from the latents; `relative` is the size of what drives them apart, in their norms."""
 
     delta: Float[Tensor, "n c h w"]
     relative: Float[Tensor, " n"]
@@ -55,7 +55,7 @@ def unit_direction(
     direction in which to part. Within a group that takes equal seeds; with different seeds the noises differ.
     """
     mass = torch.where(field.mass > 0, field.mass, 1.0)[:, None]
-    mean = field.direction / mass  # of length ≤ 1 for unit entries, so that small weights do not underflow
+    mean = field.direction / mass  # of length ≤ 2 for unit entries, so that small weights do not underflow
     rounding = ROUNDING_ULPS * torch.finfo(mean.dtype).eps
     is_known = torch.linalg.vector_norm(mean, dim=-1) > rounding
     pulled = preset.feature_map.adjoint(mean, latents).flatten(1)

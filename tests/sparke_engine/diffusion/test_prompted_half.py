@@ -1,5 +1,6 @@
 """The prediction under the prompt alone: read off the denoiser's doubled batch, and what the push is derived from."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,3 +102,24 @@ def test_what_all_images_share_under_the_prompt_is_not_pushed() -> None:
         return (left - left.mean(0)).norm() / delta.norm()
 
     assert parted(shared.delta) < 0.5 * parted(plain.delta)
+
+
+def test_guidance_is_relaxed_in_a_window_of_its_own() -> None:
+    """After the window of the push, moves still give up guidance; after the relax window there are none."""
+    preset = replace(PRESET, window=0.25, relax=0.8, relax_window=0.75)
+    generator = torch.Generator().manual_seed(1)
+    combined, prompted = (torch.randn(3, 4, 4, 4, generator=generator) for _ in range(2))
+
+    def delta(index: int, *, keeps_guidance: bool = False) -> Tensor:
+        guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None, keeps_guidance)])
+        moves = guide.before(Step(index, 4, lambda: combined, lambda: prompted))
+        return moves[0].delta if moves else torch.zeros_like(combined)
+
+    extrapolated = combined - prompted
+    share = (delta(1) / extrapolated).flatten(1)
+    assert bool(((share > 0.5) & (share < 0.8)).all())
+    torch.testing.assert_close(share, share[:, :1].expand_as(share), rtol=1e-3, atol=0)
+    assert delta(0).norm() > 0
+    assert not delta(3).any()
+    assert not delta(1, keeps_guidance=True).any()
+    assert delta(0, keeps_guidance=True).any()

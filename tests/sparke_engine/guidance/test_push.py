@@ -79,15 +79,57 @@ def test_denoised_size() -> None:
 
 
 def test_denoised_direction_is_the_gradient() -> None:
-    """For a single image δ points along the gradient of Σ w_j pulled back through the pooling, by autograd."""
-    latents, entries = latents_of(3).requires_grad_(), entries_of(latents_of(4, n=5))
-    features = PRESET.feature_map.apply(latents)
-    features = features / features.norm(dim=1, keepdim=True)
-    distance = (features[:, None] - entries.features[None]).square().sum(-1)
+    """For a single image δ points along the gradient of Σ w_j in the feature, by autograd, spread over the pooling."""
+    latents, entries = latents_of(3), entries_of(latents_of(4, n=5))
+    feature = PRESET.feature_map.feature(latents).requires_grad_()
+    distance = (feature[:, None] - entries.features[None]).square().sum(-1)
     torch.exp(-PRESET.power * distance / (2 * PRESET.latent_bandwidth**2)).sum().backward()
-    push = push_of(latents.detach(), entries)
-    expected = unit(latents.grad.flatten(1))
+    assert feature.grad is not None
+    expected = unit(PRESET.feature_map.adjoint(feature.grad, latents).flatten(1))
+    push = push_of(latents, entries)
     torch.testing.assert_close(unit(push.delta.flatten(1)), expected, rtol=0, atol=1e-9)
+
+
+def test_what_image_and_past_share_is_not_pushed() -> None:
+    """Where the features of image and entries agree in some places, the push is zero there."""
+    preset = replace(PRESET, grid=None)
+    latents, past = latents_of(10), latents_of(11, n=4)
+    past[:, :, :3] = latents[:, :, :3]
+    past *= (latents.norm() ** 2 - latents[:, :, :3].norm() ** 2).sqrt() / past[:, :, 3:].flatten(1).norm(
+        dim=1
+    ).reshape(-1, 1, 1, 1)
+    past[:, :, :3] = latents[:, :, :3]
+    delta = push_of(latents, entries_of(past, preset), preset).delta
+    assert delta.norm() > 0.1
+    torch.testing.assert_close(
+        delta[:, :, :3], torch.zeros(1, 3, 3, 6, dtype=torch.float64), rtol=0, atol=1e-12
+    )
+
+
+def relaxed(latents: Tensor, prompted: Tensor, entries: Entries | None, eta: float) -> Push:
+    """The push where all of classifier-free guidance is given up."""
+    limit = torch.full((latents.shape[0],), WIDE)
+    return denoised_push(latents, entries, PRESET, eta=eta, limit=limit, prompted=prompted, relax=1.0)
+
+
+def test_guidance_is_relaxed_by_the_gate() -> None:
+    """At η = 0 the share m/(m+κ) of what guidance extrapolates is given up, and nothing where nothing is near."""
+    latents, prompted, entries = latents_of(1), latents_of(2), entries_of(latents_of(3, n=4))
+    mass = PRESET.latent_kernel.gram(PRESET.feature_map.feature(prompted), entries.features).sum()
+    push = relaxed(latents, prompted, entries, 0.0)
+    expected = mass / (mass + PRESET.kappa) * (latents - prompted)
+    torch.testing.assert_close(push.delta, expected, rtol=1e-9, atol=1e-12)
+    assert float(push.relative) == 0
+    assert torch.equal(relaxed(latents, prompted, None, 0.5).delta, torch.zeros_like(latents))
+
+
+def test_a_push_is_measured_by_the_relaxed_prediction() -> None:
+    """The push proper has η · gate of the norm that is left after guidance is relaxed."""
+    latents, prompted, entries = latents_of(1), latents_of(2), entries_of(latents_of(3, n=4))
+    without, push = relaxed(latents, prompted, entries, 0.0), relaxed(latents, prompted, entries, 0.5)
+    proper, left = (push.delta - without.delta).norm(), (latents - without.delta).norm()
+    torch.testing.assert_close(proper / left, push.relative[0], rtol=1e-9, atol=0)
+    assert 0.3 < float(push.relative) < 0.5
 
 
 def test_paper_step_is_algorithm_1() -> None:
