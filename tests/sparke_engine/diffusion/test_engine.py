@@ -166,6 +166,21 @@ def test_negative_prompts_reach_the_pipeline(load: Load) -> None:
     assert pixels(samples) != [stock_images(engine, ["a cat"], [1])[0].tobytes()]
 
 
+def test_a_negative_prompt_keeps_its_guidance(load: Load) -> None:
+    """A preset that relaxes guidance relaxes none where there is a negative prompt, and some where there is none."""
+    engine = load("sd")
+    relaxing = replace(engine.preset, eta=1e-9, relax=1.0)
+
+    def made(negative: str, preset: DiversityPreset) -> list[bytes]:
+        engine.preset = preset
+        (samples,) = engine.generate([SampleGroup("a cat", negative, (1, 2), 1.0, None)], PLAN, silent)
+        return pixels(samples)
+
+    kept = replace(relaxing, relax=0.0)
+    assert made("ugly", relaxing) == made("ugly", kept)
+    assert made("", relaxing) != made("", kept)
+
+
 def test_fellow_images_part(load: Load) -> None:
     """Without a memory, the images of one group push each other; as groups of their own they do not."""
     engine = load("sd")
