@@ -43,7 +43,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(asked.seed)
     chosen = table.held_out[torch.randint(len(table.held_out), (asked.images,), generator=generator)]
     print(
-        f"{platform.node()}, {asked.device}; {asked.images} images of held-out captions, {asked.steps} steps"
+        f"{platform.node()}, {asked.device}{', compiled' * asked.compile}; {asked.images} images of held-out captions, {asked.steps} steps"
     )
     print("| guidance scale | all right | shape | colour | background |\n|---|---|---|---|---|", flush=True)
     rows = []

@@ -4,7 +4,8 @@ An arm is a tenant with one memory. It asks for every prompt again and again, a 
 grows over the rounds. What is kept of an image is what the judge sees in it, and its memory entry.
 """
 
-from dataclasses import dataclass, fields, replace
+import json
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
@@ -105,13 +106,13 @@ class ArmRunner:
         self._engine, self._judge, self._folder, self._steps = engine, judge, folder, steps
 
     def run(self, arm: Arm, prompts: Prompts, images_a_prompt: int) -> Outcome:
-        """All images of an arm."""
+        """All images of an arm. Exits where the folder holds rounds that were made with another preset."""
+        self._check_preset(arm)
         bank, rounds = MemoryBank(), []
         embeddings = self._engine.embed_prompts(prompts.texts)
         for number in range(images_a_prompt // IMAGES_A_ROUND):
             path = self._folder / arm.name / f"round-{number:03d}.safetensors"
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
                 save_file(self._round(arm, prompts, number, bank), path)
             made = load_file(path)
             rounds.append(made)
@@ -124,6 +125,13 @@ class ArmRunner:
         """Whether every round of the arm is there."""
         last = images_a_prompt // IMAGES_A_ROUND - 1
         return (self._folder / arm.name / f"round-{last:03d}.safetensors").exists()
+
+    def _check_preset(self, arm: Arm) -> None:
+        path, own = self._folder / arm.name / "preset.json", json.dumps(asdict(arm.preset), indent=1)
+        if path.exists() and path.read_text() != own:
+            raise SystemExit(f"{path.parent} was made with another preset: give another --out, or remove it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(own)
 
     def _round(self, arm: Arm, prompts: Prompts, number: int, bank: MemoryBank) -> dict[str, Tensor]:
         self._engine.preset = arm.preset

@@ -171,7 +171,7 @@ def main() -> None:
         (folder / "table.md").write_text(table + "\n")
         print(table.splitlines()[-1], flush=True)
     print(
-        f"\n{platform.node()}, {asked.device}; {asked.prompts} prompts of {asked.images} images, {asked.steps} steps\n{table}"
+        f"\n{platform.node()}, {asked.device}{', compiled' * asked.compile}; {asked.prompts} prompts of {asked.images} images, {asked.steps} steps\n{table}"
     )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from demo_arms import as_pictures
+from demo_arms import as_pictures, demo_engine
 from PIL import Image
 from torch import Tensor
 
@@ -11,7 +11,6 @@ from sparke_engine import MemoryBank
 from sparke_engine.demo.captions import caption_table
 from sparke_engine.demo.evaluate import sheet
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
-from sparke_engine.diffusion.pipelines import load_engine
 
 PLAN = DenoisingPlan(64, 64, 12, 7.5)
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
@@ -32,9 +31,7 @@ def remembered(engine: PipelineEngine, prompt: str, strength: float) -> Tensor:
 
 def main() -> None:
     """Writes both pictures."""
-    engine = load_engine("builtin:demo", revision=None, dtype="float32", scheduler=None, device="cpu")
-    if not isinstance(engine, PipelineEngine):
-        raise SystemExit("the demo engine is a pipeline")
+    engine = demo_engine("cpu", compiled=False)
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows = [
         remembered(engine, prompt, strength)

@@ -10,7 +10,7 @@ class GeneratedImage:
     """One image: where it lies, and how the memory shaped it.
 
     `nearest_similarity` is the largest latent kernel value k_Z to a neighbour at the end (None without neighbours);
-    `push` the total push relative to the norm of the latents (0 at strength 0).
+    `push` the mean over the steps of the push relative to the norm of the latents (0 at strength 0).
     """
 
     image_id: ImageId

@@ -21,7 +21,9 @@ class DiversityAnswer(BaseModel):
     nearest_similarity: float | None = Field(
         description="Kernel value of the nearest of them, 0 (far) to 1 (equal); null without any."
     )
-    push: float = Field(description="Total push relative to the norm of the latents; 0 at strength 0.")
+    push: float = Field(
+        description="Size of the pushes relative to the norm of the latents, mean over the steps; 0 at strength 0."
+    )
 
 
 class ImageAnswer(BaseModel):

@@ -106,13 +106,15 @@ class GenerationBody(WireModel):
         le=MAX_SEED,
         description="Image i has the seed `seed + i`; the server draws one if absent.",
     )
-    negative_prompt: Prompt | None = Field(default=None, description="What not to show.")
+    negative_prompt: Prompt | None = Field(
+        default=None, description="What not to show. Classifier-free guidance is then never relaxed."
+    )
     steps: int | None = Field(default=None, ge=1, description="Denoising steps; absent: the model's default.")
     guidance_scale: float | None = Field(
         default=None,
         ge=0.0,
         allow_inf_nan=False,
-        description="Classifier-free guidance; absent: the model's default.",
+        description="Classifier-free guidance; absent: the model's default. Diversity guidance may relax it early on.",
     )
     reproducible: bool | None = Field(
         default=None,

@@ -140,7 +140,7 @@ class Metrics:
         )
         self.push = Histogram(
             "sparke_push",
-            "Total push of an image relative to the norm of its latents, by model.",
+            "Mean over the steps of the push of an image, relative to the norm of its latents, by model.",
             ("model",),
             buckets=_PUSH,
             registry=registry,

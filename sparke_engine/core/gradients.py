@@ -22,16 +22,19 @@ from sparke_engine.types import Neighbours
 class Field(NamedTuple):
     """What the entries do to each point: `direction` D = Σ_j w_j (f_j − f) toward them, `mass` m = Σ_j |w_j|.
 
-    2m bounds ‖D‖ where entries are unit vectors. Fields of disjoint sets of entries add. What the point and all entries
+    2m bounds ‖D‖ where entries are unit vectors. `num_entries` terms are in each sum, which bounds their rounding. Fields of disjoint sets of entries add. What the point and all entries
     share cancels in D; in its part along the sphere, `tangent(D, f)`, some of it comes back.
     """
 
     direction: Float[Tensor, "*b n d"]
     mass: Float[Tensor, "*b n"]
+    num_entries: int
 
     def plus(self, other: "Field") -> "Field":
         """The field of both sets of entries together."""
-        return Field(self.direction + other.direction, self.mass + other.mass)
+        return Field(
+            self.direction + other.direction, self.mass + other.mass, self.num_entries + other.num_entries
+        )
 
 
 def entry_weights(
@@ -58,7 +61,8 @@ def kernel_field(
     (k = 0) both are zero; at an entry itself D's term of it is zero up to rounding of order ε·|w_j|.
     """
     weights = weights * kernel.gram(features, entries)
-    return Field(weights @ entries - weights.sum(-1, keepdim=True) * features, weights.abs().sum(-1))
+    direction = weights @ entries - weights.sum(-1, keepdim=True) * features
+    return Field(direction, weights.abs().sum(-1), entries.shape[-2])
 
 
 def mutual_field(features: Float[Tensor, "*b n d"], kernel: GaussianPower) -> Field:

@@ -45,7 +45,7 @@ class SampleGroup:
 class Sample:
     """One finished image.
 
-    `feature` is fp32 on the CPU; `push` the mean over all steps of ‖δ‖/‖x̂0‖, 0 at strength 0; `nearest_similarity` the
+    `feature` is fp32 on the CPU; `push` the mean over all steps of the push proper in norms of x̂0, 0 at strength 0; `nearest_similarity` the
     largest k_Z of the finished latents to a neighbour, None without neighbours.
     """
 
@@ -165,7 +165,7 @@ class PipelineEngine:
         entries = None
         if group.neighbours is not None and group.strength > 0:
             entries = Entries.of(group.neighbours, self._embed(group.prompt), preset)
-        return GuidedGroup(rows, preset, group.strength, entries, bool(group.negative_prompt))
+        return GuidedGroup(rows, preset, group.strength, entries, keeps_guidance=bool(group.negative_prompt))
 
 
 def group_rows(groups: Sequence[SampleGroup]) -> list[slice]:

@@ -39,7 +39,7 @@ class GuidedGroup:
 
     def relax_of(self, step: Step) -> float:
         """The share of classifier-free guidance to give up at a step."""
-        if self.keeps_guidance:
+        if self.keeps_guidance or not step.has_halves:
             return 0.0
         weight = window_weight(step.index, step.num_steps, self.preset.relax_window)
         return self.preset.relax_at(self.strength) * weight
@@ -47,7 +47,7 @@ class GuidedGroup:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """The end of one run: final latents in fp32, and each image's total push, the mean over all steps of ‖δ‖/‖x̂0‖."""
+    """The end of one run: final latents in fp32, and each image's total push, the mean over all steps of `Push.relative`."""
 
     latents: Float[Tensor, "b c h w"]
     pushes: Float[Tensor, " b"]

@@ -27,6 +27,7 @@ def guided(
     prompt: str,
     *,
     strength: float = 0.5,
+    keeps_guidance: bool = False,
     preset: DiversityPreset | None = None,
     on_step: OnStep | None = None,
 ) -> Iterator[GroupGuide]:
@@ -37,14 +38,14 @@ def guided(
 
     The neighbours are read once, on entry. Where the block ends well, the finished images enter the bank, also at
     strength 0; where it raises, nothing does. All images of one call are taken as one group of this prompt.
-    A preset that relaxes classifier-free guidance gives up a share of a negative prompt with it: where the call has one,
-    pass `replace(preset, relax=0)`.
+    A preset may relax classifier-free guidance early on. Set `keeps_guidance` where the pipeline is called with a negative
+    prompt, which would be relaxed with it.
     """
     preset = preset if preset is not None else default_preset(pipe)
     embedding = embed_prompt(pipe, prompt)
     neighbours = bank.neighbours(embedding[None], preset)
     entries = Entries.of(neighbours, embedding, preset) if bool(neighbours.mask.any()) else None
-    guide = GroupGuide([GuidedGroup(slice(None), preset, strength, entries)])
+    guide = GroupGuide([GuidedGroup(slice(None), preset, strength, entries, keeps_guidance)])
     with guided_steps(pipe, guide, on_step):
         yield guide
     for run in guide.runs:

@@ -37,6 +37,11 @@ class Step:
         self._predict = predict
         self._predict_prompted = predict_prompted
 
+    @property
+    def has_halves(self) -> bool:
+        """Whether classifier-free guidance extrapolates here, and its prompted half is known."""
+        return self._predict_prompted is not None
+
     @functools.cached_property
     def clean(self) -> Float[Tensor, "b c h w"]:
         """x̂0 in fp32, before any push."""

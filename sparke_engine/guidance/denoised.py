@@ -1,4 +1,4 @@
-"""Mode `denoised`: push the predicted clean latents x̂0, early, softly gated, apart from memory and fellow images."""
+"""Mode `denoised`: push predicted clean latents x̂0 apart from memory and fellow images, early; relax guidance there."""
 
 import torch
 from jaxtyping import Float
@@ -29,7 +29,9 @@ def denoised_push(
 
     Two choices keep what the prompt states. What guidance extrapolates varies with the noise along what is stated, and
     would be pushed along it; x̂0ᶜ varies along what is left open. And D is the chord to the entries, in which what they
-    all share cancels, not its part along the sphere.
+    all share cancels, not its part along the sphere. (Only where cells of the pooling overlap, as on sizes that the
+    grid does not divide, may a chord to an entry on the far side of the sphere turn the feature toward it.)
+    m counts entries by nearness: for a prompt asked some dozens of times the gate is open, g ≈ 1.
     fp32 or fp64 in and out. O(n·(k+n)·d). `relative` is the push proper. Degenerate cases: alone without entries δ = 0;
     at D = 0 the push proper is 0.
     """

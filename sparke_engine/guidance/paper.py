@@ -21,7 +21,7 @@ def paper_push(
 
     Memory only: images made together do not see each other. ĝ = φᵀ((I − ffᵀ)D)/‖·‖, since the gradient is that
     times a positive number. A unit gradient is the only reading of the algorithm under which its η = 0.03 has a meaning.
-    fp32 or fp64 in and out. O(n·k·d). Degenerate case: without entries, or at D = 0, δ = 0.
+    fp32 or fp64 in and out. O(n·k·d). Degenerate case: without entries, or where (I − ffᵀ)D = 0, δ = 0.
     """
     if entries is None or entries.features.shape[0] == 0:
         return Push(torch.zeros_like(noisy), noisy.new_zeros(noisy.shape[0]))

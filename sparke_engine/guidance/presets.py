@@ -17,19 +17,19 @@ class DiversityPreset:
     Attributes:
         mode: `denoised` acts on the predicted clean latents within a window; `paper` is Algorithm 1.
         grid: cells (rows, columns) of the average pooling φ; None is the identity.
-        eta: η at strength 1, a fraction of the latents' norm.
-        strength_exponent: η(strength) = eta · strength^exponent, and so the share that is relaxed.
+        eta: η at strength 1, the size of a push in norms of the latents.
+        strength_exponent: η(strength) = eta · strength^exponent; the relaxed share likewise.
         window: the fraction of the steps, from the first, in which `denoised` pushes.
         relax: the share of classifier-free guidance that `denoised` gives up at strength 1 where images are near.
         relax_window: the fraction of the steps, from the first, in which it does so.
         interval: `paper` acts after every `interval`-th step.
-        kappa: κ of the gate m/(m+κ): the mass at which the push has half its size.
+        kappa: κ of the gate m/(m+κ): the mass at which push and relaxation have half their size.
         latent_bandwidth: σ_Z.
         prompt_bandwidth: σ_Y.
         power: p of both kernels.
         min_prompt_kernel: ε; entries with k_Y^p below it are no neighbours.
         max_neighbours: above it a sample stands for all neighbours.
-        max_push: bound on the total push, the mean over all steps of ‖δ‖/‖x̂0‖.
+        max_push: bound on the total push, the mean over all steps of `Push.relative`; relaxation is not counted.
     """
 
     mode: Mode = "denoised"

@@ -149,6 +149,19 @@ def test_a_batch_is_its_problems(problem: Problem) -> None:
 
 
 @given(problems())
+def test_field_by_its_definition(problem: Problem) -> None:
+    """D is Σ_j w_j (f_j − f) with signed weights, differences written out, and m is Σ_j |w_j|."""
+    features, entries = unit(problem.latents), problem.neighbours.features
+    field = kernel_field(features, entries, problem.weights, problem.kernel)
+    chords = entries[:, None] - features[:, :, None]
+    kernel = torch.exp(-chords.square().sum(-1) * problem.kernel.power / (2 * problem.kernel.bandwidth**2))
+    weights = problem.weights * kernel
+    expected = (weights[..., None] * chords).sum(-2)
+    assert ((field.direction - expected).abs() <= 1e-12 * weights.abs().sum(-1, keepdim=True)).all()
+    torch.testing.assert_close(field.mass, weights.abs().sum(-1), rtol=1e-12, atol=0)
+
+
+@given(problems())
 def test_mutual_field_is_the_field_of_the_others(problem: Problem) -> None:
     """Each of n features feels the other n − 1 with weight 1, and not itself."""
     features = unit(problem.latents)

@@ -17,7 +17,7 @@ from sparke_engine.memory_bank import MemoryBank
 from sparke_engine.types import Neighbours
 
 # Random networks make latents that are far apart; a wide kernel lets them feel each other.
-PRESET = DiversityPreset(grid=(4, 4), eta=0.8, window=0.5, latent_bandwidth=1.5, max_push=10)
+PRESET = DiversityPreset(grid=(4, 4), eta=0.8, window=0.5, relax=0.5, latent_bandwidth=1.5, max_push=10)
 PLAN = DenoisingPlan(width_px=32, height_px=32, steps=6, guidance_scale=5.0)
 SCHEDULERS = [
     "DDIMScheduler",

@@ -111,3 +111,17 @@ def test_presets_by_pipeline(pipe: Any) -> None:
     assert default_preset(pipe) == preset_named("demo")
     with pytest.raises(UnsupportedPipeline, match="object"):
         default_preset(object())
+
+
+def test_guidance_is_kept_where_it_is_asked(pipe: Any) -> None:
+    """`keeps_guidance` leaves what a negative prompt says: with a relaxing preset images differ, without they do not."""
+    relaxing = replace(PRESET, eta=1e-9, relax=1.0)
+
+    def made(*, keeps_guidance: bool) -> list[bytes]:
+        with guided(
+            pipe, MemoryBank(), "a cat", strength=1.0, preset=relaxing, keeps_guidance=keeps_guidance
+        ):
+            return [image.tobytes() for image in images_of(pipe, 1, 2)]
+
+    stock = [image.tobytes() for image in images_of(pipe, 1, 2)]
+    assert made(keeps_guidance=True) == stock != made(keeps_guidance=False)

@@ -104,22 +104,44 @@ def test_what_all_images_share_under_the_prompt_is_not_pushed() -> None:
     assert parted(shared.delta) < 0.5 * parted(plain.delta)
 
 
-def test_guidance_is_relaxed_in_a_window_of_its_own() -> None:
-    """After the window of the push, moves still give up guidance; after the relax window there are none."""
-    preset = replace(PRESET, window=0.25, relax=0.8, relax_window=0.75)
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_guidance_is_relaxed_in_a_window_of_its_own(strength: float) -> None:
+    """After the push's window, moves give up guidance by strength and share of the step; after its own there are none."""
+    preset = replace(PRESET, window=0.25, relax=0.8, relax_window=0.6, kappa=1e-6)
     generator = torch.Generator().manual_seed(1)
     combined, prompted = (torch.randn(3, 4, 4, 4, generator=generator) for _ in range(2))
 
-    def delta(index: int, *, keeps_guidance: bool = False) -> Tensor:
-        guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None, keeps_guidance)])
-        moves = guide.before(Step(index, 4, lambda: combined, lambda: prompted))
-        return moves[0].delta if moves else torch.zeros_like(combined)
+    def moves(index: int, *, keeps_guidance: bool = False) -> list[Move]:
+        guide = GroupGuide([GuidedGroup(slice(0, 3), preset, strength, None, keeps_guidance)])
+        return guide.before(Step(index, 4, lambda: combined, lambda: prompted))
 
-    extrapolated = combined - prompted
-    share = (delta(1) / extrapolated).flatten(1)
-    assert bool(((share > 0.5) & (share < 0.8)).all())
-    torch.testing.assert_close(share, share[:, :1].expand_as(share), rtol=1e-3, atol=0)
-    assert delta(0).norm() > 0
-    assert not delta(3).any()
-    assert not delta(1, keeps_guidance=True).any()
-    assert delta(0, keeps_guidance=True).any()
+    if strength == 0:
+        assert [moves(index) for index in range(4)] == [[]] * 4
+        return
+    for index, weight in ((1, 1.0), (2, 0.4)):
+        expected = 0.8 * strength * weight * (combined - prompted)
+        torch.testing.assert_close(moves(index)[0].delta, expected, rtol=1e-3, atol=1e-5)
+    assert moves(3) == moves(1, keeps_guidance=True) == []
+    assert moves(0, keeps_guidance=True)[0].delta.any()
+
+
+def test_without_halves_there_is_nothing_to_relax() -> None:
+    """Without classifier-free guidance there are no moves after the window of the push."""
+    preset = replace(PRESET, window=0.25, relax=1.0, relax_window=1.0)
+    combined = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None)])
+    assert [bool(guide.before(Step(index, 4, lambda: combined))) for index in range(4)] == [True] + [
+        False
+    ] * 3
+
+
+def test_the_bound_is_on_the_push_proper() -> None:
+    """Where the bound is spent, guidance is still given up, and the total push is the bound."""
+    preset = replace(PRESET, window=1.0, relax=1.0, relax_window=1.0, max_push=1e-3)
+    generator = torch.Generator().manual_seed(1)
+    combined, prompted = (torch.randn(3, 4, 4, 4, generator=generator) for _ in range(2))
+    guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None)])
+    deltas = [guide.before(Step(i, 4, lambda: combined, lambda: prompted))[0].delta for i in range(4)]
+    guide.finish(combined, 4)
+    torch.testing.assert_close(guide.runs[0].pushes, torch.full((3,), 1e-3))
+    assert all(delta.norm() > 0.5 * (combined - prompted).norm() for delta in deltas)

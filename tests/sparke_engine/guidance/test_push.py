@@ -55,10 +55,12 @@ def test_nothing_near_no_push(preset: DiversityPreset, entries: Entries | None) 
 
 @pytest.mark.parametrize("preset", [PRESET, replace(PRESET, grid=None), replace(PRESET, grid=(4, 5)), PAPER])
 @pytest.mark.parametrize("seed", range(4))
-def test_points_away_from_a_single_entry(preset: DiversityPreset, seed: int) -> None:
-    """A small push away from one entry lowers the similarity of the features."""
-    latents, entries = latents_of(seed), entries_of(latents_of(seed + 100), preset)
-    push = push_of(latents, entries, preset, eta=1e-3)
+@pytest.mark.parametrize("nearness", [0.0, 0.9, 0.999])
+def test_points_away_from_a_single_entry(preset: DiversityPreset, seed: int, nearness: float) -> None:
+    """A small push away from one entry, far or near, lowers the similarity of the features."""
+    latents = latents_of(seed)
+    entries = entries_of(nearness * latents + (1 - nearness) * latents_of(seed + 100), preset)
+    push = push_of(latents, entries, preset, eta=1e-5)
     before = preset.feature_map.feature(latents)[0] @ entries.features[0]
     after = preset.feature_map.feature(latents - push.delta)[0] @ entries.features[0]
     assert after < before
@@ -93,12 +95,10 @@ def test_denoised_direction_is_the_gradient() -> None:
 def test_what_image_and_past_share_is_not_pushed() -> None:
     """Where the features of image and entries agree in some places, the push is zero there."""
     preset = replace(PRESET, grid=None)
-    latents, past = latents_of(10), latents_of(11, n=4)
-    past[:, :, :3] = latents[:, :, :3]
-    past *= (latents.norm() ** 2 - latents[:, :, :3].norm() ** 2).sqrt() / past[:, :, 3:].flatten(1).norm(
-        dim=1
-    ).reshape(-1, 1, 1, 1)
-    past[:, :, :3] = latents[:, :, :3]
+    latents, others = latents_of(10), latents_of(11, n=4)
+    shared, own = latents[:, :, :3], latents[:, :, 3:]
+    theirs = others[:, :, 3:] / others[:, :, 3:].flatten(1).norm(dim=1).reshape(4, 1, 1, 1) * own.norm()
+    past = torch.cat([shared.expand(4, -1, -1, -1), theirs], dim=2)
     delta = push_of(latents, entries_of(past, preset), preset).delta
     assert delta.norm() > 0.1
     torch.testing.assert_close(
@@ -148,7 +148,7 @@ def test_paper_step_is_algorithm_1() -> None:
 
 @pytest.mark.parametrize("preset", [PRESET, PAPER])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("copies", [1, 2, 7, 1000])
+@pytest.mark.parametrize("copies", [1, 2, 7, 1000, 16384])
 def test_coincident_points_stay(preset: DiversityPreset, dtype: torch.dtype, copies: int) -> None:
     """Where every entry and every fellow is the image itself there is no direction: no push, and nothing but zeros."""
     latents = latents_of(7).to(dtype).expand(min(copies, 4), -1, -1, -1)
