@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the denoiser")
+    parser.add_argument("--compile", action="store_true", help="compile the denoiser (needs a C++ compiler)")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)

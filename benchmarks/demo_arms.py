@@ -20,7 +20,7 @@ from sparke_engine.demo.evaluate import judge_pictures
 from sparke_engine.demo.networks import Judge
 from sparke_engine.demo.scene import OPEN
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample, SampleGroup
-from sparke_engine.diffusion.pipelines import load_engine
+from sparke_engine.diffusion.pipelines import DEMO, load_engine
 from sparke_engine.guidance.presets import DiversityPreset
 
 IMAGES_A_ROUND = 4
@@ -28,8 +28,11 @@ GROUPS_A_BATCH = 16
 
 
 def demo_engine(device: str, *, compiled: bool) -> PipelineEngine:
-    """The demo model. `compiled`: its denoiser through `torch.compile`, nearly twice as fast on a CPU, equal to rounding."""
-    engine = load_engine("builtin:demo", revision=None, dtype="float32", scheduler=None, device=device)
+    """The demo model. `compiled`: its denoiser through `torch.compile`, nearly twice as fast on a CPU, equal to rounding.
+
+    That needs a C++ compiler.
+    """
+    engine = load_engine(DEMO, device=device)
     if not isinstance(engine, PipelineEngine):
         raise SystemExit("the demo engine is a pipeline")
     if compiled:

@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the denoiser")
+    parser.add_argument("--compile", action="store_true", help="compile the denoiser (needs a C++ compiler)")
     parser.add_argument("--report-only", action="store_true", help="leave out arms that are not complete")
     asked = parser.parse_args()
     engine = demo_engine(asked.device, compiled=asked.compile)

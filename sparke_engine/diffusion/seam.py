@@ -130,7 +130,14 @@ def _wrapped(
         _check_call(model_output, sample, kwargs)
         index, num_steps = adapter.step_index(timestep), adapter.num_steps
         prediction = adapter.prediction(index, timestep)
-        this = Step(index, num_steps, *_predictions(prediction, sample, model_output, half.take(len(sample))))
+        prompted = half.take(len(sample))
+
+        def clean_of(output: Tensor) -> Callable[[], Tensor]:
+            return lambda: prediction.clean(sample.float(), output.float())
+
+        this = Step(
+            index, num_steps, clean_of(model_output), None if prompted is None else clean_of(prompted)
+        )
         if prediction.can_push:
             model_output = _inject(prediction, model_output, guide.before(this))
         result = stock(model_output, timestep, sample, *args, **kwargs)
@@ -144,20 +151,6 @@ def _wrapped(
 
     setattr(step, _MARK, True)
     return step
-
-
-def _predictions(
-    prediction: CleanPrediction, sample: Tensor, output: Tensor, prompted: Tensor | None
-) -> tuple[Callable[[], Tensor], Callable[[], Tensor] | None]:
-    """How to make x̂0 of the model's output, and of its prompted half where that is known."""
-
-    def clean() -> Tensor:
-        return prediction.clean(sample.float(), output.float())
-
-    def clean_prompted() -> Tensor:
-        return prediction.clean(sample.float(), prompted.float()) if prompted is not None else clean()
-
-    return clean, None if prompted is None else clean_prompted
 
 
 def _inject(prediction: CleanPrediction, output: Tensor, moves: list[Move]) -> Tensor:

@@ -60,7 +60,7 @@ def test_points_away_from_a_single_entry(preset: DiversityPreset, seed: int, nea
     """A small push away from one entry, far or near, lowers the similarity of the features."""
     latents = latents_of(seed)
     entries = entries_of(nearness * latents + (1 - nearness) * latents_of(seed + 100), preset)
-    push = push_of(latents, entries, preset, eta=1e-5)
+    push = push_of(latents, entries, preset, eta=1e-3)
     before = preset.feature_map.feature(latents)[0] @ entries.features[0]
     after = preset.feature_map.feature(latents - push.delta)[0] @ entries.features[0]
     assert after < before
