@@ -65,9 +65,9 @@ docs: $(STAMP) ## Write docs/configuration.md from the settings
 
 .PHONY: bench
 bench: $(STAMP) ## The main claim on the demo model, in short: some minutes on two cores
-	@$(BIN)/python benchmarks/demo_accuracy.py --images 64 --steps 12 --scales 1 7.5
+	@$(BIN)/python benchmarks/demo_accuracy.py --images 64 --steps 12 --scales 1 9
 	@$(BIN)/python benchmarks/diversity.py --prompts 8 --images 8 --steps 12 \
-		scale=7.5,strength=0 scale=7.5,strength=0.5 scale=7.5,strength=1 scale=1,strength=0
+		scale=9,strength=0 scale=9,strength=0.5 scale=9,strength=1 scale=1,strength=0
 
 .PHONY: check
 check: lint test ## What CI runs: lint, types, architecture, tests

@@ -1,6 +1,6 @@
 """Accuracy of the demo model on prompts it never saw, against the guidance scale, without diversity guidance.
 
-    python benchmarks/demo_accuracy.py --images 4096 --scales 1 2 5 7.5
+    python benchmarks/demo_accuracy.py --images 4096 --scales 1 2 5 9
 
 An image is right where shape, colour and background are all as its caption states. Intervals are Wilson's, 95 %.
 """
@@ -30,7 +30,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=4096)
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0, 7.5])
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0, 9.0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -12,7 +12,7 @@ from sparke_engine.demo.captions import caption_table
 from sparke_engine.demo.evaluate import sheet
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
 
-PLAN = DenoisingPlan(64, 64, 12, 7.5)
+PLAN = DenoisingPlan(64, 64, 12, 9.0)
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
 
 

@@ -73,7 +73,7 @@ def mutual_field(features: Float[Tensor, "*b n d"], kernel: GaussianPower) -> Fi
 
 
 def tangent(vectors: Float[Tensor, "*b d"], features: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-    """(I − f fᵀ) v for unit f."""
+    """(I − f fᵀ) v for unit f; v where f is zero."""
     return vectors - features * (vectors * features).sum(-1, keepdim=True)
 
 

@@ -38,11 +38,10 @@ class GuidedGroup:
         return self.eta * window_weight(step.index, step.num_steps, self.preset.window)
 
     def relax_of(self, step: Step) -> float:
-        """The share of classifier-free guidance to give up at a step."""
-        if self.keeps_guidance or not step.has_halves:
+        """λ at a step: how far classifier-free guidance is relaxed."""
+        if self.keeps_guidance or step.guidance_scale <= 1:
             return 0.0
-        weight = window_weight(step.index, step.num_steps, self.preset.relax_window)
-        return self.preset.relax_at(self.strength) * weight
+        return self.preset.relax_at(self.strength)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class GroupGuide:
     _on_device: dict[int, Entries] = field(default_factory=dict)
 
     def before(self, step: Step) -> list[Move]:
-        """Mode `denoised`: every step within the windows."""
+        """Mode `denoised`: pushes within the window, relaxed guidance in every step."""
         if step.index == 0:
             self._spent = None  # of a run that was broken off
         moves = []
@@ -78,6 +77,7 @@ class GroupGuide:
                     eta=eta,
                     limit=self._limit(step.clean, group, step.num_steps),
                     prompted=step.prompted[group.rows],
+                    guidance_scale=step.guidance_scale,
                     relax=relax,
                 )
                 moves.append(self._spend(group, push))

@@ -31,16 +31,18 @@ class Step:
         num_steps: int,
         predict: Callable[[], Tensor],
         predict_prompted: Callable[[], Tensor] | None = None,
+        guidance_scale: float = 1.0,
     ) -> None:
         self.index = index
         self.num_steps = num_steps
         self._predict = predict
         self._predict_prompted = predict_prompted
+        self._guidance_scale = guidance_scale
 
     @property
-    def has_halves(self) -> bool:
-        """Whether classifier-free guidance extrapolates here, and its prompted half is known."""
-        return self._predict_prompted is not None
+    def guidance_scale(self) -> float:
+        """The scale by which classifier-free guidance extrapolates; 1 where there is none, or its halves cannot be told."""
+        return 1.0 if self._predict_prompted is None else self._guidance_scale
 
     @functools.cached_property
     def clean(self) -> Float[Tensor, "b c h w"]:
@@ -59,8 +61,14 @@ class Step:
 class _PromptedHalf:
     """A forward hook on the denoiser that keeps the half of a doubled batch that was made under the prompt."""
 
-    def __init__(self) -> None:
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
         self._output: Tensor | None = None
+
+    @property
+    def guidance_scale(self) -> float:
+        """The scale of the pipeline's call that is under way; 1 where the pipeline does not tell."""
+        return float(getattr(self._pipe, "guidance_scale", 1.0))
 
     def __call__(self, _module: Any, _inputs: Any, result: Any) -> None:
         output = result[0] if isinstance(result, tuple) else result.sample
@@ -105,7 +113,7 @@ def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iter
             "this pipeline's scheduler is guided already; leave the open `with` block first, or use a pipeline of its own"
         )
     before = vars(scheduler).get("step")
-    half = _PromptedHalf()
+    half = _PromptedHalf(pipe)
     denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     hook = denoiser.register_forward_hook(half) if denoiser is not None else None
     scheduler.step = _wrapped(adapter, guide, half, on_step)
@@ -136,7 +144,11 @@ def _wrapped(
             return lambda: prediction.clean(sample.float(), output.float())
 
         this = Step(
-            index, num_steps, clean_of(model_output), None if prompted is None else clean_of(prompted)
+            index,
+            num_steps,
+            clean_of(model_output),
+            None if prompted is None else clean_of(prompted),
+            half.guidance_scale,
         )
         if prediction.can_push:
             model_output = _inject(prediction, model_output, guide.before(this))

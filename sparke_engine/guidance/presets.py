@@ -18,12 +18,11 @@ class DiversityPreset:
         mode: `denoised` acts on the predicted clean latents within a window; `paper` is Algorithm 1.
         grid: cells (rows, columns) of the average pooling φ; None is the identity.
         eta: η at strength 1, the size of a push in norms of the latents.
-        strength_exponent: η(strength) = eta · strength^exponent; the relaxed share likewise.
+        strength_exponent: η(strength) = eta · strength^exponent, and λ(strength) likewise.
         window: the fraction of the steps, from the first, in which `denoised` pushes.
-        relax: the share of classifier-free guidance that `denoised` gives up at strength 1 where images are near.
-        relax_window: the fraction of the steps, from the first, in which it does so.
+        relax: λ at strength 1: where images are near, `denoised` lowers a guidance scale s > 1 to s^(1−λ), in every step.
         interval: `paper` acts after every `interval`-th step.
-        kappa: κ of the gate m/(m+κ): the mass at which push and relaxation have half their size.
+        kappa: κ of the gate m/(m+κ): the mass at which η and λ have half their size.
         latent_bandwidth: σ_Z.
         prompt_bandwidth: σ_Y.
         power: p of both kernels.
@@ -38,7 +37,6 @@ class DiversityPreset:
     strength_exponent: float = 1.0
     window: float = 0.2
     relax: float = 0.0
-    relax_window: float = 0.5
     interval: int = 10
     kappa: float = 0.1
     latent_bandwidth: float = 0.5
@@ -63,9 +61,8 @@ class DiversityPreset:
         for name, value in positive.items():
             if not value > 0:
                 raise InvalidArgument(f"a preset's {name} is positive, got {value}")
-        for name, value in {"window": self.window, "relax_window": self.relax_window}.items():
-            if not 0 < value <= 1:
-                raise InvalidArgument(f"a preset's {name} is a fraction in (0, 1], got {value}")
+        if not 0 < self.window <= 1:
+            raise InvalidArgument(f"a preset's window is a fraction in (0, 1], got {self.window}")
         for name, value in {"relax": self.relax, "min_prompt_kernel": self.min_prompt_kernel}.items():
             if not 0 <= value <= 1:
                 raise InvalidArgument(f"a preset's {name} is in [0, 1], got {value}")
@@ -90,7 +87,7 @@ class DiversityPreset:
         return self.eta * self._share(strength)
 
     def relax_at(self, strength: float) -> float:
-        """The share of classifier-free guidance given up at a strength: relax · strength^exponent."""
+        """λ(strength) = relax · strength^exponent: increasing, 0 at 0."""
         return self.relax * self._share(strength)
 
     def _share(self, strength: float) -> float:
@@ -115,8 +112,8 @@ PAPER = DiversityPreset(
 PRESETS: dict[str, DiversityPreset] = {
     "demo": DiversityPreset(
         grid=(4, 4),
-        eta=3.0,
-        strength_exponent=0.7,
+        eta=1.0,
+        strength_exponent=0.5,
         window=0.25,
         relax=1.0,
         latent_bandwidth=0.8,

@@ -24,7 +24,7 @@ def test_the_packaged_catalogue_is_the_demo_model():
         "builtin:demo",
         "demo",
         12,
-        7.5,
+        9.0,
     )
     assert (spec.size.min_px, spec.size.max_px) == (64, 64)
 

@@ -35,11 +35,11 @@ class Watcher:
     """A guide that keeps what each step predicts, and pushes nothing."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Tensor, Tensor]] = []
+        self.steps: list[tuple[Tensor, Tensor, float]] = []
 
     def before(self, step: Step) -> list[Move]:
-        """Read both predictions."""
-        self.steps.append((step.clean, step.prompted))
+        """Read both predictions and the scale."""
+        self.steps.append((step.clean, step.prompted, step.guidance_scale))
         return []
 
     def after(self, _step: Step, _latents: Tensor) -> list[Move]:
@@ -56,7 +56,7 @@ def test_the_prompted_half_is_the_second(part: str, *, as_tuple: bool) -> None:
     """In a doubled batch x̂0 under the prompt comes from the second half; afterwards the denoiser has no hook."""
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(2)
-    pipe = SimpleNamespace(scheduler=scheduler, **{part: Denoiser(as_tuple=as_tuple)})
+    pipe = SimpleNamespace(scheduler=scheduler, guidance_scale=7.5, **{part: Denoiser(as_tuple=as_tuple)})
     denoiser, watcher = getattr(pipe, part), Watcher()
     latents = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     timestep = scheduler.timesteps[0]
@@ -66,7 +66,8 @@ def test_the_prompted_half_is_the_second(part: str, *, as_tuple: bool) -> None:
         combined = output[:2] + 7.5 * (output[2:] - output[:2])
         scheduler.step(combined, timestep, latents)
     prediction = adapter_for(scheduler).prediction(0, timestep)
-    clean, prompted = watcher.steps[0]
+    clean, prompted, scale = watcher.steps[0]
+    assert scale == 7.5
     assert torch.equal(clean, prediction.clean(latents, combined))
     assert torch.equal(prompted, prediction.clean(latents, output[2:]))
     assert not torch.equal(clean, prompted)
@@ -74,16 +75,31 @@ def test_the_prompted_half_is_the_second(part: str, *, as_tuple: bool) -> None:
 
 
 def test_without_doubling_the_prediction_is_the_only_one() -> None:
-    """Where the denoiser's batch is not doubled, or where it did not run, both predictions are one."""
+    """Where the denoiser's batch is not doubled, or where it did not run, both predictions are one, and the scale is 1."""
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(2)
-    pipe, watcher = SimpleNamespace(scheduler=scheduler, unet=Denoiser(as_tuple=True)), Watcher()
+    denoiser, watcher = Denoiser(as_tuple=True), Watcher()
+    pipe = SimpleNamespace(scheduler=scheduler, unet=denoiser, guidance_scale=7.5)
     latents = torch.ones(2, 4, 4, 4)
     with guided_steps(pipe, watcher):
         (output,) = pipe.unet(latents)
         scheduler.step(output, scheduler.timesteps[0], latents)
         scheduler.step(output, scheduler.timesteps[1], latents)
-    assert all(clean is prompted for clean, prompted in watcher.steps)
+    assert [(clean is prompted, scale) for clean, prompted, scale in watcher.steps] == [(True, 1.0)] * 2
+
+
+def test_a_pipeline_that_tells_no_scale_is_not_relaxed() -> None:
+    """The prompted half of a pipeline without the property `guidance_scale` is known, its scale is taken as 1."""
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(1)
+    pipe, watcher = SimpleNamespace(scheduler=scheduler, unet=Denoiser(as_tuple=True)), Watcher()
+    latents = torch.ones(2, 4, 4, 4)
+    with guided_steps(pipe, watcher):
+        (output,) = pipe.unet(torch.cat([latents, latents]))
+        scheduler.step(3 * output[2:] - 2 * output[:2], scheduler.timesteps[0], latents)
+    ((clean, prompted, scale),) = watcher.steps
+    assert not torch.equal(clean, prompted)
+    assert scale == 1.0
 
 
 def test_what_all_images_share_under_the_prompt_is_not_pushed() -> None:
@@ -104,44 +120,53 @@ def test_what_all_images_share_under_the_prompt_is_not_pushed() -> None:
     assert parted(shared.delta) < 0.5 * parted(plain.delta)
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
-def test_guidance_is_relaxed_in_a_window_of_its_own(strength: float) -> None:
-    """After the push's window, moves give up guidance by strength and share of the step; after its own there are none."""
-    preset = replace(PRESET, window=0.25, relax=0.8, relax_window=0.6, kappa=1e-6)
+SCALE = 6.0
+
+
+def halves() -> tuple[Tensor, Tensor]:
+    """Clean latents at guidance scale 6 and under the prompt alone, of three images."""
     generator = torch.Generator().manual_seed(1)
-    combined, prompted = (torch.randn(3, 4, 4, 4, generator=generator) for _ in range(2))
+    unprompted, prompted = (torch.randn(3, 4, 4, 4, generator=generator) for _ in range(2))
+    return unprompted + SCALE * (prompted - unprompted), prompted
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_guidance_is_relaxed_in_every_step(strength: float) -> None:
+    """After the push's window, moves relax the guidance scale by strength, up to the last step."""
+    preset = replace(PRESET, window=0.25, relax=0.8, kappa=1e-6)
+    combined, prompted = halves()
 
     def moves(index: int, *, keeps_guidance: bool = False) -> list[Move]:
         guide = GroupGuide([GuidedGroup(slice(0, 3), preset, strength, None, keeps_guidance)])
-        return guide.before(Step(index, 4, lambda: combined, lambda: prompted))
+        return guide.before(Step(index, 4, lambda: combined, lambda: prompted, SCALE))
 
     if strength == 0:
         assert [moves(index) for index in range(4)] == [[]] * 4
         return
-    for index, weight in ((1, 1.0), (2, 0.4)):
-        expected = 0.8 * strength * weight * (combined - prompted)
-        torch.testing.assert_close(moves(index)[0].delta, expected, rtol=1e-3, atol=1e-5)
-    assert moves(3) == moves(1, keeps_guidance=True) == []
+    share = (SCALE - SCALE ** (1 - 0.8 * strength)) / (SCALE - 1)
+    for index in (1, 2, 3):
+        torch.testing.assert_close(moves(index)[0].delta, share * (combined - prompted), rtol=1e-3, atol=1e-5)
+        assert moves(index, keeps_guidance=True) == []
     assert moves(0, keeps_guidance=True)[0].delta.any()
 
 
-def test_without_halves_there_is_nothing_to_relax() -> None:
-    """Without classifier-free guidance there are no moves after the window of the push."""
-    preset = replace(PRESET, window=0.25, relax=1.0, relax_window=1.0)
-    combined = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None)])
-    assert [bool(guide.before(Step(index, 4, lambda: combined))) for index in range(4)] == [True] + [
-        False
-    ] * 3
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_there_is_nothing_to_relax_up_to_scale_1(scale: float) -> None:
+    """Without extrapolation there are no moves after the window of the push, with halves or without."""
+    preset = replace(PRESET, window=0.25, relax=1.0)
+    combined, prompted = halves()
+    for step_halves in ((lambda: combined,), (lambda: combined, lambda: prompted, scale)):
+        guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None)])
+        moved = [bool(guide.before(Step(index, 4, *step_halves))) for index in range(4)]
+        assert moved == [True, False, False, False]
 
 
 def test_the_bound_is_on_the_push_proper() -> None:
-    """Where the bound is spent, guidance is still given up, and the total push is the bound."""
-    preset = replace(PRESET, window=1.0, relax=1.0, relax_window=1.0, max_push=1e-3)
-    generator = torch.Generator().manual_seed(1)
-    combined, prompted = (torch.randn(3, 4, 4, 4, generator=generator) for _ in range(2))
+    """Where the bound is spent, guidance is still relaxed, and the total push is the bound."""
+    preset = replace(PRESET, window=1.0, relax=1.0, max_push=1e-3)
+    combined, prompted = halves()
     guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None)])
-    deltas = [guide.before(Step(i, 4, lambda: combined, lambda: prompted))[0].delta for i in range(4)]
+    deltas = [guide.before(Step(i, 4, lambda: combined, lambda: prompted, SCALE))[0].delta for i in range(4)]
     guide.finish(combined, 4)
     torch.testing.assert_close(guide.runs[0].pushes, torch.full((3,), 1e-3))
     assert all(delta.norm() > 0.5 * (combined - prompted).norm() for delta in deltas)

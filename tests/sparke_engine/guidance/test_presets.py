@@ -12,7 +12,7 @@ from sparke_engine.guidance.presets import PRESETS, DiversityPreset, preset_name
 
 @given(st.sampled_from(sorted(PRESETS)), st.floats(0, 1), st.floats(0, 1))
 def test_eta_grows_with_strength(name: str, one: float, other: float) -> None:
-    """η and the relaxed share are 0 at strength 0, the preset's at 1, and monotone between."""
+    """η and λ are 0 at strength 0, the preset's at 1, and monotone between."""
     preset = preset_named(name)
     assert preset.eta_at(0) == preset.relax_at(0) == 0
     assert (preset.eta_at(1), preset.relax_at(1)) == (preset.eta, preset.relax)
@@ -37,7 +37,6 @@ def test_a_strength_is_a_fraction(strength: float) -> None:
         {"window": 0.0},
         {"window": 1.5},
         {"relax": 1.1},
-        {"relax_window": 0.0},
         {"max_neighbours": 0},
         {"min_prompt_kernel": 2.0},
         {"power": float("nan")},

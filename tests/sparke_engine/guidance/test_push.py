@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparke_engine.core.gradients import similarity_gradient
+from sparke_engine.core.gradients import similarity_gradient, tangent
 from sparke_engine.core.kernels import unit
 from sparke_engine.errors import ShapeMismatch
-from sparke_engine.guidance.denoised import denoised_push
+from sparke_engine.guidance.denoised import denoised_push, share_given_up
 from sparke_engine.guidance.paper import paper_push
 from sparke_engine.guidance.presets import PAPER, DiversityPreset
 from sparke_engine.guidance.push import Entries, Push
@@ -106,21 +106,64 @@ def test_what_image_and_past_share_is_not_pushed() -> None:
     )
 
 
-def relaxed(latents: Tensor, prompted: Tensor, entries: Entries | None, eta: float) -> Push:
-    """The push where all of classifier-free guidance is given up."""
+def relaxed(latents: Tensor, prompted: Tensor, entries: Entries | None, eta: float, relax: float = 1.0) -> Push:
+    """The push of a pipeline that extrapolates at guidance scale 8."""
     limit = torch.full((latents.shape[0],), WIDE)
-    return denoised_push(latents, entries, PRESET, eta=eta, limit=limit, prompted=prompted, relax=1.0)
+    return denoised_push(
+        latents, entries, PRESET, eta=eta, limit=limit, prompted=prompted, guidance_scale=8.0, relax=relax
+    )
 
 
-def test_guidance_is_relaxed_by_the_gate() -> None:
-    """At η = 0 the share m/(m+κ) of what guidance extrapolates is given up, and nothing where nothing is near."""
-    latents, prompted, entries = latents_of(1), latents_of(2), entries_of(latents_of(3, n=4))
+@pytest.mark.parametrize("relax", [0.0, 0.5, 1.0])
+def test_the_guidance_scale_is_relaxed_by_the_gate(relax: float) -> None:
+    """At η = 0 the prediction is that of guidance scale s^(1−λm/(m+κ)), and of s where nothing is near."""
+    unprompted, prompted, entries = latents_of(1), latents_of(2), entries_of(latents_of(3, n=4))
+    latents = unprompted + 8.0 * (prompted - unprompted)
     mass = PRESET.latent_kernel.gram(PRESET.feature_map.feature(prompted), entries.features).sum()
-    push = relaxed(latents, prompted, entries, 0.0)
-    expected = mass / (mass + PRESET.kappa) * (latents - prompted)
-    torch.testing.assert_close(push.delta, expected, rtol=1e-9, atol=1e-12)
+    push = relaxed(latents, prompted, entries, 0.0, relax)
+    scale = 8.0 ** (1 - relax * mass / (mass + PRESET.kappa))
+    torch.testing.assert_close(
+        latents - push.delta, unprompted + scale * (prompted - unprompted), rtol=1e-9, atol=1e-9
+    )
     assert float(push.relative) == 0
-    assert torch.equal(relaxed(latents, prompted, None, 0.5).delta, torch.zeros_like(latents))
+    assert torch.equal(relaxed(latents, prompted, None, 0.5, relax).delta, torch.zeros_like(latents))
+
+
+@given(st.floats(1.0, 30.0), st.floats(0.0, 1.0))
+def test_the_share_given_up_makes_the_relaxed_scale(scale: float, relax: float) -> None:
+    """What is left of s extrapolates as s^(1−λ) does; at λ = 1 nothing is left, and at s ≤ 1 nothing is given up."""
+    share = share_given_up(scale, torch.tensor([relax, 1.0], dtype=torch.float64))
+    assert 1 + (scale - 1) * (1 - float(share[0])) == pytest.approx(scale ** (1 - relax), rel=1e-12)
+    assert float(share[1]) == pytest.approx(1.0 if scale > 1 else 0.0, abs=1e-12)
+    assert not share_given_up(0.5, share).any()
+
+
+@pytest.mark.parametrize("preset", [PRESET, replace(PRESET, grid=None)])
+def test_the_push_proper_is_across_the_axis_of_guidance(preset: DiversityPreset) -> None:
+    """It has no part along what guidance extrapolates, and is the plain push less that part."""
+    latents, prompted, entries = latents_of(1, 3), latents_of(2, 3), entries_of(latents_of(3, n=4), preset)
+    limit = torch.full((3,), WIDE)
+    across = denoised_push(latents, entries, preset, eta=0.5, limit=limit, prompted=prompted).delta
+    axis = unit((latents - prompted).flatten(1))
+    torch.testing.assert_close((across.flatten(1) * axis).sum(1), torch.zeros(3).double(), rtol=0, atol=1e-12)
+    plain = push_of(prompted, entries, preset).delta
+    along = unit(preset.feature_map.apply(latents - prompted))
+    left = tangent(preset.feature_map.apply(plain), along)
+    torch.testing.assert_close(unit(preset.feature_map.apply(across)), unit(left), rtol=0, atol=1e-9)
+
+
+def test_along_the_axis_of_guidance_alone_there_is_no_push() -> None:
+    """Where the only way apart is the axis of guidance, the push proper is zero, not rounding."""
+    preset = replace(PRESET, grid=None)
+    prompted = latents_of(2)
+    other = latents_of(3)
+    other = other * prompted.norm() / other.norm()
+    latents = prompted + 2.5 * (prompted - other)
+    push = denoised_push(
+        latents, entries_of(other, preset), preset, eta=0.5, limit=torch.full((1,), WIDE), prompted=prompted
+    )
+    assert torch.equal(push.delta, torch.zeros_like(latents))
+    assert float(push.relative) == 0
 
 
 def test_a_push_is_measured_by_the_relaxed_prediction() -> None:
