@@ -114,7 +114,7 @@ class GenerationBody(WireModel):
         default=None,
         ge=0.0,
         allow_inf_nan=False,
-        description="Classifier-free guidance; absent: the model's default. Diversity guidance may relax it early on.",
+        description="Classifier-free guidance; absent: the model's default. Diversity guidance may relax it where images are near.",
     )
     reproducible: bool | None = Field(
         default=None,

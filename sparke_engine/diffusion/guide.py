@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparke_engine.diffusion.seam import Move, Step
 from sparke_engine.errors import NonFiniteLatents
-from sparke_engine.guidance.denoised import denoised_push
+from sparke_engine.guidance.denoised import Extrapolation, denoised_push
 from sparke_engine.guidance.paper import paper_push
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries, Push
@@ -76,8 +76,7 @@ class GroupGuide:
                     group.preset,
                     eta=eta,
                     limit=self._limit(step.clean, group, step.num_steps),
-                    prompted=step.prompted[group.rows],
-                    guidance_scale=step.guidance_scale,
+                    extrapolation=Extrapolation(step.prompted[group.rows], step.guidance_scale),
                     relax=relax,
                 )
                 moves.append(self._spend(group, push))

@@ -38,7 +38,7 @@ def guided(
 
     The neighbours are read once, on entry. Where the block ends well, the finished images enter the bank, also at
     strength 0; where it raises, nothing does. All images of one call are taken as one group of this prompt.
-    A preset may relax classifier-free guidance early on. Set `keeps_guidance` where the pipeline is called with a negative
+    A preset may relax classifier-free guidance where images are near. Set `keeps_guidance` where the pipeline is called with a negative
     prompt, which would be relaxed with it.
     """
     preset = preset if preset is not None else default_preset(pipe)

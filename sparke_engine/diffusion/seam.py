@@ -31,6 +31,7 @@ class Step:
         num_steps: int,
         predict: Callable[[], Tensor],
         predict_prompted: Callable[[], Tensor] | None = None,
+        *,
         guidance_scale: float = 1.0,
     ) -> None:
         self.index = index
@@ -148,7 +149,7 @@ def _wrapped(
             num_steps,
             clean_of(model_output),
             None if prompted is None else clean_of(prompted),
-            half.guidance_scale,
+            guidance_scale=half.guidance_scale,
         )
         if prediction.can_push:
             model_output = _inject(prediction, model_output, guide.before(this))

@@ -1,6 +1,7 @@
-"""Mode `denoised`: push predicted clean latents x̂0 apart from memory and fellow images, early; relax guidance there."""
+"""Mode `denoised`: push predicted clean latents x̂0 apart from memory and fellow images, early; relax guidance."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,13 @@ from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries, Push, scaled, unit_direction
 
 
+class Extrapolation(NamedTuple):
+    """Where classifier-free guidance started, x̂0ᶜ = `prompted` under the prompt alone, and the scale s it went by."""
+
+    prompted: Float[Tensor, "n c h w"]
+    scale: float
+
+
 def denoised_push(
     clean: Float[Tensor, "n c h w"],
     entries: Entries | None,
@@ -19,18 +27,16 @@ def denoised_push(
     *,
     eta: float,
     limit: Float[Tensor, " n"],
-    prompted: Float[Tensor, "n c h w"] | None = None,
-    guidance_scale: float = 1.0,
+    extrapolation: Extrapolation | None = None,
     relax: float = 0.0,
 ) -> Push:
     """δ = r·(x̂0 − x̂0ᶜ) + min(η·g, limit)·‖x̂0′‖·φᵀ(D⊥)/‖φᵀ(D⊥)‖ for the n images of one group; x̂0 becomes x̂0 − δ.
 
-    x̂0ᶜ = `prompted` is the prediction under the prompt alone (x̂0 where it is not given), g = m/(m+κ) a gate that lets
-    all fade where nothing is near, x̂0′ what the first term leaves of x̂0.
+    x̂0ᶜ is the prediction under the prompt alone (x̂0 where no `extrapolation` is given), g = m/(m+κ) a gate that lets all
+    fade where nothing is near, x̂0′ what the first term leaves of x̂0.
 
-    Along the axis of classifier-free guidance, x̂0 − x̂0ᶜ, all is up to the scale s = `guidance_scale`: it draws the images
-    of one prompt to one mode, and where images are near the first term relaxes it to s^(1−λg), λ = `relax`; see
-    `share_given_up`. The push proper is across that axis: D = Σ_j w_j (f_j − f) and m = Σ_j w_j over the entries
+    Along the axis of classifier-free guidance, x̂0 − x̂0ᶜ, all is up to its scale s: it draws the images of one prompt to
+    one mode, and where images are near the first term relaxes it to s^(1−λg), λ = `relax`; see `share_given_up`. The push proper is across that axis: D = Σ_j w_j (f_j − f) and m = Σ_j w_j over the entries
     (weights a_j with the prompt kernel inside) and the other n − 1 images of the group (detached, k_Y = 1), seen from
     f = φ(x̂0ᶜ)/‖φ(x̂0ᶜ)‖, and D⊥ = D less its part along φ(x̂0 − x̂0ᶜ).
 
@@ -42,27 +48,26 @@ def denoised_push(
     fp32 or fp64 in and out. O(n·(k+n)·d). `relative` is the push proper. Degenerate cases: alone without entries δ = 0;
     at D⊥ = 0 the push proper is 0.
     """
-    prompted = clean if prompted is None else prompted
+    prompted, scale = extrapolation or Extrapolation(clean, 1.0)
     extrapolated = clean - prompted
     field = _field(prompted, entries, preset)
     axis = unit(preset.feature_map.apply(extrapolated))
     field = field._replace(direction=tangent(field.direction, axis))
     gate = field.mass / (field.mass + preset.kappa)
-    given_up = share_given_up(guidance_scale, relax * gate)[:, None, None, None] * extrapolated
+    given_up = share_given_up(scale, relax * gate)[:, None, None, None] * extrapolated
     relative = torch.minimum(eta * gate, limit.to(gate.dtype))
     push = scaled(unit_direction(field, preset, clean), clean - given_up, relative)
     return Push(given_up + push.delta, push.relative)
 
 
-def share_given_up(guidance_scale: float, relax: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def share_given_up(scale: float, relax: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """(s − s^(1−λ)) / (s − 1): the share of x̂0 − x̂0ᶜ that turns a guidance scale s into s^(1−λ).
 
     Even steps of λ are even steps of log s, in which diversity grows about evenly. 0 where s ≤ 1.
     """
-    if guidance_scale <= 1:
+    if scale <= 1:
         return torch.zeros_like(relax)
-    whole = guidance_scale / (guidance_scale - 1)
-    return -whole * torch.expm1(-math.log(guidance_scale) * relax)
+    return -scale / (scale - 1) * torch.expm1(-math.log(scale) * relax)
 
 
 def _field(latents: Float[Tensor, "n c h w"], entries: Entries | None, preset: DiversityPreset) -> Field:

@@ -138,7 +138,7 @@ def test_guidance_is_relaxed_in_every_step(strength: float) -> None:
 
     def moves(index: int, *, keeps_guidance: bool = False) -> list[Move]:
         guide = GroupGuide([GuidedGroup(slice(0, 3), preset, strength, None, keeps_guidance)])
-        return guide.before(Step(index, 4, lambda: combined, lambda: prompted, SCALE))
+        return guide.before(Step(index, 4, lambda: combined, lambda: prompted, guidance_scale=SCALE))
 
     if strength == 0:
         assert [moves(index) for index in range(4)] == [[]] * 4
@@ -155,9 +155,10 @@ def test_there_is_nothing_to_relax_up_to_scale_1(scale: float) -> None:
     """Without extrapolation there are no moves after the window of the push, with halves or without."""
     preset = replace(PRESET, window=0.25, relax=1.0)
     combined, prompted = halves()
-    for step_halves in ((lambda: combined,), (lambda: combined, lambda: prompted, scale)):
+    for predict_prompted in (None, lambda: prompted):
         guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None)])
-        moved = [bool(guide.before(Step(index, 4, *step_halves))) for index in range(4)]
+        steps = [Step(i, 4, lambda: combined, predict_prompted, guidance_scale=scale) for i in range(4)]
+        moved = [bool(guide.before(step)) for step in steps]
         assert moved == [True, False, False, False]
 
 
@@ -166,7 +167,10 @@ def test_the_bound_is_on_the_push_proper() -> None:
     preset = replace(PRESET, window=1.0, relax=1.0, max_push=1e-3)
     combined, prompted = halves()
     guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None)])
-    deltas = [guide.before(Step(i, 4, lambda: combined, lambda: prompted, SCALE))[0].delta for i in range(4)]
+    deltas = [
+        guide.before(Step(i, 4, lambda: combined, lambda: prompted, guidance_scale=SCALE))[0].delta
+        for i in range(4)
+    ]
     guide.finish(combined, 4)
     torch.testing.assert_close(guide.runs[0].pushes, torch.full((3,), 1e-3))
     assert all(delta.norm() > 0.5 * (combined - prompted).norm() for delta in deltas)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparke_engine.core.gradients import similarity_gradient, tangent
 from sparke_engine.core.kernels import unit
 from sparke_engine.errors import ShapeMismatch
-from sparke_engine.guidance.denoised import denoised_push, share_given_up
+from sparke_engine.guidance.denoised import Extrapolation, denoised_push, share_given_up
 from sparke_engine.guidance.paper import paper_push
 from sparke_engine.guidance.presets import PAPER, DiversityPreset
 from sparke_engine.guidance.push import Entries, Push
@@ -106,11 +106,19 @@ def test_what_image_and_past_share_is_not_pushed() -> None:
     )
 
 
-def relaxed(latents: Tensor, prompted: Tensor, entries: Entries | None, eta: float, relax: float = 1.0) -> Push:
+def relaxed(
+    latents: Tensor, prompted: Tensor, entries: Entries | None, eta: float, relax: float = 1.0
+) -> Push:
     """The push of a pipeline that extrapolates at guidance scale 8."""
     limit = torch.full((latents.shape[0],), WIDE)
     return denoised_push(
-        latents, entries, PRESET, eta=eta, limit=limit, prompted=prompted, guidance_scale=8.0, relax=relax
+        latents,
+        entries,
+        PRESET,
+        eta=eta,
+        limit=limit,
+        extrapolation=Extrapolation(prompted, 8.0),
+        relax=relax,
     )
 
 
@@ -143,7 +151,8 @@ def test_the_push_proper_is_across_the_axis_of_guidance(preset: DiversityPreset)
     """It has no part along what guidance extrapolates, and is the plain push less that part."""
     latents, prompted, entries = latents_of(1, 3), latents_of(2, 3), entries_of(latents_of(3, n=4), preset)
     limit = torch.full((3,), WIDE)
-    across = denoised_push(latents, entries, preset, eta=0.5, limit=limit, prompted=prompted).delta
+    start = Extrapolation(prompted, 1.0)
+    across = denoised_push(latents, entries, preset, eta=0.5, limit=limit, extrapolation=start).delta
     axis = unit((latents - prompted).flatten(1))
     torch.testing.assert_close((across.flatten(1) * axis).sum(1), torch.zeros(3).double(), rtol=0, atol=1e-12)
     plain = push_of(prompted, entries, preset).delta
@@ -159,8 +168,9 @@ def test_along_the_axis_of_guidance_alone_there_is_no_push() -> None:
     other = latents_of(3)
     other = other * prompted.norm() / other.norm()
     latents = prompted + 2.5 * (prompted - other)
+    entries, limit = entries_of(other, preset), torch.full((1,), WIDE)
     push = denoised_push(
-        latents, entries_of(other, preset), preset, eta=0.5, limit=torch.full((1,), WIDE), prompted=prompted
+        latents, entries, preset, eta=0.5, limit=limit, extrapolation=Extrapolation(prompted, 1.0)
     )
     assert torch.equal(push.delta, torch.zeros_like(latents))
     assert float(push.relative) == 0
