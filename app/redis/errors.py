@@ -1,5 +1,6 @@
 """Maps the errors of the Redis client to the service's own, in one place."""
 
+import re
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -8,9 +9,9 @@ from redis import exceptions
 
 from app.errors import StoreUnavailable
 
-# Errors that redis-py has no class for. All pass: a full disk, a replica that is away, a long script.
-_PASSING = ("MISCONF", "NOREPLICAS", "BUSY")
-_OUT_OF_MEMORY = "OOM command not allowed"  # Redis 6 wraps it in another error where a script meets it
+# Errors that redis-py has no class for. All pass: a full disk, a replica that is away, a long script, no memory. Redis 6
+# wraps them in another error where a script meets them.
+_PASSING = re.compile(r"(?:^|: -)(?:MISCONF|NOREPLICAS|BUSY)\b|OOM command not allowed")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -47,4 +48,4 @@ def redis_errors(method: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, 
 
 
 def _passes(error: exceptions.ResponseError) -> bool:
-    return str(error).split(" ", 1)[0] in _PASSING or _OUT_OF_MEMORY in str(error)
+    return _PASSING.search(str(error)) is not None

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparke_engine.core.kernels import GaussianPower
-from sparke_engine.diffusion.guide import FinishedRun, GroupGuide, GuidedGroup
+from sparke_engine.diffusion.guide import FinishedRun, GuidedGroup, Method, Sparke
 from sparke_engine.diffusion.prompt_embedding import embed_prompt
 from sparke_engine.diffusion.seam import guided_steps
 from sparke_engine.errors import InvalidArgument, InvalidPlan, OutputMismatch, ShapeMismatch, SparkeError
@@ -94,8 +94,9 @@ class ImageEngine(Protocol):
 class PipelineEngine:
     """A stock Stable Diffusion 1, 2, XL or 3 pipeline behind the protocol. One thread at a time."""
 
-    def __init__(self, pipe: Any, preset: DiversityPreset) -> None:
+    def __init__(self, pipe: Any, preset: DiversityPreset, method: Method | None = None) -> None:
         self.preset = preset
+        self.method: Method = Sparke() if method is None else method
         self._pipe = pipe
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
         denoiser = getattr(pipe, "unet", None) or pipe.transformer
@@ -121,9 +122,11 @@ class PipelineEngine:
         check_groups(groups, self.feature_dim, self.prompt_dim)
         _check_plan(self.pipeline, plan)
         rows = group_rows(groups)
-        guide = GroupGuide([self._guided(group, part) for group, part in zip(groups, rows, strict=True)])
+        guide = self.method.guide(
+            [self._guided(group, part) for group, part in zip(groups, rows, strict=True)]
+        )
         seeds = [seed for group in groups for seed in group.seeds]
-        with guided_steps(self.pipeline, guide, on_step):
+        with self.method.around(self.pipeline, seeds), guided_steps(self.pipeline, guide, on_step):
             images = self.pipeline(
                 **_prompt_arguments(self.pipeline, groups, plan),
                 width=plan.width_px,

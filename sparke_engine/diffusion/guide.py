@@ -1,6 +1,10 @@
 """The guide of a device batch: each group of images is pushed by its own arithmetic, on its own rows."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,7 +15,8 @@ from sparke_engine.errors import NonFiniteLatents
 from sparke_engine.guidance.denoised import Extrapolation, denoised_push
 from sparke_engine.guidance.paper import paper_push
 from sparke_engine.guidance.presets import DiversityPreset
-from sparke_engine.guidance.push import Entries, Push
+from sparke_engine.guidance.push import Entries, Push, Reference
+from sparke_engine.guidance.released import Past, ReleasedScore, released_push
 from sparke_engine.guidance.schedule import is_interval_step, window_weight
 
 
@@ -20,6 +25,7 @@ class GuidedGroup:
     """Images that share a prompt and a memory: their rows in the batch, and what pushes them how strongly.
 
     `keeps_guidance`: classifier-free guidance carries a wish of its own, a negative prompt, and is not relaxed.
+    `references`: further sets that push or pull, each at its own weight.
     """
 
     rows: slice
@@ -27,6 +33,7 @@ class GuidedGroup:
     strength: float
     entries: Entries | None
     keeps_guidance: bool = False
+    references: tuple[Reference, ...] = ()
 
     @property
     def eta(self) -> float:
@@ -43,6 +50,17 @@ class GuidedGroup:
             return 0.0
         return self.preset.relax_at(self.strength)
 
+    @cached_property
+    def sources(self) -> Entries | None:
+        """All that pushes the group from outside, references included; None where nothing does."""
+        if self.entries is not None:
+            return self.entries.with_references(self.references)
+        if not self.references:
+            return None
+        like = self.references[0].entries
+        nothing = Entries(like.features[:0], like.weights[:0])
+        return nothing.with_references(self.references)
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -53,50 +71,28 @@ class FinishedRun:
 
 
 @dataclass
-class GroupGuide:
-    """A Guide for groups. Nothing of a group enters another's arithmetic; a group of strength 0 is never touched."""
+class BatchGuide:
+    """A Guide that moves nothing and records how runs end. What moves something extends it."""
 
-    groups: list[GuidedGroup]
+    groups: Sequence[GuidedGroup]
     runs: list[FinishedRun] = field(default_factory=list)
     _spent: Tensor | None = None
     _on_device: dict[int, Entries] = field(default_factory=dict)
 
+    def displace(self, step: Step) -> list[Move]:
+        """Nothing."""
+        del step
+        return []
+
     def before(self, step: Step) -> list[Move]:
-        """Mode `denoised`: pushes within the window, relaxed guidance in every step."""
-        if step.index == 0:
-            self._spent = None  # of a run that was broken off
-        moves = []
-        for number, group in enumerate(self.groups):
-            eta, relax = group.eta_of(step), group.relax_of(step)
-            if group.preset.mode == "denoised" and max(eta, relax) > 0:
-                clean = step.clean[group.rows]
-                push = denoised_push(
-                    clean,
-                    self._entries(number, clean.device),
-                    group.preset,
-                    eta=eta,
-                    limit=self._limit(step.clean, group, step.num_steps),
-                    extrapolation=Extrapolation(step.prompted[group.rows], step.guidance_scale),
-                    relax=relax,
-                )
-                moves.append(self._spend(group, push))
-        return moves
+        """Nothing."""
+        del step
+        return []
 
     def after(self, step: Step, latents: Float[Tensor, "b c h w"]) -> list[Move]:
-        """Mode `paper`: after every `interval`-th step."""
-        moves = []
-        for number, group in enumerate(self.groups):
-            is_time = is_interval_step(step.index, group.preset.interval)
-            if group.preset.mode == "paper" and group.eta > 0 and is_time and group.entries is not None:
-                push = paper_push(
-                    latents[group.rows],
-                    self._entries(number, latents.device),
-                    group.preset,
-                    eta=group.eta,
-                    limit=self._limit(latents, group, step.num_steps),
-                )
-                moves.append(self._spend(group, push))
-        return moves
+        """Nothing."""
+        del step, latents
+        return []
 
     def finish(self, latents: Float[Tensor, "b c h w"], num_steps: int) -> None:
         """Record the run and be ready for another."""
@@ -108,12 +104,18 @@ class GroupGuide:
         self.runs.append(FinishedRun(latents, spent / num_steps))
         self._spent = None
 
-    def _entries(self, number: int, device: torch.device) -> Entries | None:
-        entries = self.groups[number].entries
-        if entries is None:
+    def _start(self, step: Step) -> None:
+        """Forget a run that was broken off."""
+        if step.index == 0:
+            self._spent = None
+
+    def _sources(self, number: int, device: torch.device) -> Entries | None:
+        """A group's sources on the device, copied there once."""
+        sources = self.groups[number].sources
+        if sources is None:
             return None
         if number not in self._on_device:
-            self._on_device[number] = entries.to(device)
+            self._on_device[number] = sources.to(device)
         return self._on_device[number]
 
     def _spent_of(self, latents: Tensor) -> Tensor:
@@ -125,7 +127,95 @@ class GroupGuide:
         """What each image may still be pushed, so that its mean over all steps stays within `max_push`."""
         return (group.preset.max_push * num_steps - self._spent_of(latents)[group.rows]).clamp_min(0)
 
-    def _spend(self, group: GuidedGroup, push: Push) -> Move:
-        if self._spent is not None:
-            self._spent[group.rows] += push.relative
+    def _spend(self, latents: Tensor, group: GuidedGroup, push: Push) -> Move:
+        self._spent_of(latents)[group.rows] += push.relative
         return Move(group.rows, push.delta)
+
+
+class GroupGuide(BatchGuide):
+    """The modes of this engine. Nothing of a group enters another's arithmetic; a group of strength 0 is not touched."""
+
+    def displace(self, step: Step) -> list[Move]:
+        """Mode `released`: before every `interval`-th step. It takes one reference at most, with β = −weight."""
+        self._start(step)
+        moves = []
+        for group in self.groups:
+            if not (group.preset.mode == "released" and _is_time(group, step) and group.entries is not None):
+                continue
+            noisy, entries = step.noisy[group.rows], group.entries.to(step.noisy.device)
+            reference = group.references[0] if group.references else None
+            push = released_push(
+                noisy,
+                noisy.new_zeros(0) if entries.prompts is None else entries.prompts.asked,
+                Past.of(entries),
+                ReleasedScore.of(group.preset),
+                eta=group.eta,
+                reference=None if reference is None else Past.of(reference.entries.to(noisy.device)),
+                beta=0.0 if reference is None else -reference.weight,
+            )
+            moves.append(self._spend(step.noisy, group, push))
+        return moves
+
+    def before(self, step: Step) -> list[Move]:
+        """Mode `denoised`: pushes within the window, relaxed guidance in every step."""
+        moves = []
+        for number, group in enumerate(self.groups):
+            eta, relax = group.eta_of(step), group.relax_of(step)
+            if group.preset.mode == "denoised" and max(eta, relax) > 0:
+                clean = step.clean[group.rows]
+                push = denoised_push(
+                    clean,
+                    self._sources(number, clean.device),
+                    group.preset,
+                    eta=eta,
+                    limit=self._limit(step.clean, group, step.num_steps),
+                    extrapolation=Extrapolation(step.prompted[group.rows], step.guidance_scale),
+                    relax=relax,
+                )
+                moves.append(self._spend(step.clean, group, push))
+        return moves
+
+    def after(self, step: Step, latents: Float[Tensor, "b c h w"]) -> list[Move]:
+        """Mode `paper`: after every `interval`-th step."""
+        moves = []
+        for number, group in enumerate(self.groups):
+            sources = self._sources(number, latents.device)
+            if group.preset.mode == "paper" and _is_time(group, step) and sources is not None:
+                push = paper_push(
+                    latents[group.rows],
+                    sources,
+                    group.preset,
+                    eta=group.eta,
+                    limit=self._limit(latents, group, step.num_steps),
+                )
+                moves.append(self._spend(latents, group, push))
+        return moves
+
+
+def _is_time(group: GuidedGroup, step: Step) -> bool:
+    return group.eta > 0 and is_interval_step(step.index, group.preset.interval)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to make the images of a device batch differ: this engine's own, or a rival's."""
+
+    def guide(self, groups: Sequence[GuidedGroup]) -> BatchGuide:
+        """What guides one run of these groups."""
+
+    def around(self, pipe: Any, seeds: Sequence[int]) -> AbstractContextManager[None]:
+        """What else surrounds the run, such as a hook on what the denoiser reads. `seeds` are the images' own."""
+
+
+@dataclass(frozen=True)
+class Sparke:
+    """This engine's modes, each group's by its preset."""
+
+    def guide(self, groups: Sequence[GuidedGroup]) -> BatchGuide:
+        """A GroupGuide."""
+        return GroupGuide(list(groups))
+
+    def around(self, pipe: Any, seeds: Sequence[int]) -> AbstractContextManager[None]:
+        """Nothing."""
+        del pipe, seeds
+        return nullcontext()

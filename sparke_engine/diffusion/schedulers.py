@@ -71,8 +71,12 @@ class SchedulerAdapter:
         """True where the latents after this step are thrown away: PLMS takes its first step twice."""
         return type(self.scheduler).__name__ == "PNDMScheduler" and step == 0 and self.num_steps > 1
 
+    def ignores_sample(self, step: int) -> bool:
+        """True where the scheduler goes on from a sample of its own: PLMS in the second call for its first step."""
+        return type(self.scheduler).__name__ == "PNDMScheduler" and step == 1
+
     def forget_last_sample(self) -> None:
-        """Say that the latents were moved after a step. UniPC would correct them back from where it last was."""
+        """Say that the latents were moved. UniPC would correct them back from where it last was."""
         if type(self.scheduler).__name__ == "UniPCMultistepScheduler":
             self.scheduler.last_sample = None
 

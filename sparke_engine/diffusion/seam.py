@@ -23,7 +23,7 @@ class Move(NamedTuple):
 
 
 class Step:
-    """One call of `scheduler.step`: `index` of `num_steps`, and the clean latents it predicts, computed when read."""
+    """One call of `scheduler.step`: `index` of `num_steps`, its latents, and what it predicts, computed when read."""
 
     def __init__(
         self,
@@ -32,10 +32,12 @@ class Step:
         predict: Callable[[], Tensor],
         predict_prompted: Callable[[], Tensor] | None = None,
         *,
+        sample: Tensor | None = None,
         guidance_scale: float = 1.0,
     ) -> None:
         self.index = index
         self.num_steps = num_steps
+        self._sample = sample
         self._predict = predict
         self._predict_prompted = predict_prompted
         self._guidance_scale = guidance_scale
@@ -44,6 +46,11 @@ class Step:
     def guidance_scale(self) -> float:
         """The scale by which classifier-free guidance extrapolates; 1 where there is none, or its halves cannot be told."""
         return 1.0 if self._predict_prompted is None else self._guidance_scale
+
+    @functools.cached_property
+    def noisy(self) -> Float[Tensor, "b c h w"]:
+        """The latents that the step starts from, in fp32, scaled as the scheduler keeps them."""
+        return self.clean if self._sample is None else self._sample.float()
 
     @functools.cached_property
     def clean(self) -> Float[Tensor, "b c h w"]:
@@ -85,7 +92,10 @@ class _PromptedHalf:
 
 @runtime_checkable
 class Guide(Protocol):
-    """What decides the pushes. All latents that it sees and gives are fp32."""
+    """What decides the pushes, asked in this order in every step. All latents that it sees and gives are fp32."""
+
+    def displace(self, step: Step) -> list[Move]:
+        """Moves of the noisy latents that the step starts from; the model's output stays that of the old place."""
 
     def before(self, step: Step) -> list[Move]:
         """Moves of the predicted clean latents."""
@@ -149,11 +159,15 @@ def _wrapped(
             num_steps,
             clean_of(model_output),
             None if prompted is None else clean_of(prompted),
+            sample=sample,
             guidance_scale=half.guidance_scale,
         )
+        moved = sample
+        if not adapter.ignores_sample(index):
+            moved = _displaced(adapter, sample, guide.displace(this))
         if prediction.can_push:
             model_output = _inject(prediction, model_output, guide.before(this))
-        result = stock(model_output, timestep, sample, *args, **kwargs)
+        result = stock(model_output, timestep, moved, *args, **kwargs)
         if not adapter.is_provisional(index):
             result = _moved(adapter, result, guide.after(this, _latents(result).float()))
         if index == num_steps - 1:
@@ -176,18 +190,32 @@ def _inject(prediction: CleanPrediction, output: Tensor, moves: list[Move]) -> T
     return injected
 
 
+def _displaced(adapter: SchedulerAdapter, sample: Tensor, moves: list[Move]) -> Tensor:
+    if moves:
+        adapter.forget_last_sample()
+    return _less(sample, moves)
+
+
 def _moved(adapter: SchedulerAdapter, result: Any, moves: list[Move]) -> Any:
     """The step's result with its latents moved, in their dtype."""
     if not moves:
         return result
-    latents = _latents(result).clone()
-    for rows, delta in moves:
-        latents[rows] = (latents[rows].float() - delta).to(latents.dtype)
+    latents = _less(_latents(result), moves)
     adapter.forget_last_sample()
     if isinstance(result, tuple):
         return (latents, *result[1:])
     result.prev_sample = latents
     return result
+
+
+def _less(latents: Tensor, moves: list[Move]) -> Tensor:
+    """The latents with what moves subtracted, in their dtype; the same tensor where nothing moves."""
+    if not moves:
+        return latents
+    moved = latents.clone()
+    for rows, delta in moves:
+        moved[rows] = (latents[rows].float() - delta).to(latents.dtype)
+    return moved
 
 
 def _latents(result: Any) -> Tensor:

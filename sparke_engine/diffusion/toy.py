@@ -116,6 +116,9 @@ def _paint(prompt: str, seed: int, latents: Tensor, plan: DenoisingPlan) -> Imag
 
 def _advance(latents: Tensor, guide: GroupGuide, index: int, num_steps: int) -> Tensor:
     step = Step(index, num_steps, lambda: latents)
+    for move in guide.displace(step):
+        latents = latents.clone()
+        latents[move.rows] -= move.delta
     for move in guide.before(step):
         latents = latents.clone()
         latents[move.rows] -= move.delta / num_steps

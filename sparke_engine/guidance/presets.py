@@ -7,7 +7,8 @@ from sparke_engine.core.kernels import GaussianPower
 from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.features import FeatureMap
 
-Mode = Literal["paper", "denoised"]
+Mode = Literal["paper", "released", "denoised"]
+KernelName = Literal["gaussian", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,16 @@ class DiversityPreset:
     """How latents are pushed apart.
 
     Attributes:
-        mode: `denoised` acts on the predicted clean latents within a window; `paper` is Algorithm 1.
+        mode: `denoised` acts on the predicted clean latents within a window; `paper` is Algorithm 1; `released` is the
+            step of the authors' published code.
+        kernel: k_Z and k_Y; the modes `denoised` and `paper` know the Gaussian only.
+        conditional: entries count by the nearness of their prompts; else all alike.
         grid: cells (rows, columns) of the average pooling φ; None is the identity.
         eta: η at strength 1, the size of a push in norms of the latents.
         strength_exponent: η(strength) = eta · strength^exponent, and λ(strength) likewise.
         window: the fraction of the steps, from the first, in which `denoised` pushes.
         relax: λ at strength 1: where images are near, `denoised` lowers a guidance scale s > 1 to s^(1−λ), in every step.
-        interval: `paper` acts after every `interval`-th step.
+        interval: `paper` acts after every `interval`-th step, `released` before it.
         kappa: κ of the gate m/(m+κ): the mass at which η and λ have half their size.
         latent_bandwidth: σ_Z.
         prompt_bandwidth: σ_Y.
@@ -32,6 +36,8 @@ class DiversityPreset:
     """
 
     mode: Mode = "denoised"
+    kernel: KernelName = "gaussian"
+    conditional: bool = True
     grid: tuple[int, int] | None = (16, 16)
     eta: float = 1.6
     strength_exponent: float = 1.0
@@ -109,6 +115,7 @@ class DiversityPreset:
 PAPER = DiversityPreset(
     mode="paper", grid=None, eta=0.03, latent_bandwidth=0.8, prompt_bandwidth=0.3, power=2.0, interval=10
 )
+RELEASED = replace(PAPER, mode="released", min_prompt_kernel=0.0, max_push=10.0)
 PRESETS: dict[str, DiversityPreset] = {
     "demo": DiversityPreset(
         grid=(4, 4),
@@ -124,6 +131,7 @@ PRESETS: dict[str, DiversityPreset] = {
     "sdxl": DiversityPreset(grid=(16, 16)),
     "sd3": DiversityPreset(grid=(16, 16)),
     "paper": PAPER,
+    "released": RELEASED,
 }
 
 

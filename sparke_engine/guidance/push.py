@@ -1,5 +1,6 @@
 """What both modes share: what pushes, and how a field becomes a push of a given size."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,27 +31,67 @@ class Push(NamedTuple):
     relative: Float[Tensor, " n"]
 
 
+class Prompts(NamedTuple):
+    """The unit embeddings of the prompt that is asked for and of the entries' prompts."""
+
+    asked: Float[Tensor, " p"]
+    of_entries: Float[Tensor, "k p"]
+
+
 @dataclass(frozen=True)
 class Entries:
-    """The neighbours of one group of images in fp32: features and a_j = weight_j · k_Y(y, y_j)^p, 0 where masked."""
+    """The present neighbours of one group of images in fp32: features and a_j = weight_j · k_Y(y, y_j)^p.
+
+    `prompts` is what objectives need that see prompts among entries too; without it the set is blind to prompts.
+    """
 
     features: Float[Tensor, "k d"]
     weights: Float[Tensor, " k"]
+    prompts: Prompts | None = None
 
     @classmethod
     def of(
         cls, neighbours: Neighbours, prompt_embedding: Float[Tensor, " p"], preset: DiversityPreset
     ) -> "Entries":
-        """The entries that `neighbours` (b = 1) are for a prompt. Once a run: prompts do not move."""
+        """The entries that `neighbours` (b = 1) are for a prompt. Once a run: prompts do not move.
+
+        Where the preset is not conditional, a_j = weight_j whatever the prompts are.
+        """
         if neighbours.num_problems != 1:
             raise ShapeMismatch(f"the neighbours of one group have b = 1, got b = {neighbours.num_problems}")
-        mask = neighbours.mask[0, :, None]
-        weights = entry_weights(neighbours, prompt_embedding[None].float(), preset.prompt_kernel)
-        return cls(torch.where(mask, neighbours.features[0], 0.0).float(), weights[0].float())
+        present = neighbours.mask[0]
+        features = neighbours.features[0][present].float()
+        if not preset.conditional:
+            return cls(features, neighbours.weights[0][present].float())
+        asked = prompt_embedding.float()
+        weights = entry_weights(neighbours, asked[None], preset.prompt_kernel)
+        known = neighbours.prompt_embeddings[0][present].float()
+        return cls(features, weights[0][present].float(), Prompts(asked, known))
+
+    @property
+    def num_entries(self) -> int:
+        """How many entries k there are."""
+        return self.features.shape[0]
 
     def to(self, device: torch.device) -> "Entries":
         """The same entries on a device."""
-        return Entries(self.features.to(device), self.weights.to(device))
+        prompts = None if self.prompts is None else Prompts(*(part.to(device) for part in self.prompts))
+        return Entries(self.features.to(device), self.weights.to(device), prompts)
+
+    def with_references(self, references: Sequence["Reference"]) -> "Entries":
+        """These entries and, at their signed weights, those of the references, which are blind to prompts."""
+        if not references:
+            return self
+        features = [self.features, *(reference.entries.features for reference in references)]
+        weights = [self.weights, *(ref.weight * ref.entries.weights for ref in references)]
+        return Entries(torch.cat(features), torch.cat(weights))
+
+
+class Reference(NamedTuple):
+    """Entries of another set: a positive `weight` leads away from them (novelty), a negative one toward them (context)."""
+
+    entries: Entries
+    weight: float
 
 
 def unit_direction(

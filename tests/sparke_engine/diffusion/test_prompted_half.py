@@ -37,6 +37,11 @@ class Watcher:
     def __init__(self) -> None:
         self.steps: list[tuple[Tensor, Tensor, float]] = []
 
+    def displace(self, step: Step) -> list[Move]:
+        """None."""
+        del step
+        return []
+
     def before(self, step: Step) -> list[Move]:
         """Read both predictions and the scale."""
         self.steps.append((step.clean, step.prompted, step.guidance_scale))

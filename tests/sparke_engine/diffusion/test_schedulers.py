@@ -139,6 +139,11 @@ class FixedGuide:
     finished: list[Tensor] = field(default_factory=list)
     after_steps: list[int] = field(default_factory=list)
 
+    def displace(self, step: Step) -> list[Move]:
+        """None."""
+        del step
+        return []
+
     def before(self, step: Step) -> list[Move]:
         """One move."""
         self.seen.append(step.clean)

@@ -270,15 +270,15 @@ def test_far_entries_push_less_than_near_ones() -> None:
 
 
 def test_entries_weigh_by_prompt_and_mask() -> None:
-    """a_j is weight · k_Y^p, 0 where masked, and a masked entry's feature may hold NaN."""
+    """a_j is weight · k_Y^p, and a masked entry is absent, though its feature may hold NaN."""
     features = torch.stack([torch.ones(3), torch.full((3,), float("nan"))])[None]
     prompts = torch.tensor([[[0.6, 0.8], [1.0, 0.0]]])
     known = Neighbours(features, prompts, torch.tensor([[True, False]]), torch.tensor([[2.5, 1.0]]))
     entries = Entries.of(known, torch.tensor([1.0, 0.0]), PRESET)
     squared_distance = (1 - 0.6) ** 2 + 0.8**2
     expected = 2.5 * torch.exp(torch.tensor(-2 * squared_distance / (2 * PRESET.prompt_bandwidth**2)))
-    torch.testing.assert_close(entries.weights, torch.stack([expected, torch.tensor(0.0)]))
-    assert torch.equal(entries.features[1], torch.zeros(3))
+    torch.testing.assert_close(entries.weights, expected[None])
+    assert torch.equal(entries.features, torch.ones(1, 3))
 
 
 def test_half_precision_neighbours_are_taken_in_fp32() -> None:
