@@ -127,8 +127,9 @@ class BatchGuide:
         """What each image may still be pushed, so that its mean over all steps stays within `max_push`."""
         return (group.preset.max_push * num_steps - self._spent_of(latents)[group.rows]).clamp_min(0)
 
-    def _spend(self, latents: Tensor, group: GuidedGroup, push: Push) -> Move:
-        self._spent_of(latents)[group.rows] += push.relative
+    def _spend(self, latents: Tensor, group: GuidedGroup, push: Push, *, share: float = 1.0) -> Move:
+        """The move, counted by `share`: a push in each of two calls for one step is one push."""
+        self._spent_of(latents)[group.rows] += share * push.relative
         return Move(group.rows, push.delta)
 
 
@@ -172,7 +173,7 @@ class GroupGuide(BatchGuide):
                     extrapolation=Extrapolation(step.prompted[group.rows], step.guidance_scale),
                     relax=relax,
                 )
-                moves.append(self._spend(step.clean, group, push))
+                moves.append(self._spend(step.clean, group, push, share=step.share))
         return moves
 
     def after(self, step: Step, latents: Float[Tensor, "b c h w"]) -> list[Move]:

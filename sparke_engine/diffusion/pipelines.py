@@ -116,4 +116,7 @@ def _swap_scheduler(pipe: Any, name: str) -> None:
             f"this model's {type(old).__name__} cannot become {name!r}; possible: {', '.join(possible)}"
         )
     extra = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
-    pipe.scheduler = getattr(diffusers, name).from_config(old.config, **extra)
+    try:
+        pipe.scheduler = getattr(diffusers, name).from_config(old.config, **extra)
+    except ImportError as error:
+        raise UnsupportedScheduler(f"{name} needs a package that is not installed: {error}") from error

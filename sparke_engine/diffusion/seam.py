@@ -1,6 +1,7 @@
 """The seam to stock diffusers: `scheduler.step` of one instance is wrapped, and its denoiser watched, for one block."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
@@ -8,7 +9,13 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.diffusion.schedulers import CleanPrediction, SchedulerAdapter, adapter_for
+from sparke_engine.diffusion.schedulers import (
+    CleanPrediction,
+    Place,
+    SchedulerAdapter,
+    StepCounter,
+    adapter_for,
+)
 from sparke_engine.errors import NestedGuidance, UnsupportedPipeline, UnsupportedScheduler
 
 OnStep = Callable[[int, int], None]
@@ -23,7 +30,10 @@ class Move(NamedTuple):
 
 
 class Step:
-    """One call of `scheduler.step`: `index` of `num_steps`, its latents, and what it predicts, computed when read."""
+    """One call of `scheduler.step`: `index` of `num_steps`, its latents, and what it predicts, computed when read.
+
+    Where a scheduler takes several calls for a step, each has `share` of it and has the step's index.
+    """
 
     def __init__(
         self,
@@ -34,9 +44,11 @@ class Step:
         *,
         sample: Tensor | None = None,
         guidance_scale: float = 1.0,
+        share: float = 1.0,
     ) -> None:
         self.index = index
         self.num_steps = num_steps
+        self.share = share
         self._sample = sample
         self._predict = predict
         self._predict_prompted = predict_prompted
@@ -73,6 +85,11 @@ class _PromptedHalf:
         self._pipe = pipe
         self._output: Tensor | None = None
 
+    def num_timesteps(self) -> int | None:
+        """How many calls of `step` the pipeline's call that is under way will make; None where it does not tell."""
+        number = getattr(self._pipe, "_num_timesteps", None)
+        return number if isinstance(number, int) else None
+
     @property
     def guidance_scale(self) -> float:
         """The scale of the pipeline's call that is under way; 1 where the pipeline does not tell."""
@@ -92,7 +109,11 @@ class _PromptedHalf:
 
 @runtime_checkable
 class Guide(Protocol):
-    """What decides the pushes, asked in this order in every step. All latents that it sees and gives are fp32."""
+    """What decides the pushes, asked in this order in every step. All latents that it sees and gives are fp32.
+
+    Where a scheduler takes several calls for a step, `before` is asked in each, and gives pushes of the full size: what a
+    solver makes of both ends of a step must agree, or it takes half of the push back.
+    """
 
     def displace(self, step: Step) -> list[Move]:
         """Moves of the noisy latents that the step starts from; the model's output stays that of the old place."""
@@ -104,7 +125,7 @@ class Guide(Protocol):
         """Moves of the noisy latents that the step made."""
 
     def finish(self, latents: Float[Tensor, "b c h w"], num_steps: int) -> None:
-        """Take the final latents of a run."""
+        """Take the final latents of a run; of one that stops with noise left, its last predicted clean latents."""
 
 
 @contextmanager
@@ -113,8 +134,8 @@ def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iter
 
     A forward hook on the denoiser keeps, step by step, what it predicts under the prompt alone.
 
-    `on_step(done, num_steps)` is called once a step with the number of steps done, from 1 (PLMS takes one more than the
-    inference steps). What it raises ends the pipeline's call and comes out of the block.
+    `on_step(done, num_steps)` is called once a step with the number of steps done, from 1, of those that this call of the
+    pipeline takes. What it raises ends the pipeline's call and comes out of the block.
     Raises UnsupportedScheduler, or NestedGuidance where a block on this scheduler is open.
     """
     scheduler = pipe.scheduler
@@ -143,41 +164,60 @@ def _wrapped(
     adapter: SchedulerAdapter, guide: Guide, half: _PromptedHalf, on_step: OnStep | None
 ) -> Callable[..., Any]:
     stock = adapter.scheduler.step
+    signature = inspect.signature(type(adapter.scheduler).step)
+    counter = StepCounter(adapter, half.num_timesteps)
 
     @functools.wraps(stock)
-    def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        _check_call(model_output, sample, kwargs)
-        index, num_steps = adapter.step_index(timestep), adapter.num_steps
-        prediction = adapter.prediction(index, timestep)
-        prompted = half.take(len(sample))
-
-        def clean_of(output: Tensor) -> Callable[[], Tensor]:
-            return lambda: prediction.clean(sample.float(), output.float())
-
-        this = Step(
-            index,
-            num_steps,
-            clean_of(model_output),
-            None if prompted is None else clean_of(prompted),
-            sample=sample,
-            guidance_scale=half.guidance_scale,
+    def step(*args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(adapter.scheduler, *args, **kwargs)
+        output, sample, timestep = (call.arguments[name] for name in ("model_output", "sample", "timestep"))
+        _check_call(output, sample, call.arguments)
+        place = counter.next(timestep)
+        prediction = adapter.prediction(place.position, timestep)
+        this = _seen(
+            place, prediction, (output, half.take(len(sample))), sample, guidance_scale=half.guidance_scale
         )
-        moved = sample
-        if not adapter.ignores_sample(index):
-            moved = _displaced(adapter, sample, guide.displace(this))
+        if place.starts_step:
+            call.arguments["sample"] = _displaced(adapter, sample, guide.displace(this))
         if prediction.can_push:
-            model_output = _inject(prediction, model_output, guide.before(this))
-        result = stock(model_output, timestep, moved, *args, **kwargs)
-        if not adapter.is_provisional(index):
+            call.arguments["model_output"] = _inject(prediction, output, guide.before(this))
+        result = stock(*call.args[1:], **call.kwargs)
+        if place.ends_step:
             result = _moved(adapter, result, guide.after(this, _latents(result).float()))
-        if index == num_steps - 1:
-            guide.finish(_latents(result).float(), num_steps)
-        if on_step is not None:
-            on_step(index + 1, num_steps)
+        if place.ends_run:
+            final = this.clean if place.leaves_noise else _latents(result).float()
+            guide.finish(final, place.num_steps)
+        if place.ends_step and on_step is not None:
+            on_step(place.step + 1, place.num_steps)
         return result
 
     setattr(step, _MARK, True)
     return step
+
+
+def _seen(
+    place: Place,
+    prediction: CleanPrediction,
+    outputs: tuple[Tensor, Tensor | None],
+    sample: Tensor,
+    *,
+    guidance_scale: float,
+) -> Step:
+    """What the guide sees of a call. `outputs`: the model's, and what it puts out under the prompt alone."""
+
+    def clean_of(output: Tensor) -> Callable[[], Tensor]:
+        return lambda: prediction.clean(sample.float(), output.float())
+
+    combined, prompted = outputs
+    return Step(
+        place.step,
+        place.num_steps,
+        clean_of(combined),
+        None if prompted is None else clean_of(prompted),
+        sample=sample,
+        guidance_scale=guidance_scale,
+        share=place.share,
+    )
 
 
 def _inject(prediction: CleanPrediction, output: Tensor, moves: list[Move]) -> Tensor:
@@ -223,13 +263,14 @@ def _latents(result: Any) -> Tensor:
     return latents
 
 
-def _check_call(output: Tensor, sample: Tensor, kwargs: dict[str, Any]) -> None:
+def _check_call(output: Tensor, sample: Tensor, call: dict[str, Any]) -> None:
     if output.ndim != 4 or output.shape != sample.shape:
         raise UnsupportedPipeline(
             f"guidance needs latents [b,c,h,w] and a model output of their shape, got {tuple(sample.shape)} and "
             f"{tuple(output.shape)} (packed latents and learned variances are not supported)"
         )
-    if kwargs.get("s_churn", 0.0) > 0 or kwargs.get("per_token_timesteps") is not None:
+    refused = [name for name in ("per_token_timesteps", "pred_original_sample") if call.get(name) is not None]
+    if call.get("s_churn", 0.0) > 0 or refused:
         raise UnsupportedScheduler(
-            "guidance knows no s_churn and no per_token_timesteps: leave them out of the call"
+            "guidance knows no s_churn, per_token_timesteps or pred_original_sample: leave them out of the call"
         )

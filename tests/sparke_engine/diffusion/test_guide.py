@@ -177,7 +177,10 @@ def test_moves_of_noisy_latents_last(scheduler: object, preset: DiversityPreset)
                 trail.append(sample)
         trails.append(trail)
     difference = [(pushed - stock).flatten() for stock, pushed in zip(*trails, strict=True)]
-    assert difference[1].norm() == 0
-    assert difference[2].norm() > 0
-    assert scales[4] * difference[3].norm() > 0.95 * scales[3] * difference[2].norm()
-    assert torch.nn.functional.cosine_similarity(difference[2], difference[3], dim=0) > 0.99
+    first = next(call for call, moved in enumerate(difference) if moved.norm() > 0)
+    assert first == (
+        3 if isinstance(scheduler, diffusers.PNDMScheduler) else 2
+    )  # its first step takes two calls
+    after, later = difference[first], difference[first + 1]
+    assert scales[first + 2] * later.norm() > 0.95 * scales[first + 1] * after.norm()
+    assert torch.nn.functional.cosine_similarity(after, later, dim=0) > 0.99

@@ -1,6 +1,7 @@
 """Loading models."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import diffusers
@@ -68,7 +69,7 @@ def test_a_scheduler_is_swapped_with_its_configuration(model_directories: dict[s
     [
         ("sd", "FlowMatchEulerDiscreteScheduler"),
         ("sd3", "DDIMScheduler"),
-        ("sd", "HeunDiscreteScheduler"),
+        ("sd", "DDIMInverseScheduler"),
         ("sd", "os"),
     ],
 )
@@ -78,6 +79,13 @@ def test_a_scheduler_that_does_not_fit(
     """A scheduler of another family, without algebra, or that is none, is refused with those that are possible."""
     with pytest.raises(UnsupportedScheduler, match=r"possible: .*Scheduler"):
         load_engine(str(model_directories[family]), scheduler=scheduler)
+
+
+@pytest.mark.skipif(find_spec("torchsde") is not None, reason="torchsde is installed")
+def test_a_scheduler_that_needs_another_package(model_directories: dict[str, Path]) -> None:
+    """A scheduler whose package is not installed is refused by a message that names the package."""
+    with pytest.raises(UnsupportedScheduler, match="torchsde"):
+        load_engine(str(model_directories["sd"]), scheduler="DPMSolverSDEScheduler")
 
 
 def test_an_unknown_dtype_is_refused(model_directories: dict[str, Path]) -> None:

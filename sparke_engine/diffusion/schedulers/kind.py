@@ -1,0 +1,35 @@
+"""What there is to know of a class of schedulers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sparke_engine.diffusion.schedulers.prediction import CleanPrediction
+
+Algebra = Callable[[Any, int, Any], CleanPrediction]
+Position = Callable[[Any, Any, int | None], int]
+Grouping = Callable[[Any, int, int], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class SchedulerKind:
+    """How one class of schedulers is read, and what its row in the documents says.
+
+    `algebra(scheduler, position, timestep)` gives x̂0 at a place of `scheduler.timesteps`.
+    `position(scheduler, timestep, expected)` gives the place of the coming call; `expected` is the one after the last.
+    `grouping(scheduler, start, num_calls)` gives for each step of a run how many calls of `step` it takes.
+    `keeps_sample`: a corrector goes back to the sample of the last step (`last_sample`), and is told where it moved.
+    `trailing`: how many of `scheduler.timesteps` are an end and no step.
+    `refusal(scheduler)` says why one of this class cannot be guided.
+    """
+
+    algebra: Algebra
+    position: Position
+    prediction_types: tuple[str, ...]
+    grouping: Grouping
+    calls: str = "1"
+    noise: str = ""
+    note: str = ""
+    keeps_sample: bool = False
+    trailing: int = 0
+    refusal: Callable[[Any], str | None] = lambda _scheduler: None

@@ -1,0 +1,193 @@
+"""The schedulers that can be guided: one row for each class."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sparke_engine.diffusion.schedulers import algebra
+from sparke_engine.diffusion.schedulers.counting import (
+    one_call_a_step,
+    pndm_calls,
+    singlestep_calls,
+    two_calls_a_step,
+)
+from sparke_engine.diffusion.schedulers.kind import Algebra, SchedulerKind
+from sparke_engine.diffusion.schedulers.positions import by_counter, by_step_index, by_timestep
+from sparke_engine.diffusion.schedulers.prediction import CleanPrediction
+from sparke_engine.errors import UnsupportedScheduler
+
+EPSILON_V: Final = ("epsilon", "v_prediction")
+EPSILON_V_SAMPLE: Final = (*EPSILON_V, "sample")
+ALL: Final = (*EPSILON_V_SAMPLE, "flow_prediction")
+FLOW: Final = ("flow",)
+
+
+@dataclass(frozen=True)
+class SchedulerAdapter:
+    """How to read one scheduler. Nothing here changes it, but for `forget_last_sample`."""
+
+    scheduler: Any
+    kind: SchedulerKind
+
+    @property
+    def num_calls(self) -> int:
+        """How many times `step` is called in a whole run from the first timestep."""
+        return len(self.scheduler.timesteps) - self.kind.trailing
+
+    def step_index(self, timestep: Any, expected: int | None = None) -> int:
+        """Where in `scheduler.timesteps` the coming call of `step` stands, from 0. `expected`: after the last call."""
+        return self.kind.position(self.scheduler, timestep, expected)
+
+    def prediction(self, position: int, timestep: Any) -> CleanPrediction:
+        """How x̂0 depends on the sample and the output at `position` = `step_index(timestep)`."""
+        return self.kind.algebra(self.scheduler, position, timestep)
+
+    def calls_of_steps(self, start: int, num_calls: int) -> tuple[int, ...]:
+        """How many calls each step takes, of a run of `num_calls` from `start`."""
+        return self.kind.grouping(self.scheduler, start, num_calls)
+
+    def forget_last_sample(self) -> None:
+        """Say that the latents were moved. A corrector would take them back to where it last was."""
+        if self.kind.keeps_sample:
+            self.scheduler.last_sample = None
+
+
+def adapter_for(scheduler: Any) -> SchedulerAdapter:
+    """The adapter of a scheduler, or UnsupportedScheduler. Subclasses may step otherwise, so classes are matched exactly."""
+    name = type(scheduler).__name__
+    if name not in KINDS:
+        raise UnsupportedScheduler(
+            f"no guidance for the scheduler {name}; supported: {', '.join(sorted(KINDS))}. "
+            "Swap it: pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+        )
+    kind = KINDS[name]
+    found = scheduler.config.get("prediction_type", kind.prediction_types[0])
+    if found not in kind.prediction_types and kind.prediction_types != FLOW:
+        raise UnsupportedScheduler(
+            f"no guidance for prediction type {found!r} of {name}; supported: {', '.join(kind.prediction_types)}"
+        )
+    reason = kind.refusal(scheduler)
+    if reason is not None:
+        raise UnsupportedScheduler(f"{name} cannot be guided as it is configured: {reason}")
+    return SchedulerAdapter(scheduler, kind)
+
+
+def supported_schedulers() -> tuple[str, ...]:
+    """Class names of the schedulers that can be guided."""
+    return tuple(sorted(KINDS))
+
+
+def _counted_by_timestep(of: Algebra, types: tuple[str, ...], **more: Any) -> SchedulerKind:
+    return SchedulerKind(of, by_timestep, types, one_call_a_step, **more)
+
+
+def _counted_by_index(of: Algebra, types: tuple[str, ...], **more: Any) -> SchedulerKind:
+    return SchedulerKind(of, by_step_index, types, one_call_a_step, **more)
+
+
+def _second_order(of: Algebra, types: tuple[str, ...], **more: Any) -> SchedulerKind:
+    return SchedulerKind(of, by_step_index, types, two_calls_a_step, calls="2, the last step 1", **more)
+
+
+def _changes_size(scheduler: Any) -> str | None:
+    if scheduler._scale_factors:  # noqa: SLF001 - set by configuration or by `set_scale_factors`
+        return "it enlarges the latents on the way (scale_factors)"
+    return None
+
+
+CUT: Final = "x̂0 is seen as the scheduler clips or thresholds it; a push acts before that."
+
+KINDS: Final[dict[str, SchedulerKind]] = {
+    # α from `alphas_cumprod`
+    "DDIMScheduler": _counted_by_timestep(
+        algebra.of_clipped_alpha, EPSILON_V_SAMPLE, noise="where eta > 0", note=CUT
+    ),
+    "DDIMParallelScheduler": _counted_by_timestep(
+        algebra.of_clipped_alpha, EPSILON_V_SAMPLE, noise="where eta > 0", note=CUT
+    ),
+    "DDPMScheduler": _counted_by_timestep(algebra.of_clipped_alpha, EPSILON_V_SAMPLE, noise="yes", note=CUT),
+    "DDPMParallelScheduler": _counted_by_timestep(
+        algebra.of_clipped_alpha, EPSILON_V_SAMPLE, noise="yes", note=CUT
+    ),
+    "PNDMScheduler": SchedulerKind(
+        algebra.of_cumulative_alpha,
+        by_counter,
+        EPSILON_V,
+        pndm_calls,
+        calls="first 2, then 1; Runge-Kutta steps 4",
+        note="PLMS takes its first step twice; with `skip_prk_steps=False` the first three steps are Runge-Kutta's.",
+    ),
+    "LCMScheduler": _counted_by_index(
+        algebra.of_consistency, EPSILON_V_SAMPLE, noise="yes", note=f"x̂0 is its `denoised`. {CUT}"
+    ),
+    "TCDScheduler": _counted_by_index(algebra.of_cumulative_alpha, EPSILON_V_SAMPLE, noise="where eta > 0"),
+    "CogVideoXDDIMScheduler": _counted_by_timestep(algebra.of_cumulative_alpha, EPSILON_V_SAMPLE),
+    "CogVideoXDPMScheduler": _counted_by_timestep(algebra.of_cumulative_alpha, EPSILON_V_SAMPLE, noise="yes"),
+    # σ̃ from `sigmas`, a variance-preserving sample
+    "DPMSolverMultistepScheduler": _counted_by_index(
+        algebra.of_solver_sigma, ALL, noise="sde-dpmsolver++", note=CUT
+    ),
+    "DPMSolverSinglestepScheduler": SchedulerKind(
+        algebra.of_solver_sigma,
+        by_step_index,
+        ALL,
+        singlestep_calls,
+        calls="1 to solver_order",
+        noise="sde-dpmsolver++",
+        note=f"A step of the guide is one of the solver, up to `solver_order` of the pipeline's. {CUT}",
+    ),
+    "DEISMultistepScheduler": _counted_by_index(algebra.of_solver_sigma, ALL, note=CUT),
+    "UniPCMultistepScheduler": _counted_by_index(
+        algebra.of_solver_sigma,
+        ALL,
+        keeps_sample=True,
+        note=f"Where noisy latents were moved, the next step goes without its corrector. {CUT}",
+    ),
+    "SASolverScheduler": _counted_by_index(
+        algebra.of_solver_sigma,
+        ALL,
+        noise="yes",
+        keeps_sample=True,
+        note=f"Where noisy latents were moved, the next step goes without its corrector. {CUT}",
+    ),
+    # σ̃ from `sigmas`, a sample that is kept unscaled
+    "EulerDiscreteScheduler": _counted_by_index(
+        algebra.of_exploding_sigma, EPSILON_V_SAMPLE, note="`s_churn` is refused."
+    ),
+    "EulerAncestralDiscreteScheduler": _counted_by_index(algebra.of_exploding_sigma, EPSILON_V, noise="yes"),
+    "LMSDiscreteScheduler": _counted_by_index(
+        algebra.of_exploding_sigma, EPSILON_V_SAMPLE, note="Needs scipy."
+    ),
+    "HeunDiscreteScheduler": _second_order(algebra.of_clipped_sigma, EPSILON_V_SAMPLE, note=CUT),
+    "KDPM2DiscreteScheduler": _second_order(algebra.of_midpoint_sigma, EPSILON_V),
+    "KDPM2AncestralDiscreteScheduler": _second_order(algebra.of_midpoint_sigma, EPSILON_V, noise="yes"),
+    "DPMSolverSDEScheduler": _second_order(
+        algebra.of_stochastic_midpoint,
+        EPSILON_V,
+        noise="yes",
+        note="Needs torchsde. Its noise comes from a seed of its own, not from the pipeline's generator.",
+    ),
+    "EDMEulerScheduler": _counted_by_index(
+        algebra.of_preconditioned_sigma, EPSILON_V, note="`s_churn` and `pred_original_sample` are refused."
+    ),
+    "EDMDPMSolverMultistepScheduler": _counted_by_index(
+        algebra.of_bounded_preconditioned_sigma, EPSILON_V, noise="sde-dpmsolver++", note=CUT
+    ),
+    # flow matching
+    "FlowMatchEulerDiscreteScheduler": _counted_by_index(
+        algebra.of_either_flow_time,
+        FLOW,
+        noise="where stochastic_sampling",
+        note="`s_churn` and `per_token_timesteps` are refused.",
+    ),
+    "FlowMatchHeunDiscreteScheduler": _second_order(algebra.of_flow_time, FLOW, note="`s_churn` is refused."),
+    "FlowMatchLCMScheduler": _counted_by_index(
+        algebra.of_flow_time,
+        FLOW,
+        noise="yes",
+        refusal=_changes_size,
+        note="`scale_factors`, which enlarge the latents on the way, are refused.",
+    ),
+    "SCMScheduler": _counted_by_index(
+        algebra.of_angle, ("trigflow",), noise="yes", trailing=1, note="Its last timestep, 0, is no step."
+    ),
+}
