@@ -24,12 +24,13 @@ class Verdict:
 
 @torch.no_grad()
 def judge_pictures(judge: Judge, pictures: Tensor, *, batch: int = 1024) -> Verdict:
-    """The verdict on pictures [n,3,64,64] in [0,1]."""
+    """The verdict on pictures [n,3,64,64] in [0,1], on the CPU, wherever the judge is."""
     features, attributes = [], []
+    device = next(judge.parameters()).device
     for part in torch.split(pictures, batch):
-        feature, logits = judge(part)
-        features.append(feature)
-        attributes.append(torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], dim=1))
+        feature, logits = judge(part.to(device))
+        features.append(feature.cpu())
+        attributes.append(torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], dim=1).cpu())
     return Verdict(torch.cat(features), torch.cat(attributes))
 
 
