@@ -45,8 +45,8 @@ class GuidedGroup:
         return self.eta * window_weight(step.index, step.num_steps, self.preset.window)
 
     def relax_of(self, step: Step) -> float:
-        """λ at a step: how far classifier-free guidance is relaxed."""
-        if self.keeps_guidance or step.guidance_scale <= 1:
+        """λ at a step: how far classifier-free guidance is relaxed, where there is any."""
+        if self.keeps_guidance or not step.extrapolates:
             return 0.0
         return self.preset.relax_at(self.strength)
 
@@ -170,7 +170,7 @@ class GroupGuide(BatchGuide):
                     group.preset,
                     eta=eta,
                     limit=self._limit(step.clean, group, step.num_steps),
-                    extrapolation=Extrapolation(step.prompted[group.rows], step.guidance_scale),
+                    extrapolation=Extrapolation(step.prompted[group.rows], step.guidance_scale[group.rows]),
                     relax=relax,
                 )
                 moves.append(self._spend(step.clean, group, push, share=step.share))

@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from sparke_engine.diffusion.extrapolation import DenoiserWatch, Told
+from sparke_engine.diffusion.layouts import LatentLayout, layout_for
 from sparke_engine.diffusion.schedulers import (
     CleanPrediction,
     Place,
@@ -23,7 +25,7 @@ _MARK: Final = "__sparke_guided__"
 
 
 class Move(NamedTuple):
-    """`delta` [n,c,h,w] is to be subtracted from these rows of the batch; rows that no move names stay to the bit."""
+    """`delta` [n,c,h,w] is to be subtracted from these canonical latents; rows that no move names stay to the bit."""
 
     rows: slice
     delta: Tensor
@@ -43,7 +45,7 @@ class Step:
         predict_prompted: Callable[[], Tensor] | None = None,
         *,
         sample: Tensor | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Callable[[], Tensor] = 1.0,
         share: float = 1.0,
     ) -> None:
         self.index = index
@@ -55,9 +57,17 @@ class Step:
         self._guidance_scale = guidance_scale
 
     @property
-    def guidance_scale(self) -> float:
-        """The scale by which classifier-free guidance extrapolates; 1 where there is none, or its halves cannot be told."""
-        return 1.0 if self._predict_prompted is None else self._guidance_scale
+    def extrapolates(self) -> bool:
+        """Whether the model's output was made from more than one prediction, as classifier-free guidance does."""
+        return self._predict_prompted is not None
+
+    @functools.cached_property
+    def guidance_scale(self) -> Float[Tensor, " b"]:
+        """The scale by which guidance extrapolates each image; 1 where there is none, or it is no plain extrapolation."""
+        if self.extrapolates and callable(self._guidance_scale):
+            return self._guidance_scale()
+        scale = self._guidance_scale if self.extrapolates and not callable(self._guidance_scale) else 1.0
+        return self.clean.new_full(self.clean.shape[:1], scale)
 
     @functools.cached_property
     def noisy(self) -> Float[Tensor, "b c h w"]:
@@ -76,35 +86,6 @@ class Step:
         `clean` where there is no such guidance, or where its halves cannot be told.
         """
         return self.clean if self._predict_prompted is None else self._predict_prompted()
-
-
-class _PromptedHalf:
-    """A forward hook on the denoiser that keeps the half of a doubled batch that was made under the prompt."""
-
-    def __init__(self, pipe: Any) -> None:
-        self._pipe = pipe
-        self._output: Tensor | None = None
-
-    def num_timesteps(self) -> int | None:
-        """How many calls of `step` the pipeline's call that is under way will make; None where it does not tell."""
-        number = getattr(self._pipe, "_num_timesteps", None)
-        return number if isinstance(number, int) else None
-
-    @property
-    def guidance_scale(self) -> float:
-        """The scale of the pipeline's call that is under way; 1 where the pipeline does not tell."""
-        return float(getattr(self._pipe, "guidance_scale", 1.0))
-
-    def __call__(self, _module: Any, _inputs: Any, result: Any) -> None:
-        output = result[0] if isinstance(result, tuple) else result.sample
-        self._output = output.detach()
-
-    def take(self, size: int) -> Tensor | None:
-        """The half for a batch of `size`, once; None where the last output was not doubled."""
-        output, self._output = self._output, None
-        if output is None or output.shape[0] != 2 * size:
-            return None
-        return output[size:]
 
 
 @runtime_checkable
@@ -132,7 +113,8 @@ class Guide(Protocol):
 def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iterator[None]:
     """Within the block, every step of `pipe.scheduler` is guided; afterwards the pipeline is as before, whatever happens.
 
-    A forward hook on the denoiser keeps, step by step, what it predicts under the prompt alone.
+    A forward hook on the denoiser keeps, step by step, what it predicts, from which the part under the prompt is told.
+    The guide sees canonical latents whatever form the scheduler's have: see `layouts`.
 
     `on_step(done, num_steps)` is called once a step with the number of steps done, from 1, of those that this call of the
     pipeline takes. What it raises ends the pipeline's call and comes out of the block.
@@ -145,14 +127,14 @@ def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iter
             "this pipeline's scheduler is guided already; leave the open `with` block first, or use a pipeline of its own"
         )
     before = vars(scheduler).get("step")
-    half = _PromptedHalf(pipe)
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    hook = denoiser.register_forward_hook(half) if denoiser is not None else None
-    scheduler.step = _wrapped(adapter, guide, half, on_step)
+    layout = layout_for(pipe)
+    watch = DenoiserWatch(pipe, layout)
+    hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in watch.modules]
+    scheduler.step = _wrapped(_Seam(adapter, layout, watch), guide, on_step)
     try:
         yield
     finally:
-        if hook is not None:
+        for hook in hooks:
             hook.remove()
         if before is None:
             del scheduler.step
@@ -160,32 +142,38 @@ def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iter
             scheduler.step = before
 
 
-def _wrapped(
-    adapter: SchedulerAdapter, guide: Guide, half: _PromptedHalf, on_step: OnStep | None
-) -> Callable[..., Any]:
+class _Seam(NamedTuple):
+    """What a wrapped step reads with: the scheduler's algebra, the latents' layout, the denoiser's predictions."""
+
+    adapter: SchedulerAdapter
+    layout: LatentLayout
+    watch: DenoiserWatch
+
+
+def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[..., Any]:
+    adapter, layout = seam.adapter, seam.layout
     stock = adapter.scheduler.step
     signature = inspect.signature(type(adapter.scheduler).step)
-    counter = StepCounter(adapter, half.num_timesteps)
+    counter = StepCounter(adapter, seam.watch.num_timesteps)
 
     @functools.wraps(stock)
     def step(*args: Any, **kwargs: Any) -> Any:
         call = signature.bind(adapter.scheduler, *args, **kwargs)
-        output, sample, timestep = (call.arguments[name] for name in ("model_output", "sample", "timestep"))
-        _check_call(output, sample, call.arguments)
+        latents, output = _canonical(layout, call.arguments)
+        timestep = call.arguments["timestep"]
         place = counter.next(timestep)
         prediction = adapter.prediction(place.position, timestep)
-        this = _seen(
-            place, prediction, (output, half.take(len(sample))), sample, guidance_scale=half.guidance_scale
-        )
+        this = _seen(place, prediction, (output, seam.watch.take(output)), latents)
         if place.starts_step:
-            call.arguments["sample"] = _displaced(adapter, sample, guide.displace(this))
+            call.arguments["sample"] = _displaced(seam, call.arguments["sample"], guide.displace(this))
         if prediction.can_push:
-            call.arguments["model_output"] = _inject(prediction, output, guide.before(this))
+            model_output = call.arguments["model_output"]
+            call.arguments["model_output"] = _inject(layout, prediction, model_output, guide.before(this))
         result = stock(*call.args[1:], **call.kwargs)
         if place.ends_step:
-            result = _moved(adapter, result, guide.after(this, _latents(result).float()))
+            result = _moved(seam, result, guide.after(this, layout.canonical(_latents(result)).float()))
         if place.ends_run:
-            final = this.clean if place.leaves_noise else _latents(result).float()
+            final = this.clean if place.leaves_noise else layout.canonical(_latents(result)).float()
             guide.finish(final, place.num_steps)
         if place.ends_step and on_step is not None:
             on_step(place.step + 1, place.num_steps)
@@ -198,64 +186,65 @@ def _wrapped(
 def _seen(
     place: Place,
     prediction: CleanPrediction,
-    outputs: tuple[Tensor, Tensor | None],
-    sample: Tensor,
-    *,
-    guidance_scale: float,
+    outputs: tuple[Tensor, Callable[[], Told] | None],
+    latents: Tensor,
 ) -> Step:
-    """What the guide sees of a call. `outputs`: the model's, and what it puts out under the prompt alone."""
-
-    def clean_of(output: Tensor) -> Callable[[], Tensor]:
-        return lambda: prediction.clean(sample.float(), output.float())
-
-    combined, prompted = outputs
+    """What the guide sees of a call. `outputs`: the model's, and how to tell what it puts out under the prompt alone."""
+    output, tell = outputs
+    told = None if tell is None else functools.cache(tell)
     return Step(
         place.step,
         place.num_steps,
-        clean_of(combined),
-        None if prompted is None else clean_of(prompted),
-        sample=sample,
-        guidance_scale=guidance_scale,
+        lambda: prediction.clean(latents.float(), output.float()),
+        None if told is None else lambda: prediction.clean(latents.float(), told().output.float()),
+        sample=latents,
+        guidance_scale=1.0 if told is None else lambda: told().scale,
         share=place.share,
     )
 
 
-def _inject(prediction: CleanPrediction, output: Tensor, moves: list[Move]) -> Tensor:
+def _inject(layout: LatentLayout, prediction: CleanPrediction, output: Tensor, moves: list[Move]) -> Tensor:
     """The output whose x̂0 is moved, in the model's dtype."""
-    if not moves:
-        return output
-    injected = output.clone()
-    for rows, delta in moves:
-        injected[rows] = prediction.shifted(output[rows].float(), delta).to(output.dtype)
-    return injected
+
+    def shift(part: Tensor, delta: Tensor) -> Tensor:
+        return prediction.shifted(part.float(), delta).to(part.dtype)
+
+    return _changed(layout, output, moves, shift)
 
 
-def _displaced(adapter: SchedulerAdapter, sample: Tensor, moves: list[Move]) -> Tensor:
+def _displaced(seam: _Seam, sample: Tensor, moves: list[Move]) -> Tensor:
     if moves:
-        adapter.forget_last_sample()
-    return _less(sample, moves)
+        seam.adapter.forget_last_sample()
+    return _less(seam.layout, sample, moves)
 
 
-def _moved(adapter: SchedulerAdapter, result: Any, moves: list[Move]) -> Any:
+def _moved(seam: _Seam, result: Any, moves: list[Move]) -> Any:
     """The step's result with its latents moved, in their dtype."""
     if not moves:
         return result
-    latents = _less(_latents(result), moves)
-    adapter.forget_last_sample()
+    latents = _less(seam.layout, _latents(result), moves)
+    seam.adapter.forget_last_sample()
     if isinstance(result, tuple):
         return (latents, *result[1:])
     result.prev_sample = latents
     return result
 
 
-def _less(latents: Tensor, moves: list[Move]) -> Tensor:
+def _less(layout: LatentLayout, latents: Tensor, moves: list[Move]) -> Tensor:
     """The latents with what moves subtracted, in their dtype; the same tensor where nothing moves."""
+    return _changed(layout, latents, moves, lambda part, delta: (part.float() - delta).to(part.dtype))
+
+
+def _changed(
+    layout: LatentLayout, tensor: Tensor, moves: list[Move], change: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """A tensor of the scheduler's whose canonical latents are changed in the rows that move."""
     if not moves:
-        return latents
-    moved = latents.clone()
+        return tensor
+    changed = layout.canonical(tensor, moves[0].delta.shape[1]).clone()
     for rows, delta in moves:
-        moved[rows] = (latents[rows].float() - delta).to(latents.dtype)
-    return moved
+        changed[rows] = change(changed[rows], delta)
+    return layout.restored(changed, tensor)
 
 
 def _latents(result: Any) -> Tensor:
@@ -263,14 +252,18 @@ def _latents(result: Any) -> Tensor:
     return latents
 
 
-def _check_call(output: Tensor, sample: Tensor, call: dict[str, Any]) -> None:
-    if output.ndim != 4 or output.shape != sample.shape:
+def _canonical(layout: LatentLayout, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The latents and the model's output of a call in their canonical form."""
+    sample, output = call["sample"], call["model_output"]
+    latents = layout.canonical(sample)
+    canonical = layout.canonical(output, latents.shape[1])
+    if canonical.shape != latents.shape:
         raise UnsupportedPipeline(
-            f"guidance needs latents [b,c,h,w] and a model output of their shape, got {tuple(sample.shape)} and "
-            f"{tuple(output.shape)} (packed latents and learned variances are not supported)"
+            f"guidance needs latents and a model output of one shape, got {tuple(sample.shape)} and {tuple(output.shape)}"
         )
     refused = [name for name in ("per_token_timesteps", "pred_original_sample") if call.get(name) is not None]
     if call.get("s_churn", 0.0) > 0 or refused:
         raise UnsupportedScheduler(
             "guidance knows no s_churn, per_token_timesteps or pred_original_sample: leave them out of the call"
         )
+    return latents, canonical

@@ -1,6 +1,5 @@
 """Mode `denoised`: push predicted clean latents x̂0 apart from memory and fellow images, early; relax guidance."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -14,10 +13,13 @@ from sparke_engine.guidance.push import Entries, Push, scaled, unit_direction
 
 
 class Extrapolation(NamedTuple):
-    """Where classifier-free guidance started, x̂0ᶜ = `prompted` under the prompt alone, and the scale s it went by."""
+    """Where classifier-free guidance started, x̂0ᶜ = `prompted` under the prompt alone, and the scale s it went by.
+
+    The scale is one for all, or one for each image; 1 where guidance is not to be relaxed.
+    """
 
     prompted: Float[Tensor, "n c h w"]
-    scale: float
+    scale: float | Float[Tensor, " n"]
 
 
 def denoised_push(
@@ -60,14 +62,15 @@ def denoised_push(
     return Push(given_up + push.delta, push.relative)
 
 
-def share_given_up(scale: float, relax: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def share_given_up(scale: float | Float[Tensor, " n"], relax: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """(s − s^(1−λ)) / (s − 1): the share of x̂0 − x̂0ᶜ that turns a guidance scale s into s^(1−λ).
 
     Even steps of λ are even steps of log s, in which diversity grows about evenly. 0 where s ≤ 1.
     """
-    if scale <= 1:
-        return torch.zeros_like(relax)
-    return -scale / (scale - 1) * torch.expm1(-math.log(scale) * relax)
+    scale = torch.as_tensor(scale, dtype=relax.dtype, device=relax.device)
+    extrapolates = scale > 1
+    known = torch.where(extrapolates, scale, 2.0)
+    return torch.where(extrapolates, -known / (known - 1) * torch.expm1(-known.log() * relax), 0.0)
 
 
 def _field(latents: Float[Tensor, "n c h w"], entries: Entries | None, preset: DiversityPreset) -> Field:

@@ -35,7 +35,7 @@ class Watcher:
     """A guide that keeps what each step predicts, and pushes nothing."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Tensor, Tensor, float]] = []
+        self.steps: list[tuple[Tensor, Tensor, list[float]]] = []
 
     def displace(self, step: Step) -> list[Move]:
         """None."""
@@ -43,8 +43,8 @@ class Watcher:
         return []
 
     def before(self, step: Step) -> list[Move]:
-        """Read both predictions and the scale."""
-        self.steps.append((step.clean, step.prompted, step.guidance_scale))
+        """Read both predictions and the scales."""
+        self.steps.append((step.clean, step.prompted, step.guidance_scale.tolist()))
         return []
 
     def after(self, _step: Step, _latents: Tensor) -> list[Move]:
@@ -61,7 +61,7 @@ def test_the_prompted_half_is_the_second(part: str, *, as_tuple: bool) -> None:
     """In a doubled batch x̂0 under the prompt comes from the second half; afterwards the denoiser has no hook."""
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(2)
-    pipe = SimpleNamespace(scheduler=scheduler, guidance_scale=7.5, **{part: Denoiser(as_tuple=as_tuple)})
+    pipe = SimpleNamespace(scheduler=scheduler, **{part: Denoiser(as_tuple=as_tuple)})
     denoiser, watcher = getattr(pipe, part), Watcher()
     latents = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     timestep = scheduler.timesteps[0]
@@ -72,7 +72,7 @@ def test_the_prompted_half_is_the_second(part: str, *, as_tuple: bool) -> None:
         scheduler.step(combined, timestep, latents)
     prediction = adapter_for(scheduler).prediction(0, timestep)
     clean, prompted, scale = watcher.steps[0]
-    assert scale == 7.5
+    assert scale == [7.5, 7.5]
     assert torch.equal(clean, prediction.clean(latents, combined))
     assert torch.equal(prompted, prediction.clean(latents, output[2:]))
     assert not torch.equal(clean, prompted)
@@ -84,27 +84,15 @@ def test_without_doubling_the_prediction_is_the_only_one() -> None:
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(2)
     denoiser, watcher = Denoiser(as_tuple=True), Watcher()
-    pipe = SimpleNamespace(scheduler=scheduler, unet=denoiser, guidance_scale=7.5)
+    pipe = SimpleNamespace(scheduler=scheduler, unet=denoiser)
     latents = torch.ones(2, 4, 4, 4)
     with guided_steps(pipe, watcher):
         (output,) = pipe.unet(latents)
         scheduler.step(output, scheduler.timesteps[0], latents)
         scheduler.step(output, scheduler.timesteps[1], latents)
-    assert [(clean is prompted, scale) for clean, prompted, scale in watcher.steps] == [(True, 1.0)] * 2
-
-
-def test_a_pipeline_that_tells_no_scale_is_not_relaxed() -> None:
-    """The prompted half of a pipeline without the property `guidance_scale` is known, its scale is taken as 1."""
-    scheduler = diffusers.DDIMScheduler(clip_sample=False)
-    scheduler.set_timesteps(1)
-    pipe, watcher = SimpleNamespace(scheduler=scheduler, unet=Denoiser(as_tuple=True)), Watcher()
-    latents = torch.ones(2, 4, 4, 4)
-    with guided_steps(pipe, watcher):
-        (output,) = pipe.unet(torch.cat([latents, latents]))
-        scheduler.step(3 * output[2:] - 2 * output[:2], scheduler.timesteps[0], latents)
-    ((clean, prompted, scale),) = watcher.steps
-    assert not torch.equal(clean, prompted)
-    assert scale == 1.0
+    assert [(clean is prompted, scale) for clean, prompted, scale in watcher.steps] == [
+        (True, [1.0, 1.0])
+    ] * 2
 
 
 def test_what_all_images_share_under_the_prompt_is_not_pushed() -> None:
@@ -157,13 +145,13 @@ def test_guidance_is_relaxed_in_every_step(strength: float) -> None:
 
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_there_is_nothing_to_relax_up_to_scale_1(scale: float) -> None:
-    """Without extrapolation there are no moves after the window of the push, with halves or without."""
+    """Without extrapolation nothing moves after the window of the push, with halves or without."""
     preset = replace(PRESET, window=0.25, relax=1.0)
     combined, prompted = halves()
     for predict_prompted in (None, lambda: prompted):
         guide = GroupGuide([GuidedGroup(slice(0, 3), preset, 1.0, None)])
         steps = [Step(i, 4, lambda: combined, predict_prompted, guidance_scale=scale) for i in range(4)]
-        moved = [bool(guide.before(step)) for step in steps]
+        moved = [any(move.delta.any() for move in guide.before(step)) for step in steps]
         assert moved == [True, False, False, False]
 
 
