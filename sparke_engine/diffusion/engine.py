@@ -76,8 +76,11 @@ class ImageEngine(Protocol):
     """Makes images. An image depends on its own group and on the batch's shape, never on what other groups hold."""
 
     preset: DiversityPreset
-    feature_dim: int
     prompt_dim: int
+
+    @property
+    def feature_dim(self) -> int:
+        """The length of an image's feature."""
 
     def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "n p"]:
         """Unit embeddings, fp32 on the CPU; each prompt's is independent of the others."""
@@ -101,8 +104,13 @@ class PipelineEngine:
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
         denoiser = getattr(pipe, "unet", None) or pipe.transformer
         side = denoiser.config.sample_size
-        self.feature_dim = preset.feature_map.dim(denoiser.config.in_channels, side, side)
+        self._latent_shape = (denoiser.config.in_channels, side, side)
         self.prompt_dim = self.embed_prompts([""]).shape[1]
+
+    @property
+    def feature_dim(self) -> int:
+        """The length d of a feature under the engine's preset; that of an image of the usual size where d depends on it."""
+        return self.preset.feature_map.dim(*self._latent_shape)
 
     @property
     def pipeline(self) -> Any:
