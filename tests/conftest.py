@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         f"sparke_engine.{name}"
-        for name in ("baselines", "core", "diffusion", "errors", "guidance", "memory_bank", "types")
+        for name in ("baselines", "core", "diffusion", "errors", "guidance", "memory_bank", "scores", "types")
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )

@@ -1,13 +1,14 @@
 """Diversity scores: effective counts of modes, from 1 (all equal) to n (all different).
 
-With Gram matrices K of kernels that have k(x, x) = 1, and H₁ the von Neumann entropy −Σ λ log λ of the eigenvalues:
+With Gram matrices K of kernels that have k(x, x) = 1, and H₁ the von Neumann entropy −Σ λ log λ:
 
     RKE         n² / Σ K_Z²                               exp of the Rényi entropy of order 2 of K_Z/n
     Cond-RKE    Σ K_Y² / Σ K_Y² K_Z²                      RKE of (prompt, image) over RKE of the prompt
     Vendi       exp H₁(K_Z/n)
     Cond-Vendi  exp(H₁(K_Z ∘ K_Y / n) − H₁(K_Y/n))
 
-Sums run in float64 whatever the input. Sources: arXiv 2506.10173; Friedman and Dieng, arXiv 2210.02410 (Vendi).
+Sums run in float64 whatever the input, kernels in fp32 at least. Rows that are none, not finite or not paired
+raise InvalidArgument. Sources: arXiv 2506.10173; Friedman and Dieng, arXiv 2210.02410 (Vendi).
 """
 
 from collections.abc import Iterator
@@ -17,15 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparke_engine.core.kernels import CosineKernel, Kernel
-from sparke_engine.errors import InvalidArgument, ShapeMismatch
-
-BLOCK_ROWS = 1024
+from sparke_engine.core.rows import BLOCK_ROWS, at_least_single, num_rows, row_blocks, same_number
 
 
 def rke(features: Float[Tensor, "n d"], kernel: Kernel, *, block_rows: int = BLOCK_ROWS) -> float:
     """RKE = n² / Σ_ij k_Z(i,j)². O(n²·d) time, O(block_rows·n) memory."""
     n = _count(features)
-    total = sum(_sum(gram.square()) for gram in _row_blocks(features, kernel, block_rows))
+    total = sum(_sum(gram.double().square()) for gram in _gram_blocks(features, kernel, block_rows))
     return n**2 / total
 
 
@@ -41,8 +40,8 @@ def cond_rke(
     kernel, prompt_kernel = kernels
     of_prompts, joint = 0.0, 0.0
     pairs = zip(
-        _row_blocks(features, kernel, block_rows),
-        _row_blocks(prompt_embeddings, prompt_kernel, block_rows),
+        _gram_blocks(features, kernel, block_rows),
+        _gram_blocks(prompt_embeddings, prompt_kernel, block_rows),
         strict=True,
     )
     for gram, prompt_gram in pairs:
@@ -81,22 +80,22 @@ def in_batch_similarity(
     n = _count(features)
     if n == 1:
         return 0.0
-    total = sum(_sum(gram) for gram in _row_blocks(features, kernel, block_rows))
+    total = sum(_sum(gram) for gram in _gram_blocks(features, kernel, block_rows))
     return (total - n) / (n * (n - 1))
 
 
 def _count(features: Tensor, prompt_embeddings: Tensor | None = None) -> int:
-    n = features.shape[0]
-    if n == 0:
-        raise InvalidArgument("a diversity score needs at least one row, got none")
-    if prompt_embeddings is not None and prompt_embeddings.shape[0] != n:
-        raise ShapeMismatch(f"{n} features need {n} prompt embeddings, got {prompt_embeddings.shape[0]}")
+    n = num_rows(features, "features")
+    if prompt_embeddings is not None:
+        num_rows(prompt_embeddings, "prompt embeddings")
+        same_number(features, prompt_embeddings, ("features", "prompt embeddings"))
     return n
 
 
-def _row_blocks(rows: Tensor, kernel: Kernel, block_rows: int) -> Iterator[Tensor]:
-    for start in range(0, rows.shape[0], block_rows):
-        yield kernel.gram(rows[start : start + block_rows], rows)
+def _gram_blocks(rows: Tensor, kernel: Kernel, block_rows: int) -> Iterator[Tensor]:
+    everything = at_least_single(rows)
+    for block in row_blocks(rows, block_rows):
+        yield kernel.gram(block, everything)
 
 
 def _sum(values: Tensor) -> float:
