@@ -28,9 +28,36 @@ def squared_distance(a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]) -> 
     return (a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * cross).clamp_min(0)
 
 
+@runtime_checkable
+class KernelPower(Protocol):
+    """A kernel's power k^p between unit rows: a function of their scalar product c, 1 at c = 1."""
+
+    @property
+    def power(self) -> float:
+        """The power p."""
+
+    @property
+    def steepness(self) -> float:
+        """d(k^p)/dc at c = 1."""
+
+    def gram(self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b n m"]:
+        """k(a_i, b_j)^p."""
+
+    def values_and_pulls(
+        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]
+    ) -> tuple[Float[Tensor, "*b n m"], Float[Tensor, "*b n m"]]:
+        """k(a_i, b_j)^p and the pull s_ij, its derivative by c over `steepness`, so that s = 1 at c = 1.
+
+        ∇_f Σ_j w_j k(f, f_j)^p = steepness · Σ_j w_j s_j f_j, up to a part along f.
+        """
+
+
 @dataclass(frozen=True)
 class GaussianPower:
-    """k(a, b)^p = exp(−p ‖a − b‖² / 2σ²), σ = `bandwidth`, p = `power`; for rows as they are, not normalised here."""
+    """k(a, b)^p = exp(−p ‖a − b‖² / 2σ²), σ = `bandwidth`, p = `power`; for rows as they are, not normalised here.
+
+    Between unit rows it is exp(−p (1 − c) / σ²): its pull is its value.
+    """
 
     bandwidth: float
     power: float
@@ -39,9 +66,56 @@ class GaussianPower:
         if not (self.bandwidth > 0 and self.power > 0):
             raise InvalidArgument(f"bandwidth and power are positive, got {self.bandwidth} and {self.power}")
 
+    @property
+    def steepness(self) -> float:
+        """p/σ²."""
+        return self.power / self.bandwidth**2
+
     def gram(self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b n m"]:
         """k(a_i, b_j)^p, O(n·m·d)."""
         return torch.exp(squared_distance(a, b) * (-self.power / (2 * self.bandwidth**2)))
+
+    def values_and_pulls(
+        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]
+    ) -> tuple[Float[Tensor, "*b n m"], Float[Tensor, "*b n m"]]:
+        """The Gram matrix twice: one tensor."""
+        values = self.gram(a, b)
+        return values, values
+
+
+@dataclass(frozen=True)
+class CosinePower:
+    """k(a, b)^p = c^p with c = a·b, p = `power` a positive whole number; for unit or zero rows, not normalised here.
+
+    The ordinary power of a number of either sign. Even p: opposite rows count as equal ones, and orthogonal rows, not
+    opposite ones, are the farthest; the pull c^(p−1) is negative at c < 0. Odd p: opposite rows are the farthest, and
+    k^p is negative at c < 0. Degenerate cases: at c = 0 the pull is 0 for p ≥ 2 and 1 for p = 1, whose pull is 1
+    everywhere; a zero row has c = 0 with every row, itself too.
+    """
+
+    power: float
+
+    def __post_init__(self) -> None:
+        if not (self.power >= 1 and self.power == int(self.power)):
+            raise InvalidArgument(
+                f"the power of a cosine kernel is a positive whole number, got {self.power}"
+            )
+
+    @property
+    def steepness(self) -> float:
+        """The power p."""
+        return self.power
+
+    def gram(self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b n m"]:
+        """c_ij^p, O(n·m·d)."""
+        return (a @ b.mT) ** self.power
+
+    def values_and_pulls(
+        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]
+    ) -> tuple[Float[Tensor, "*b n m"], Float[Tensor, "*b n m"]]:
+        """c_ij^p and c_ij^(p−1), O(n·m·d)."""
+        products = a @ b.mT
+        return products**self.power, products ** (self.power - 1)
 
 
 @runtime_checkable

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sparke_engine.core.kernels import GaussianPower
 from sparke_engine.diffusion.guide import FinishedRun, GuidedGroup, Method, Sparke
 from sparke_engine.diffusion.prompt_embedding import embed_prompt
 from sparke_engine.diffusion.seam import guided_steps
@@ -213,7 +212,7 @@ def finished_samples(
     nearest: list[float | None] = [None] * len(images)
     if known is not None and num_neighbours > 0:
         present = known.features[0][known.mask[0]].to(features)
-        nearest = list(GaussianPower(preset.latent_bandwidth, 1.0).gram(features, present).amax(1).tolist())
+        nearest = list(preset.kernel_of_power(1.0).gram(features, present).amax(1).tolist())
     return [
         Sample(image.convert("RGB"), feature, float(push), num_neighbours, similarity)
         for image, feature, push, similarity in zip(images, features.cpu(), run.pushes, nearest, strict=True)

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.core.gradients import Field, kernel_field, mutual_field, tangent
+from sparke_engine.core.gradients import tangent
 from sparke_engine.core.kernels import unit
+from sparke_engine.guidance.objectives import field_of
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries, Push, scaled, unit_direction
 
@@ -38,9 +39,10 @@ def denoised_push(
     fade where nothing is near, x̂0′ what the first term leaves of x̂0.
 
     Along the axis of classifier-free guidance, x̂0 − x̂0ᶜ, all is up to its scale s: it draws the images of one prompt to
-    one mode, and where images are near the first term relaxes it to s^(1−λg), λ = `relax`; see `share_given_up`. The push proper is across that axis: D = Σ_j w_j (f_j − f) and m = Σ_j w_j over the entries
-    (weights a_j with the prompt kernel inside) and the other n − 1 images of the group (detached, k_Y = 1), seen from
-    f = φ(x̂0ᶜ)/‖φ(x̂0ᶜ)‖, and D⊥ = D less its part along φ(x̂0 − x̂0ᶜ).
+    one mode, and where images are near the first term relaxes it to s^(1−λg), λ = `relax`; see `share_given_up`. The push proper is across that axis: D and m are the field of the preset's objective (`objectives.py`;
+    for `rke` D = Σ_j w_j (f_j − f) and m = Σ_j w_j over the entries, with the prompt kernel inside the weights, and the
+    other n − 1 images of the group, detached, k_Y = 1), seen from f = φ(x̂0ᶜ)/‖φ(x̂0ᶜ)‖, and D⊥ = D less its part along
+    φ(x̂0 − x̂0ᶜ).
 
     Two more choices keep what the prompt states. What guidance extrapolates varies with the noise along what is stated,
     and would be pushed along it; x̂0ᶜ varies along what is left open. And D is the chord to the entries, in which what
@@ -52,10 +54,10 @@ def denoised_push(
     """
     prompted, scale = extrapolation or Extrapolation(clean, 1.0)
     extrapolated = clean - prompted
-    field = _field(prompted, entries, preset)
+    field = field_of(preset.feature_map.feature(prompted), entries, preset, mutual=True)
     axis = unit(preset.feature_map.apply(extrapolated))
     field = field._replace(direction=tangent(field.direction, axis))
-    gate = field.mass / (field.mass + preset.kappa)
+    gate = field.nearness / (field.nearness + preset.kappa)
     given_up = share_given_up(scale, relax * gate)[:, None, None, None] * extrapolated
     relative = torch.minimum(eta * gate, limit.to(gate.dtype))
     push = scaled(unit_direction(field, preset, clean), clean - given_up, relative)
@@ -71,13 +73,3 @@ def share_given_up(scale: float | Float[Tensor, " n"], relax: Float[Tensor, " n"
     extrapolates = scale > 1
     known = torch.where(extrapolates, scale, 2.0)
     return torch.where(extrapolates, -known / (known - 1) * torch.expm1(-known.log() * relax), 0.0)
-
-
-def _field(latents: Float[Tensor, "n c h w"], entries: Entries | None, preset: DiversityPreset) -> Field:
-    """The field of the entries and of the group's other images, seen from the features of `latents`."""
-    features = preset.feature_map.feature(latents)
-    field = mutual_field(features, preset.latent_kernel)
-    if entries is None or entries.features.shape[0] == 0:
-        return field
-    known = entries.features.to(features.dtype), entries.weights.to(features.dtype)[None]
-    return field.plus(kernel_field(features, *known, preset.latent_kernel))

@@ -1,14 +1,15 @@
 """Presets: every number of the method, by name. A memory's latent space fixes its preset's grid; requests set strength."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
-from sparke_engine.core.kernels import GaussianPower
+from sparke_engine.core.kernels import CosinePower, GaussianPower, KernelPower
 from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.features import FeatureMap
 
 Mode = Literal["paper", "released", "denoised"]
 KernelName = Literal["gaussian", "cosine"]
+ObjectiveName = Literal["rke", "vendi"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class DiversityPreset:
     Attributes:
         mode: `denoised` acts on the predicted clean latents within a window; `paper` is Algorithm 1; `released` is the
             step of the authors' published code.
-        kernel: k_Z and k_Y; the modes `denoised` and `paper` know the Gaussian only.
-        conditional: entries count by the nearness of their prompts; else all alike.
+        objective: what pushes raise, RKE or Vendi, see `objectives.py`; `released` knows RKE only.
+        kernel: k_Z and k_Y; a cosine kernel has no bandwidth.
+        conditional: entries count by the nearness of their prompts (Cond-RKE, Cond-Vendi); else all alike.
         grid: cells (rows, columns) of the average pooling φ; None is the identity.
         eta: η at strength 1, the size of a push in norms of the latents.
         strength_exponent: η(strength) = eta · strength^exponent, and λ(strength) likewise.
@@ -29,13 +31,16 @@ class DiversityPreset:
         kappa: κ of the gate m/(m+κ): the mass at which η and λ have half their size.
         latent_bandwidth: σ_Z.
         prompt_bandwidth: σ_Y.
-        power: p of both kernels.
-        min_prompt_kernel: ε; entries with k_Y^p below it are no neighbours.
+        power: p of both kernels in RKE; Vendi is of the kernels themselves.
+        min_prompt_kernel: ε; entries with k_Y^p below it are no neighbours, k_Y Gaussian whatever `kernel` is. 0 takes all,
+            as a preset must that is not conditional, or whose kernel is cosine.
         max_neighbours: above it a sample stands for all neighbours.
+        max_spectral_entries: above it a sample stands for all in a spectrum, whose cost grows with the third power.
         max_push: bound on the total push, the mean over all steps of `Push.relative`; relaxation is not counted.
     """
 
     mode: Mode = "denoised"
+    objective: ObjectiveName = "rke"
     kernel: KernelName = "gaussian"
     conditional: bool = True
     grid: tuple[int, int] | None = (16, 16)
@@ -50,6 +55,7 @@ class DiversityPreset:
     power: float = 2.0
     min_prompt_kernel: float = 1e-3
     max_neighbours: int = 16384
+    max_spectral_entries: int = 256
     max_push: float = 0.5
 
     def __post_init__(self) -> None:
@@ -62,6 +68,7 @@ class DiversityPreset:
             "prompt_bandwidth": self.prompt_bandwidth,
             "power": self.power,
             "max_neighbours": self.max_neighbours,
+            "max_spectral_entries": self.max_spectral_entries,
             "max_push": self.max_push,
         }
         for name, value in positive.items():
@@ -72,6 +79,30 @@ class DiversityPreset:
         for name, value in {"relax": self.relax, "min_prompt_kernel": self.min_prompt_kernel}.items():
             if not 0 <= value <= 1:
                 raise InvalidArgument(f"a preset's {name} is in [0, 1], got {value}")
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        for name, known in {"mode": Mode, "objective": ObjectiveName, "kernel": KernelName}.items():
+            if getattr(self, name) not in get_args(known):
+                raise InvalidArgument(
+                    f"a preset's {name} is one of {', '.join(get_args(known))}, got {getattr(self, name)!r}"
+                )
+        if self.mode == "released" and self.objective != "rke":
+            raise InvalidArgument(
+                f"mode released has the objective rke alone, got {self.objective!r}: take mode denoised or paper"
+            )
+        if not (self.conditional and self.kernel == "gaussian") and self.min_prompt_kernel > 0:
+            raise InvalidArgument(
+                "a preset that is not conditional, or whose kernel is cosine, takes all entries: its min_prompt_kernel "
+                f"is 0, got {self.min_prompt_kernel}"
+            )
+        if self.kernel == "cosine" and not self.power.is_integer():
+            raise InvalidArgument(f"the power of a cosine kernel is a whole number, got {self.power}")
+        if self.kernel == "cosine" and self.conditional and self.objective == "rke" and self.power % 2 == 1:
+            raise InvalidArgument(
+                f"at an odd power images of opposite prompts would attract; a conditional cosine preset has an even "
+                f"power, got {self.power}"
+            )
 
     @property
     def feature_map(self) -> FeatureMap:
@@ -79,14 +110,26 @@ class DiversityPreset:
         return FeatureMap(self.grid)
 
     @property
-    def latent_kernel(self) -> GaussianPower:
+    def latent_kernel(self) -> KernelPower:
         """k_Z^p."""
-        return GaussianPower(self.latent_bandwidth, self.power)
+        return self.kernel_of_power(self.power)
 
     @property
-    def prompt_kernel(self) -> GaussianPower:
+    def prompt_kernel(self) -> KernelPower:
         """k_Y^p."""
-        return GaussianPower(self.prompt_bandwidth, self.power)
+        return self.prompt_kernel_of_power(self.power)
+
+    def kernel_of_power(self, power: float) -> KernelPower:
+        """k_Z to another power than p."""
+        if self.kernel == "cosine":
+            return CosinePower(power)
+        return GaussianPower(self.latent_bandwidth, power)
+
+    def prompt_kernel_of_power(self, power: float) -> KernelPower:
+        """k_Y to another power than p."""
+        if self.kernel == "cosine":
+            return CosinePower(power)
+        return GaussianPower(self.prompt_bandwidth, power)
 
     def eta_at(self, strength: float) -> float:
         """η(strength) = eta · strength^exponent: increasing, 0 at 0."""

@@ -40,9 +40,10 @@ class Prompts(NamedTuple):
 
 @dataclass(frozen=True)
 class Entries:
-    """The present neighbours of one group of images in fp32: features and a_j = weight_j · k_Y(y, y_j)^p.
+    """The present neighbours of one group of images in fp32: features, and what each counts; a negative one attracts.
 
-    `prompts` is what objectives need that see prompts among entries too; without it the set is blind to prompts.
+    For the objective `rke` it counts a_j = weight_j · k_Y(y, y_j)^p, for `vendi` weight_j: that sees prompts among entries
+    too, for which it needs `prompts`; without it the set is blind to prompts.
     """
 
     features: Float[Tensor, "k d"]
@@ -64,7 +65,9 @@ class Entries:
         if not preset.conditional:
             return cls(features, neighbours.weights[0][present].float())
         asked = prompt_embedding.float()
-        weights = entry_weights(neighbours, asked[None], preset.prompt_kernel)
+        weights = neighbours.weights
+        if preset.objective == "rke":
+            weights = entry_weights(neighbours, asked[None], preset.prompt_kernel)
         known = neighbours.prompt_embeddings[0][present].float()
         return cls(features, weights[0][present].float(), Prompts(asked, known))
 
@@ -79,12 +82,16 @@ class Entries:
         return Entries(self.features.to(device), self.weights.to(device), prompts)
 
     def with_references(self, references: Sequence["Reference"]) -> "Entries":
-        """These entries and, at their signed weights, those of the references, which are blind to prompts."""
+        """These entries and, at their signed weights, those of the references, taken as of the prompt that is asked for."""
         if not references:
             return self
-        features = [self.features, *(reference.entries.features for reference in references)]
-        weights = [self.weights, *(ref.weight * ref.entries.weights for ref in references)]
-        return Entries(torch.cat(features), torch.cat(weights))
+        features = torch.cat([self.features, *(reference.entries.features for reference in references)])
+        weights = torch.cat([self.weights, *(ref.weight * ref.entries.weights for ref in references)])
+        if self.prompts is None:
+            return Entries(features, weights)
+        asked, known = self.prompts
+        as_asked = asked.expand(len(features) - len(known), -1)
+        return Entries(features, weights, Prompts(asked, torch.cat([known, as_asked])))
 
 
 class Reference(NamedTuple):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparke_engine.core.gradients import entry_weights, kernel_field, mutual_field, similarity_gradient
-from sparke_engine.core.kernels import GaussianPower, unit
+from sparke_engine.core.kernels import CosinePower, GaussianPower, KernelPower, unit
 from sparke_engine.types import Neighbours
 
 
@@ -20,8 +20,8 @@ class Problem:
     latents: Tensor  # [b,n,d]
     neighbours: Neighbours
     prompts: Tensor  # [b,p]
-    kernel: GaussianPower
-    prompt_kernel: GaussianPower
+    kernel: KernelPower
+    prompt_kernel: KernelPower
 
     @property
     def weights(self) -> Tensor:
@@ -35,22 +35,32 @@ class Problem:
 
     @property
     def scale(self) -> Tensor:
-        """(p/σ²) Σ|w| / ‖z‖, what errors are relative to, [b,n,1]."""
+        """γ Σ|w| / ‖z‖, what errors are relative to, [b,n,1]."""
         mass = kernel_field(unit(self.latents), self.neighbours.features, self.weights, self.kernel).mass
         norm = self.latents.norm(dim=-1)
-        return (self.kernel.power / self.kernel.bandwidth**2 * mass / norm)[..., None]
+        return (self.kernel.steepness * mass / norm)[..., None]
 
     def similarity(self, latents: Tensor) -> Tensor:
-        """Σ_j w_j of each latent by the definition, with differences written out, [b,n]."""
+        """Σ_j a_j k_Z^p of each latent by the definition, [b,n]."""
         known = self.neighbours
         features = latents / latents.norm(dim=-1, keepdim=True)
-        of_latents = (features[:, :, None] - known.features[:, None]).square().sum(-1)
-        of_prompts = (self.prompts[:, None] - known.prompt_embeddings).square().sum(-1)[:, None]
-        kernel = torch.exp(-of_latents / (2 * self.kernel.bandwidth**2)) ** self.kernel.power
-        prompt_kernel = (
-            torch.exp(-of_prompts / (2 * self.prompt_kernel.bandwidth**2)) ** self.prompt_kernel.power
-        )
-        return (kernel * prompt_kernel * known.weights[:, None] * known.mask[:, None]).sum(-1)
+        values = value_of(self.kernel, features[:, :, None], known.features[:, None])
+        of_prompts = value_of(self.prompt_kernel, self.prompts[:, None], known.prompt_embeddings)[:, None]
+        return (values * of_prompts * known.weights[:, None] * known.mask[:, None]).sum(-1)
+
+
+def value_of(kernel: KernelPower, a: Tensor, b: Tensor) -> Tensor:
+    """k^p by its definition, with differences written out."""
+    if isinstance(kernel, GaussianPower):
+        return torch.exp(-(a - b).square().sum(-1) / (2 * kernel.bandwidth**2)) ** kernel.power
+    return (a * b).sum(-1) ** int(kernel.power)
+
+
+def kernel_of(draw: st.DrawFn, bandwidth: tuple[float, float], power: float) -> KernelPower:
+    """Either kernel."""
+    if draw(st.booleans()):
+        return CosinePower(power)
+    return GaussianPower(draw(st.floats(*bandwidth)), power)
 
 
 @st.composite
@@ -81,15 +91,15 @@ def problems(draw: st.DrawFn) -> Problem:
             torch.tensor(weights, dtype=torch.float64).reshape(b, k),
         ),
         prompts=prompts,
-        kernel=GaussianPower(draw(st.floats(0.2, 2.0)), power),
-        prompt_kernel=GaussianPower(draw(st.floats(0.3, 2.0)), power),
+        kernel=kernel_of(draw, (0.2, 2.0), power),
+        prompt_kernel=kernel_of(draw, (0.3, 2.0), power),
     )
 
 
 @given(problems())
 @settings(max_examples=150)
 def test_closed_form_equals_autograd(problem: Problem) -> None:
-    """The closed form is autograd's gradient to 1e-12 of (p/σ²)Σw/‖z‖."""
+    """The closed form is autograd's gradient to 1e-12 of γΣ|w|/‖z‖."""
     latents = problem.latents.clone().requires_grad_()
     (expected,) = torch.autograd.grad(problem.similarity(latents).sum(), latents)
     assert ((problem.gradient - expected).abs() <= 1e-12 * problem.scale).all()
@@ -98,7 +108,7 @@ def test_closed_form_equals_autograd(problem: Problem) -> None:
 @given(problems())
 @settings(max_examples=60)
 def test_closed_form_equals_finite_differences(problem: Problem) -> None:
-    """The closed form is the central difference to 1e-6 of (p/σ²)Σw/‖z‖."""
+    """The closed form is the central difference to 1e-6 of γΣ|w|/‖z‖."""
     step = 1e-6 * problem.latents.norm(dim=-1)
     for axis in range(problem.latents.shape[-1]):
         shift = torch.zeros_like(problem.latents)
@@ -150,15 +160,33 @@ def test_a_batch_is_its_problems(problem: Problem) -> None:
 
 @given(problems())
 def test_field_by_its_definition(problem: Problem) -> None:
-    """D is Σ_j w_j (f_j − f) with signed weights, differences written out, and m is Σ_j |w_j|."""
+    """D is Σ_j a_j s_j (f_j − f) with signed weights, differences written out; mass and nearness are their sums."""
     features, entries = unit(problem.latents), problem.neighbours.features
     field = kernel_field(features, entries, problem.weights, problem.kernel)
-    chords = entries[:, None] - features[:, :, None]
-    kernel = torch.exp(-chords.square().sum(-1) * problem.kernel.power / (2 * problem.kernel.bandwidth**2))
-    weights = problem.weights * kernel
-    expected = (weights[..., None] * chords).sum(-2)
+    pairs = features[:, :, None], entries[:, None]
+    values = pulls = value_of(problem.kernel, *pairs)
+    if isinstance(problem.kernel, CosinePower):
+        pulls = (pairs[0] * pairs[1]).sum(-1) ** (int(problem.kernel.power) - 1)
+    weights = problem.weights * pulls
+    expected = (weights[..., None] * (pairs[1] - pairs[0])).sum(-2)
     assert ((field.direction - expected).abs() <= 1e-12 * weights.abs().sum(-1, keepdim=True)).all()
-    torch.testing.assert_close(field.mass, weights.abs().sum(-1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(field.mass, weights.abs().sum(-1), rtol=1e-12, atol=1e-15)
+    near = (problem.weights.abs() * values.clamp_min(0)).sum(-1)
+    torch.testing.assert_close(field.nearness, near, rtol=1e-12, atol=1e-15)
+
+
+@given(problems(), st.floats(0.2, 2.0))
+def test_the_gaussian_field_is_to_the_bit_what_presets_were_tuned_on(
+    problem: Problem, bandwidth: float
+) -> None:
+    """In fp32, D is Σ_j w_j f_j − (Σ_j w_j) f and m is Σ_j |w_j| in this order of operations, and nearness is m."""
+    kernel = GaussianPower(bandwidth, 2.0)
+    features, entries = unit(problem.latents).float(), problem.neighbours.features.float()
+    weights = problem.weights.float() * kernel.gram(features, entries)
+    field = kernel_field(features, entries, problem.weights.float(), kernel)
+    assert torch.equal(field.direction, weights @ entries - weights.sum(-1, keepdim=True) * features)
+    assert torch.equal(field.mass, weights.abs().sum(-1))
+    assert torch.equal(field.nearness, field.mass)
 
 
 @given(problems())

@@ -1,11 +1,13 @@
 """Presets and the map from strength to η."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparke_engine.core.kernels import CosinePower, GaussianPower
 from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.presets import PRESETS, DiversityPreset, preset_named
 
@@ -38,6 +40,7 @@ def test_a_strength_is_a_fraction(strength: float) -> None:
         {"window": 1.5},
         {"relax": 1.1},
         {"max_neighbours": 0},
+        {"max_spectral_entries": 0},
         {"min_prompt_kernel": 2.0},
         {"power": float("nan")},
     ],
@@ -46,6 +49,41 @@ def test_a_preset_is_checked(wrong: dict[str, float]) -> None:
     """A preset with a number outside its domain cannot be made."""
     with pytest.raises(InvalidArgument, match=next(iter(wrong))):
         replace(DiversityPreset(), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mode": "released", "objective": "vendi"}, "released has the objective rke alone"),
+        ({"conditional": False}, "its min_prompt_kernel is 0, got 0.001"),
+        ({"kernel": "cosine"}, "its min_prompt_kernel is 0, got 0.001"),
+        ({"kernel": "cosine", "min_prompt_kernel": 0.0, "power": 1.5}, "whole number, got 1.5"),
+        ({"kernel": "cosine", "min_prompt_kernel": 0.0, "power": 3.0}, "an even power, got 3.0"),
+    ],
+)
+def test_what_makes_no_sense_together_is_refused(wrong: dict[str, Any], message: str) -> None:
+    """An objective, a kernel and a power that contradict each other say what would do."""
+    with pytest.raises(InvalidArgument, match=message):
+        DiversityPreset(**wrong)
+
+
+@pytest.mark.parametrize("field", ["mode", "objective", "kernel"])
+def test_a_misspelt_name_lists_the_known(field: str) -> None:
+    """Names that a type checker would refuse are refused at run time too."""
+    preset = DiversityPreset()
+    vars(preset)[field] = "lapalce"
+    with pytest.raises(InvalidArgument, match=rf"preset's {field} is one of .*lapalce"):
+        preset.__post_init__()
+
+
+def test_the_kernels_that_a_preset_names() -> None:
+    """Gaussian kernels have the preset's bandwidths, cosine kernels none."""
+    gaussian = DiversityPreset(latent_bandwidth=0.4, prompt_bandwidth=0.2, power=3.0)
+    assert gaussian.latent_kernel == GaussianPower(0.4, 3.0)
+    assert gaussian.prompt_kernel == GaussianPower(0.2, 3.0)
+    cosine = replace(gaussian, kernel="cosine", min_prompt_kernel=0.0, power=2.0)
+    assert cosine.latent_kernel == cosine.prompt_kernel == CosinePower(2.0)
+    assert cosine.kernel_of_power(1.0) == cosine.prompt_kernel_of_power(1.0) == CosinePower(1.0)
 
 
 def test_given_bandwidths_replace_the_presets() -> None:

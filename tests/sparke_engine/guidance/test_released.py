@@ -136,8 +136,10 @@ def test_beta_leads_toward_a_reference_or_away() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     """Unknown kernels, bandwidths of zero, and features of another length name what is wrong."""
+    misspelt = ReleasedScore()
+    vars(misspelt)["kernel"] = "laplace"  # what a type checker would refuse
     with pytest.raises(InvalidArgument, match="kernel"):
-        ReleasedScore(kernel="laplace")  # type: ignore[arg-type]
+        misspelt.__post_init__()
     with pytest.raises(InvalidArgument, match="bandwidth"):
         ReleasedScore(latent_bandwidth=0)
     latents, prompt = torch.ones(1, CHANNELS, SIDE, SIDE), torch.ones(PROMPT_DIM)
