@@ -1,9 +1,10 @@
 """Bandwidths from samples: how wide the kernels must be for a text encoder, and for a model's latents.
 
-A prompt bandwidth is right where paraphrases of one scene count as one prompt and other scenes do not count: k_Y^p is
-at least `near` for related pairs and at most `far` for unrelated ones. With k_Y^p = exp(−p d²/2σ²) a related pair at
-distance d asks for σ ≥ d·√(p / 2 log(1/near)), an unrelated one for σ ≤ d·√(p / 2 log(1/far)). For near = 0.5 and
-far = 0.01 both can be had only where unrelated prompts are 2.58 times as far apart as related ones.
+A prompt bandwidth is right where paraphrases of one scene count as one prompt and other scenes do not count: k_Y^p
+is at least `near` for related pairs and at most `far` for unrelated ones. With k_Y^p = exp(−p d²/2σ²) a related pair
+at distance d asks for σ ≥ d·√(p / 2 log(1/near)), an unrelated one for σ ≤ d·√(p / 2 log(1/far)). For near = 0.5 and
+far = 0.01 both can be had only where unrelated prompts are 2.58 times as far apart as related ones. Where they are
+not, the unrelated come first: a memory holds so many of them that small weights add up.
 """
 
 import math
@@ -22,11 +23,12 @@ class PromptBandwidth(NamedTuple):
     """A bandwidth and what it does.
 
     Attributes:
-        bandwidth: σ_Y, the best compromise between both kinds of pairs.
+        bandwidth: σ_Y.
         least: the narrowest at which the wanted share of related pairs is near.
         most: the widest at which the wanted share of unrelated pairs is far.
         related_near: the share of related pairs that are near at `bandwidth`.
         unrelated_far: the share of unrelated pairs that are far at `bandwidth`.
+        related_kernel: the median of k_Y^p over related pairs at `bandwidth`.
     """
 
     bandwidth: float
@@ -34,6 +36,7 @@ class PromptBandwidth(NamedTuple):
     most: float
     related_near: float
     unrelated_far: float
+    related_kernel: float
 
     @property
     def can_be_had(self) -> bool:
@@ -50,37 +53,35 @@ def prompt_bandwidth_from(
     far: float = 0.01,
     share: float = 0.95,
 ) -> PromptBandwidth:
-    """The bandwidth at which the smaller of two shares is largest: related pairs near, unrelated pairs far.
+    """√(least·most), the middle of the bandwidths that give both shares; `most` where none does.
 
-    `related` and `unrelated` are distances of unit prompt embeddings, as `pair_distances` gives them. Where a range of
-    bandwidths does equally well, its geometric mean. In float64; O((r+u)·log(r+u)).
-    Degenerate cases: related prompts that all coincide ask for nothing, and the widest bandwidth is taken that the
-    others allow; where unrelated ones coincide as well no bandwidth tells them apart, which is an InvalidArgument.
+    `related` and `unrelated` are distances of unit prompt embeddings, as `pair_distances` gives them. In float64;
+    O((r+u)·log(r+u)). Degenerate cases: related prompts that all coincide ask for nothing, and `most` is taken;
+    where `share` of the unrelated do not lie apart at all no bandwidth will do, which is an InvalidArgument.
     """
     for name, value in {"near": near, "far": far, "share": share}.items():
         if not 0 < value < 1:
             raise InvalidArgument(f"{name} is between 0 and 1, got {value}")
     if not power > 0:
         raise InvalidArgument(f"a power is positive, got {power}")
-    least = _distances(related, "related pairs") * math.sqrt(power / (-2 * math.log(near)))
-    most = _distances(unrelated, "unrelated pairs") * math.sqrt(power / (-2 * math.log(far)))
-    tried = torch.cat([least, most]).sort().values
-    related_near = torch.searchsorted(least, tried, side="right") / len(least)
-    unrelated_far = 1 - torch.searchsorted(most, tried) / len(most)
-    worse = torch.minimum(related_near, unrelated_far)
-    best = tried[worse == worse.max()]
-    narrowest, widest = float(best[0]), float(best[-1])
-    if widest == 0:
+    related, unrelated = _distances(related, "related pairs"), _distances(unrelated, "unrelated pairs")
+    needed = related * math.sqrt(power / (-2 * math.log(near)))
+    allowed = unrelated * math.sqrt(power / (-2 * math.log(far)))
+    least = float(needed[math.ceil(share * len(needed)) - 1])
+    most = float(allowed[math.floor((1 - share) * len(allowed))])
+    if most == 0:
         raise InvalidArgument(
             "unrelated prompts coincide: no bandwidth tells them apart, use another encoder"
         )
-    bandwidth = math.sqrt(narrowest * widest) if narrowest > 0 else widest
+    bandwidth = math.sqrt(least * most) if 0 < least <= most else most
+    kernel = torch.exp(-power * related.square() / (2 * bandwidth**2))
     return PromptBandwidth(
         bandwidth,
-        float(least[math.ceil(share * len(least)) - 1]),
-        float(most[math.floor((1 - share) * len(most))]),
-        float((least <= bandwidth).double().mean()),
-        float((most >= bandwidth).double().mean()),
+        least,
+        most,
+        related_near=float((needed <= bandwidth).double().mean()),
+        unrelated_far=float((allowed >= bandwidth).double().mean()),
+        related_kernel=float(kernel.median()),
     )
 
 

@@ -29,15 +29,17 @@ def shares(
 
 
 @given(distances, distances, st.sampled_from([1.0, 2.0]))
-def test_no_bandwidth_does_better(related: list[float], unrelated: list[float], power: float) -> None:
-    """The smaller share is as large as at any of 400 bandwidths, and the shares that are told are so."""
+def test_what_is_told_is_so(related: list[float], unrelated: list[float], power: float) -> None:
+    """The shares and the median are those at the bandwidth, and unrelated pairs are kept off always."""
     found = prompt_bandwidth_from(
         torch.tensor(related, dtype=torch.float64), torch.tensor(unrelated, dtype=torch.float64), power=power
     )
     told = (found.related_near, found.unrelated_far)
     assert told == pytest.approx(shares(related, unrelated, found.bandwidth, power))
-    tried = [0.001 * 1.025**number for number in range(400)]
-    assert min(told) >= max(min(shares(related, unrelated, bandwidth, power)) for bandwidth in tried) - 1e-12
+    assert found.unrelated_far >= 0.95
+    assert found.can_be_had == (found.related_near >= 0.95)
+    kernels = [math.exp(-power * distance**2 / (2 * found.bandwidth**2)) for distance in related]
+    assert found.related_kernel == pytest.approx(statistics.median_low(kernels))
 
 
 @given(distances, distances, st.sampled_from([0.6, 0.95]))
@@ -64,9 +66,12 @@ def test_known_by_hand() -> None:
     )
 
 
-def test_pairs_too_close_are_a_compromise() -> None:
-    """Unrelated prompts less than 2.58 times as far apart: no bandwidth does it, which is told."""
-    assert not prompt_bandwidth_from(torch.tensor([0.5]), torch.tensor([1.25])).can_be_had
+def test_unrelated_pairs_come_first() -> None:
+    """Unrelated prompts less than 2.58 times as far apart: both cannot be had, and they are kept off."""
+    found = prompt_bandwidth_from(torch.tensor([0.5]), torch.tensor([1.25]))
+    assert not found.can_be_had
+    assert found.bandwidth == found.most
+    assert (found.related_near, found.unrelated_far) == (0, 1)
     assert prompt_bandwidth_from(torch.tensor([0.5]), torch.tensor([1.3])).can_be_had
 
 
