@@ -1,7 +1,8 @@
 """The algebra of each scheduler against what the scheduler itself makes of an output."""
 
-import copy
+import runpy
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,95 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparke_engine.diffusion.schedulers import adapter_for, supported_schedulers
+from sparke_engine.diffusion.schedulers import KINDS, StepCounter, adapter_for, supported_schedulers
 from sparke_engine.diffusion.seam import Move, Step, guided_steps
 from sparke_engine.errors import NestedGuidance, UnsupportedPipeline, UnsupportedScheduler
 
-SHAPE = (2, 4, 6, 6)
-NUM_STEPS = 7
+HERE = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("scheduler_cases.py"))))
+CASES, Case, Caller = HERE.CASES, HERE.Case, HERE.Caller
+run, noise, model, oracle_clean = HERE.run, HERE.noise, HERE.model, HERE.oracle_clean
+SHAPE, NUM_STEPS = HERE.SHAPE, HERE.NUM_STEPS
+HALF_PRECISION = [torch.float16, torch.bfloat16]
 
-
-@dataclass(frozen=True)
-class Case:
-    """A scheduler with a prediction type."""
-
-    name: str
-    prediction_type: str | None
-    more: dict[str, Any] = field(default_factory=dict)
-
-    def make(self) -> Any:
-        """The scheduler, ready to run."""
-        config = dict(self.more)
-        if self.prediction_type is not None:
-            config["prediction_type"] = self.prediction_type
-        if "FlowMatch" not in self.name:
-            config |= {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-        if self.name == "DDIMScheduler":
-            config |= {"clip_sample": False}
-        if self.name == "PNDMScheduler":
-            config |= {"skip_prk_steps": True}
-        scheduler = getattr(diffusers, self.name)(**config)
-        scheduler.set_timesteps(NUM_STEPS)
-        return scheduler
-
-    def __str__(self) -> str:
-        return "-".join(
-            [self.name, str(self.prediction_type), *(f"{key}={value}" for key, value in self.more.items())]
-        )
-
-
-DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
-FLOW_SIGMAS = {"use_flow_sigmas": True, "flow_shift": 3.0}
-CASES = [
-    *(Case("DDIMScheduler", kind) for kind in ("epsilon", "v_prediction", "sample")),
-    Case("DDIMScheduler", "v_prediction", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}),
-    *(Case("PNDMScheduler", kind) for kind in ("epsilon", "v_prediction")),
-    *(Case("EulerDiscreteScheduler", kind) for kind in ("epsilon", "v_prediction", "sample")),
-    Case("EulerDiscreteScheduler", "epsilon", {"use_karras_sigmas": True}),
-    *(Case("EulerAncestralDiscreteScheduler", kind) for kind in ("epsilon", "v_prediction")),
-    *(
-        Case(DPM, kind, {"algorithm_type": algorithm})
-        for kind in ("epsilon", "v_prediction", "sample")
-        for algorithm in ("dpmsolver++", "sde-dpmsolver++")
-    ),
-    Case(DPM, "epsilon", {"use_karras_sigmas": True, "solver_order": 3}),
-    Case(DPM, "flow_prediction", FLOW_SIGMAS),
-    Case(DPM, "epsilon", FLOW_SIGMAS),
-    *(Case(UNIPC, kind) for kind in ("epsilon", "v_prediction", "sample")),
-    Case(UNIPC, "flow_prediction", FLOW_SIGMAS),
-    Case("FlowMatchEulerDiscreteScheduler", None, {"shift": 3.0}),
-    Case("FlowMatchEulerDiscreteScheduler", None, {"stochastic_sampling": True}),
-]
-
-
-def noise(seed: int) -> Tensor:
-    """Standard normal latents."""
-    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-def model(sample: Tensor, number: int) -> Tensor:
-    """A deterministic stand-in for a denoiser, of order 1."""
-    return 0.5 * torch.tanh(sample) + 0.5 * noise(1000 + number)
-
-
-def oracle_clean(scheduler: Any, timestep: Any, sample: Tensor, output: Tensor) -> Tensor:
-    """The clean latents that the scheduler itself finds in an output, on a copy of it."""
-    twin = copy.deepcopy(scheduler)
-    match type(twin).__name__:
-        case "DDIMScheduler" | "EulerDiscreteScheduler" | "EulerAncestralDiscreteScheduler":
-            return twin.step(output, timestep, sample).pred_original_sample
-        case "DPMSolverMultistepScheduler" | "UniPCMultistepScheduler":
-            if twin.step_index is None:
-                twin._init_step_index(timestep)
-            return twin.convert_model_output(output, sample=sample)
-        case "PNDMScheduler":  # a step to where no noise is left
-            twin.final_alpha_cumprod = torch.tensor(1.0)
-            return twin._get_prev_sample(sample, timestep, -1, output)
-        case _:  # likewise
-            if twin.step_index is None:
-                twin._init_step_index(timestep)
-            twin.sigmas[twin.step_index + 1] = 0.0
-            return twin.step(output, timestep, sample).prev_sample
+pytestmark = pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde, of its own rounding
 
 
 def tolerance(clean: Tensor, sample: Tensor, output: Tensor, prediction: Any) -> float:
@@ -107,26 +30,40 @@ def tolerance(clean: Tensor, sample: Tensor, output: Tensor, prediction: Any) ->
     return 16 * torch.finfo(torch.float32).eps * float(terms + clean.abs().max())
 
 
+def test_every_scheduler_and_prediction_type_has_a_case() -> None:
+    """A scheduler cannot be supported untested."""
+    supported = {
+        (name, kind) for name, row in KINDS.items() for kind in row.prediction_types if kind != "flow"
+    }
+    tested = {(case.name, case.prediction_type) for case in HERE.ALL_CASES}
+    assert supported <= tested
+    assert {name for name, _ in tested} == set(KINDS)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_clean_prediction_and_injection(case: Case) -> None:
-    """At every step of a run, x̂0 is the scheduler's own, and that of the shifted output is x̂0 − δ."""
+def test_clean_prediction_and_injection(case: Any) -> None:
+    """At every call of a run, x̂0 is the scheduler's own, and that of the shifted output is x̂0 − δ."""
     scheduler = case.make()
-    adapter = adapter_for(scheduler)
-    sample = noise(0) * getattr(scheduler, "init_noise_sigma", 1.0)
-    for number, timestep in enumerate(scheduler.timesteps):
+    adapter, caller = adapter_for(scheduler), Caller(scheduler)
+    counter = StepCounter(adapter, lambda: None)
+    sample = HERE.start(scheduler)
+    for number, timestep in enumerate(HERE.timesteps_of(scheduler)):
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(sample, timestep)
         output, delta = model(sample, number), 0.3 * noise(number)
-        index = adapter.step_index(timestep, number)
-        assert index == number
-        prediction = adapter.prediction(index, timestep)
+        place = counter.next(timestep)
+        assert place.position == number
+        prediction = adapter.prediction(place.position, timestep)
         assert prediction.can_push
         clean = oracle_clean(scheduler, timestep, sample, output)
         atol = tolerance(clean, sample, output, prediction)
-        torch.testing.assert_close(prediction.clean(sample, output), clean, rtol=0, atol=atol)
+        torch.testing.assert_close(
+            prediction.clean(sample, output), clean, rtol=0, atol=atol, check_dtype=False
+        )
         shifted = oracle_clean(scheduler, timestep, sample, prediction.shifted(output, delta))
-        torch.testing.assert_close(shifted, clean - delta, rtol=0, atol=2 * atol)
-        sample = scheduler.step(output, timestep, sample).prev_sample
+        torch.testing.assert_close(shifted, clean - delta, rtol=0, atol=2 * atol, check_dtype=False)
+        sample = caller(output, timestep, sample)
+    assert place.ends_run
     assert adapter.num_calls == number + 1
 
 
@@ -161,25 +98,13 @@ class FixedGuide:
         self.finished.append(latents)
 
 
-def run(scheduler: Any, dtype: torch.dtype = torch.float32, *, return_dict: bool = False) -> list[Tensor]:
-    """All latents of a run with the stand-in model, as a pipeline steps."""
-    scheduler.set_timesteps(NUM_STEPS)
-    torch.manual_seed(3)  # stochastic schedulers without a generator
-    sample = (noise(0) * getattr(scheduler, "init_noise_sigma", 1.0)).to(dtype)
-    trail = []
-    for number, timestep in enumerate(scheduler.timesteps):
-        if hasattr(scheduler, "scale_model_input"):
-            scheduler.scale_model_input(sample, timestep)
-        output = model(sample.float(), number).to(dtype)
-        result = scheduler.step(output, timestep, sample, return_dict=return_dict)
-        sample = result.prev_sample if return_dict else result[0]
-        trail.append(sample)
-    return trail
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_zero_push_is_the_stock_run(case: Case, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, torch.float32) for case in CASES]
+    + [(case, dtype) for case in HERE.ONE_OF_EACH for dtype in HALF_PRECISION],
+    ids=str,
+)
+def test_zero_push_is_the_stock_run(case: Any, dtype: torch.dtype) -> None:
     """A push of zero leaves every latent of a whole run as the stock scheduler makes it, to the bit."""
     stock, guided = run(case.make(), dtype), case.make()
     with guided_steps(SimpleNamespace(scheduler=guided), FixedGuide(0.0)):
@@ -189,9 +114,12 @@ def test_zero_push_is_the_stock_run(case: Case, dtype: torch.dtype) -> None:
         assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("return_dict", [False, True])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_push_moves_its_rows_only(case: Case, *, return_dict: bool) -> None:
+@pytest.mark.parametrize(
+    ("case", "return_dict"),
+    [(case, False) for case in CASES] + [(case, True) for case in HERE.ONE_OF_EACH],
+    ids=str,
+)
+def test_a_push_moves_its_rows_only(case: Any, *, return_dict: bool) -> None:
     """A run in which the first image is pushed moves it, leaves the second to the bit, and captures the final latents."""
     stock, guided, guide = run(case.make()), case.make(), FixedGuide(0.05)
     with guided_steps(SimpleNamespace(scheduler=guided), guide):
@@ -200,11 +128,11 @@ def test_a_push_moves_its_rows_only(case: Case, *, return_dict: bool) -> None:
     for expected, actual in zip(stock, trail, strict=True):
         assert torch.equal(actual[1], expected[1])
     assert torch.equal(guide.finished[0], trail[-1])
-    assert len(guide.seen) == guided.timesteps.shape[0]
+    assert len(guide.seen) == len(HERE.timesteps_of(guided))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_after_the_block_the_scheduler_is_stock(case: Case) -> None:
+@pytest.mark.parametrize("case", HERE.ONE_OF_EACH, ids=str)
+def test_after_the_block_the_scheduler_is_stock(case: Any) -> None:
     """Leaving the block gives back the class's own method, and a run equals the stock run."""
     scheduler = case.make()
     with guided_steps(SimpleNamespace(scheduler=scheduler), FixedGuide(0.1)):
@@ -217,7 +145,7 @@ def test_after_the_block_the_scheduler_is_stock(case: Case) -> None:
 def test_steps_are_counted_from_one() -> None:
     """`on_step` hears how many steps are done; PLMS' two calls for its first step are one."""
     heard: list[tuple[int, int]] = []
-    for name, num_steps in (("DDIMScheduler", 7), ("PNDMScheduler", 7)):
+    for name, num_steps in (("DDIM", 7), ("PNDM", 7)):
         scheduler = Case(name, "epsilon").make()
         heard.clear()
         with guided_steps(
@@ -229,7 +157,7 @@ def test_steps_are_counted_from_one() -> None:
 
 def test_latents_that_are_thrown_away_are_not_moved() -> None:
     """PLMS takes its first step twice: what the first try made is not offered for a push."""
-    for name, expected in (("DDIMScheduler", list(range(7))), ("PNDMScheduler", list(range(7)))):
+    for name, expected in (("DDIM", list(range(7))), ("PNDM", list(range(7)))):
         scheduler, guide = Case(name, "epsilon").make(), FixedGuide(0.0)
         with guided_steps(SimpleNamespace(scheduler=scheduler), guide):
             run(scheduler)
@@ -242,7 +170,7 @@ class Cancelled(Exception):
 
 def test_a_cancel_comes_out_and_restores() -> None:
     """What `on_step` raises ends the run at once, and the scheduler is stock again."""
-    scheduler, heard = Case("EulerDiscreteScheduler", "epsilon").make(), []
+    scheduler, heard = Case("EulerDiscrete", "epsilon").make(), []
 
     def on_step(done: int, num_steps: int) -> None:
         del num_steps
@@ -262,7 +190,7 @@ def test_a_cancel_comes_out_and_restores() -> None:
 
 def test_another_wrapper_is_kept() -> None:
     """A `step` that someone set on the instance before is there again afterwards."""
-    scheduler = Case("DDIMScheduler", "epsilon").make()
+    scheduler = Case("DDIM", "epsilon").make()
     own = scheduler.step
     scheduler.step = own
     with guided_steps(SimpleNamespace(scheduler=scheduler), FixedGuide(0.0)):
@@ -272,7 +200,7 @@ def test_another_wrapper_is_kept() -> None:
 
 def test_nested_guidance_is_refused() -> None:
     """A second block on the same scheduler fails with a message, and the first goes on."""
-    pipe = SimpleNamespace(scheduler=Case("DDIMScheduler", "epsilon").make())
+    pipe = SimpleNamespace(scheduler=Case("DDIM", "epsilon").make())
     guide = FixedGuide(0.0)
     with guided_steps(pipe, guide):
         with pytest.raises(NestedGuidance, match="guided already"), guided_steps(pipe, FixedGuide(0.0)):
@@ -295,14 +223,14 @@ def test_no_push_without_signal() -> None:
     """Where α is 0 the clean latents do not follow from a noise prediction, so the output stays; under v they do."""
     for prediction_type, can_push in (("epsilon", False), ("v_prediction", True)):
         more = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        scheduler = Case("DDIMScheduler", prediction_type, more).make()
+        scheduler = Case("DDIM", prediction_type, more).make()
         adapter, first = adapter_for(scheduler), scheduler.timesteps[0]
         assert adapter.prediction(adapter.step_index(first), first).can_push is can_push
 
 
 def test_packed_latents_are_refused() -> None:
     """Latents that are no images in space are refused before anything is stepped."""
-    scheduler = Case("FlowMatchEulerDiscreteScheduler", None).make()
+    scheduler = Case("FlowMatchEulerDiscrete", None).make()
     packed = torch.zeros(1, 16, 4)
     with guided_steps(SimpleNamespace(scheduler=scheduler), FixedGuide(0.0)):
         with pytest.raises(UnsupportedPipeline, match="packed"):
@@ -312,7 +240,7 @@ def test_packed_latents_are_refused() -> None:
 
 def test_churn_is_refused() -> None:
     """Noise that the scheduler would add before its step is refused."""
-    scheduler = Case("EulerDiscreteScheduler", "epsilon").make()
+    scheduler = Case("EulerDiscrete", "epsilon").make()
     with (
         guided_steps(SimpleNamespace(scheduler=scheduler), FixedGuide(0.0)),
         pytest.raises(UnsupportedScheduler, match="s_churn"),
