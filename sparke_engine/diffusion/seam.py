@@ -165,13 +165,17 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
         prediction = adapter.prediction(place.position, timestep)
         this = _seen(place, prediction, (output, seam.watch.take(output)), latents)
         if place.starts_step:
-            call.arguments["sample"] = _displaced(seam, call.arguments["sample"], guide.displace(this))
+            moves = guide.displace(this)
+            _carry(seam, place.position, moves)
+            call.arguments["sample"] = _less(layout, call.arguments["sample"], moves)
         if prediction.can_push:
             model_output = call.arguments["model_output"]
             call.arguments["model_output"] = _inject(layout, prediction, model_output, guide.before(this))
         result = stock(*call.args[1:], **call.kwargs)
         if place.ends_step:
-            result = _moved(seam, result, guide.after(this, layout.canonical(_latents(result)).float()))
+            moves = guide.after(this, layout.canonical(_latents(result)).float())
+            _carry(seam, place.position + 1, moves)
+            result = _moved(layout, result, moves)
         if place.ends_run:
             final = this.clean if place.leaves_noise else layout.canonical(_latents(result)).float()
             guide.finish(final, place.num_steps)
@@ -212,18 +216,19 @@ def _inject(layout: LatentLayout, prediction: CleanPrediction, output: Tensor, m
     return _changed(layout, output, moves, shift)
 
 
-def _displaced(seam: _Seam, sample: Tensor, moves: list[Move]) -> Tensor:
-    if moves:
-        seam.adapter.forget_last_sample()
-    return _less(seam.layout, sample, moves)
+def _carry(seam: _Seam, position: int, moves: list[Move]) -> None:
+    """Move what a corrector goes back to such that the sample that it corrects at `position` comes to where it was moved."""
+    scheduler, scale = seam.adapter.scheduler, seam.adapter.last_sample_scale(position)
+    if moves and scale is not None:
+        carried = [Move(move.rows, scale * move.delta) for move in moves]
+        scheduler.last_sample = _less(seam.layout, scheduler.last_sample, carried)
 
 
-def _moved(seam: _Seam, result: Any, moves: list[Move]) -> Any:
+def _moved(layout: LatentLayout, result: Any, moves: list[Move]) -> Any:
     """The step's result with its latents moved, in their dtype."""
     if not moves:
         return result
-    latents = _less(seam.layout, _latents(result), moves)
-    seam.adapter.forget_last_sample()
+    latents = _less(layout, _latents(result), moves)
     if isinstance(result, tuple):
         return (latents, *result[1:])
     result.prev_sample = latents

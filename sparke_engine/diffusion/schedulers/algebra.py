@@ -119,6 +119,28 @@ def of_angle(scheduler: Any, position: int, timestep: Any) -> CleanPrediction:
     return CleanPrediction(math.cos(angle), -math.sin(angle))
 
 
+def kept_by_unipc(scheduler: Any, position: int) -> float:
+    """σ_t/σ_s from the last place s to t, or α_t/α_s where the solver keeps noises."""
+    (last_alpha, last_sigma), (alpha, sigma) = _levels(scheduler, position - 1), _levels(scheduler, position)
+    return sigma / last_sigma if scheduler.predict_x0 else alpha / last_alpha
+
+
+def kept_by_sa_solver(scheduler: Any, position: int) -> float:
+    """As UniPC's, times exp(−τ²h) for the log signal-to-noise h gained and the τ of the last step, where it keeps x̂0."""
+    share = kept_by_unipc(scheduler, position)
+    if not scheduler.predict_x0:
+        return share
+    (last_alpha, last_sigma), (alpha, sigma) = _levels(scheduler, position - 1), _levels(scheduler, position)
+    gained = math.log(alpha / sigma) - math.log(last_alpha / last_sigma)
+    return share * math.exp(-(float(scheduler.tau_func(scheduler.timestep_list[-1])) ** 2) * gained)
+
+
+def _levels(scheduler: Any, position: int) -> tuple[float, float]:
+    """α and σ of a solver's place."""
+    alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[position])  # noqa: SLF001 - its own reading
+    return float(alpha), float(sigma)
+
+
 def _bound(scheduler: Any, *, thresholds: bool = True, clips: bool = False) -> Bound | None:
     """How the scheduler cuts x̂0, if it does. Configurations carry entries of classes that know more: each says which it heeds."""
     config = scheduler.config

@@ -68,7 +68,9 @@ class StepCounter:
         return self._places.pop(0)
 
     def _run_from(self, start: int) -> list[Place]:
-        num_calls = max(self._adapter.num_calls - start, 1)  # a call after the last is the scheduler's to refuse
+        num_calls = max(
+            self._adapter.num_calls - start, 1
+        )  # a call after the last is the scheduler's to refuse
         planned = self._planned()
         stops_early = planned is not None and 0 < planned < num_calls
         if planned is not None and stops_early:

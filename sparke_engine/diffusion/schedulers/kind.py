@@ -18,7 +18,8 @@ class SchedulerKind:
     `algebra(scheduler, position, timestep)` gives x̂0 at a place of `scheduler.timesteps`.
     `position(scheduler, timestep, expected)` gives the place of the coming call; `expected` is the one after the last.
     `grouping(scheduler, start, num_calls)` gives for each step of a run how many calls of `step` it takes.
-    `keeps_sample`: a corrector goes back to the sample of the last step (`last_sample`), and is told where it moved.
+    `kept_share(scheduler, position)`: a corrector makes the sample at `position` anew from that of the last step, of which
+    it holds this share.
     `trailing`: how many of `scheduler.timesteps` are an end and no step.
     `refusal(scheduler)` says why one of this class cannot be guided.
     """
@@ -30,6 +31,6 @@ class SchedulerKind:
     calls: str = "1"
     noise: str = ""
     note: str = ""
-    keeps_sample: bool = False
+    kept_share: Callable[[Any, int], float] | None = None
     trailing: int = 0
     refusal: Callable[[Any], str | None] = lambda _scheduler: None

@@ -23,7 +23,7 @@ FLOW: Final = ("flow",)
 
 @dataclass(frozen=True)
 class SchedulerAdapter:
-    """How to read one scheduler. Nothing here changes it, but for `forget_last_sample`."""
+    """How to read one scheduler. Nothing here changes it."""
 
     scheduler: Any
     kind: SchedulerKind
@@ -45,10 +45,15 @@ class SchedulerAdapter:
         """How many calls each step takes, of a run of `num_calls` from `start`."""
         return self.kind.grouping(self.scheduler, start, num_calls)
 
-    def forget_last_sample(self) -> None:
-        """Say that the latents were moved. A corrector would take them back to where it last was."""
-        if self.kind.keeps_sample:
-            self.scheduler.last_sample = None
+    def last_sample_scale(self, position: int) -> float | None:
+        """By how much more `last_sample` is to be moved than the sample at `position`; None where none is gone back to.
+
+        A corrector makes the sample anew from that of the last step, and would undo a move of the sample alone.
+        """
+        is_kept = self.kind.kept_share is not None and self.scheduler.last_sample is not None
+        if self.kind.kept_share is None or not is_kept or position >= len(self.scheduler.timesteps):
+            return None
+        return 1 / self.kind.kept_share(self.scheduler, position)
 
 
 def adapter_for(scheduler: Any) -> SchedulerAdapter:
@@ -139,15 +144,15 @@ KINDS: Final[dict[str, SchedulerKind]] = {
     "UniPCMultistepScheduler": _counted_by_index(
         algebra.of_solver_sigma,
         ALL,
-        keeps_sample=True,
-        note=f"Where noisy latents were moved, the next step goes without its corrector. {CUT}",
+        kept_share=algebra.kept_by_unipc,
+        note=CUT,
     ),
     "SASolverScheduler": _counted_by_index(
         algebra.of_solver_sigma,
         ALL,
         noise="yes",
-        keeps_sample=True,
-        note=f"Where noisy latents were moved, the next step goes without its corrector. {CUT}",
+        kept_share=algebra.kept_by_sa_solver,
+        note=CUT,
     ),
     # σ̃ from `sigmas`, a sample that is kept unscaled
     "EulerDiscreteScheduler": _counted_by_index(

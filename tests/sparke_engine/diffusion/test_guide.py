@@ -157,8 +157,7 @@ def test_moves_of_noisy_latents_last(scheduler: object, preset: DiversityPreset)
     """In the modes `paper` and `released` a push is still there after the next step: no solver takes it back.
 
     With noise predictions that do not depend on the sample, the exact solution keeps a difference of z/α, which is
-    `of_sample` · z; multistep solvers extrapolate it further. Where latents were moved before a step, UniPC leaves its
-    corrector out, which is a few hundredths of the difference.
+    `of_sample` · z; multistep solvers extrapolate it further.
     """
     preset = replace(preset, interval=3, eta=0.3)
     trails, scales = [], []

@@ -26,6 +26,7 @@ from sparke_engine.guidance.push import Entries
 
 HERE = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("scheduler_cases.py"))))
 DELTA = 0.5 * HERE.noise(77)
+FIRST = slice(0, 1)
 NUM_STEPS = 20
 # Prediction types of one scheduler differ by what test_schedulers.py looks at alone.
 CASES = [case for case in HERE.CASES if case.more or case in HERE.ONE_OF_EACH]
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # t
 
 @dataclass
 class Pusher:
-    """A guide that moves by DELTA: clean latents in the first half of the steps, or noisy ones at one step."""
+    """A guide that moves the first image by DELTA: clean latents in the first half of the steps, or noisy ones at one step."""
 
     pushes: bool = False
     displaced_at: int | None = None
@@ -45,32 +46,36 @@ class Pusher:
 
     def displace(self, step: Step) -> list[Move]:
         """At one step."""
-        return [Move(slice(None), DELTA)] if step.index == self.displaced_at else []
+        return [Move(FIRST, DELTA[FIRST])] if step.index == self.displaced_at else []
 
     def before(self, step: Step) -> list[Move]:
         """In the first half."""
         self.indices.append(step.index)
         self.half = step.num_steps / 2
-        return [Move(slice(None), DELTA)] if self.pushes and step.index < self.half else []
+        return [Move(FIRST, DELTA[FIRST])] if self.pushes and step.index < self.half else []
 
     def after(self, step: Step, latents: Tensor) -> list[Move]:
         """After one step."""
         del latents
-        return [Move(slice(None), DELTA)] if step.index == self.after_at else []
+        return [Move(FIRST, DELTA[FIRST])] if step.index == self.after_at else []
 
     def finish(self, latents: Tensor, num_steps: int) -> None:
         """Nothing."""
 
 
 def moved_by(case: Any, guide: Pusher, num_steps: int = NUM_STEPS) -> tuple[float, list[float]]:
-    """How far the final latents move along −DELTA, in its length, and the angle of each call. They move along it only."""
+    """How far the first image moves along −DELTA, in its length, and the angle of each call.
+
+    It moves along it only, and the other image not by a bit.
+    """
     stock, _ = HERE.ideal_run(case.make(num_steps), num_steps, nullcontext())
     scheduler = case.make(num_steps)
     pushed, angles = HERE.ideal_run(
         scheduler, num_steps, guided_steps(SimpleNamespace(scheduler=scheduler), guide)
     )
-    move = (stock - pushed).flatten()
-    delta = DELTA.flatten().double()
+    assert torch.equal(stock[1:], pushed[1:])
+    move = (stock - pushed)[FIRST].flatten()
+    delta = DELTA[FIRST].flatten().double()
     assert float(torch.nn.functional.cosine_similarity(move, delta, dim=0)) > 0.999
     return float(move @ delta / (delta @ delta)), angles
 
@@ -97,8 +102,8 @@ def test_a_push_lasts(case: Any) -> None:
 def test_a_move_of_noisy_latents_lasts(case: Any, way: str) -> None:
     """What modes `released` and `paper` do to the noisy latents on the way is there at the end, by the exact solution.
 
-    The tolerance is for steps of first order, and for a step that starts from moved latents with the old output. Where
-    every step draws noise anew, most of a move is forgotten, and the rest is measured late.
+    The tolerance is for steps of first order, and for a step that starts from moved latents with the old output, which
+    multistep solvers extrapolate. Where every step draws noise anew, most is forgotten, and the rest is measured late.
     """
     stochastic = HERE.is_stochastic(case)
     step = (3 if stochastic else 1) * NUM_STEPS // 4
@@ -108,9 +113,9 @@ def test_a_move_of_noisy_latents_lasts(case: Any, way: str) -> None:
         case, angles[guide.indices.index(step if way == "displaced_at" else step + 1)]
     )
     if stochastic:
-        assert 0 < move < 1.15 * exact
+        assert 0 < move < 1.2 * exact
     else:
-        assert 0.85 * exact < move < 1.15 * exact
+        assert 0.8 * exact < move < 1.2 * exact
 
 
 @pytest.mark.parametrize("case", HERE.ONE_OF_EACH, ids=str)
