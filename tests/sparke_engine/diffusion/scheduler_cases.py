@@ -271,12 +271,18 @@ def oracle_clean(scheduler: Any, timestep: Any, sample: Tensor, output: Tensor) 
 
 
 def _copy(scheduler: Any) -> Any:
-    """A copy without guidance; what DPM++ SDE draws its noise from cannot be copied, and x̂0 does not depend on it."""
+    """A copy without guidance, whose step leaves the original alone: all that is changed in place are lists and these two.
+
+    What DPM++ SDE draws its noise from is left out: x̂0 does not depend on it, and it remembers what was drawn.
+    """
     twin = copy.copy(scheduler)
-    vars(twin).pop("step", None)
-    if hasattr(twin, "noise_sampler"):
+    state = vars(twin)
+    state.pop("step", None)
+    state |= {name: list(value) for name, value in state.items() if isinstance(value, list)}
+    state |= {name: state[name].clone() for name in ("alphas_cumprod", "sigmas") if name in state}
+    if "noise_sampler" in state:
         twin.noise_sampler = lambda _sigma, _next_sigma: 0.0
-    return copy.deepcopy(twin)
+    return twin
 
 
 def _of_solver(twin: Any, sample: Tensor, converted: Tensor) -> Tensor:
