@@ -13,10 +13,12 @@ from sparke_engine.diffusion.extrapolation import DenoiserWatch, Told
 from sparke_engine.diffusion.layouts import LatentLayout, layout_for
 from sparke_engine.diffusion.schedulers import (
     CleanPrediction,
+    NoiseLevel,
     Place,
     SchedulerAdapter,
     StepCounter,
     adapter_for,
+    noise_level,
 )
 from sparke_engine.errors import NestedGuidance, UnsupportedPipeline, UnsupportedScheduler
 
@@ -47,6 +49,7 @@ class Step:
         sample: Tensor | None = None,
         guidance_scale: float | Callable[[], Tensor] = 1.0,
         share: float = 1.0,
+        noise: Callable[[], NoiseLevel] | None = None,
     ) -> None:
         self.index = index
         self.num_steps = num_steps
@@ -55,6 +58,7 @@ class Step:
         self._predict = predict
         self._predict_prompted = predict_prompted
         self._guidance_scale = guidance_scale
+        self._noise = noise
 
     @property
     def extrapolates(self) -> bool:
@@ -68,6 +72,11 @@ class Step:
             return self._guidance_scale()
         scale = self._guidance_scale if self.extrapolates and not callable(self._guidance_scale) else 1.0
         return self.clean.new_full(self.clean.shape[:1], scale)
+
+    @functools.cached_property
+    def noise(self) -> NoiseLevel:
+        """How noisy the latents are that the step starts from; not at all where nothing tells."""
+        return NoiseLevel(1.0, 0.0) if self._noise is None else self._noise()
 
     @functools.cached_property
     def noisy(self) -> Float[Tensor, "b c h w"]:
@@ -163,7 +172,13 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
         timestep = call.arguments["timestep"]
         place = counter.next(timestep)
         prediction = adapter.prediction(place.position, timestep)
-        this = _seen(place, prediction, (output, seam.watch.take(output)), latents)
+        this = _seen(
+            place,
+            prediction,
+            (output, seam.watch.take(output)),
+            latents,
+            noise=lambda: noise_level(adapter.scheduler, place.position, timestep),
+        )
         if place.starts_step:
             moves = guide.displace(this)
             _carry(seam, place.position, moves)
@@ -192,6 +207,8 @@ def _seen(
     prediction: CleanPrediction,
     outputs: tuple[Tensor, Callable[[], Told] | None],
     latents: Tensor,
+    *,
+    noise: Callable[[], NoiseLevel],
 ) -> Step:
     """What the guide sees of a call. `outputs`: the model's, and how to tell what it puts out under the prompt alone."""
     output, tell = outputs
@@ -204,6 +221,7 @@ def _seen(
         sample=latents,
         guidance_scale=1.0 if told is None else lambda: told().scale,
         share=place.share,
+        noise=noise,
     )
 
 

@@ -2,6 +2,7 @@
 
 from sparke_engine.diffusion.schedulers.counting import Place, StepCounter
 from sparke_engine.diffusion.schedulers.kind import SchedulerKind
+from sparke_engine.diffusion.schedulers.noise import NoiseLevel, noise_level
 from sparke_engine.diffusion.schedulers.prediction import CleanPrediction
 from sparke_engine.diffusion.schedulers.registry import (
     KINDS,
@@ -13,10 +14,12 @@ from sparke_engine.diffusion.schedulers.registry import (
 __all__ = [
     "KINDS",
     "CleanPrediction",
+    "NoiseLevel",
     "Place",
     "SchedulerAdapter",
     "SchedulerKind",
     "StepCounter",
     "adapter_for",
+    "noise_level",
     "supported_schedulers",
 ]

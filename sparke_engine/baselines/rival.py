@@ -1,0 +1,127 @@
+"""What rivals share: a Method of their own, whose pushes of x̂0 the groups' strength scales."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparke_engine.diffusion.guide import BatchGuide, GuidedGroup
+from sparke_engine.diffusion.seam import Move, Step
+from sparke_engine.errors import InvalidArgument
+from sparke_engine.guidance.features import FeatureMap
+from sparke_engine.guidance.presets import DiversityPreset
+from sparke_engine.guidance.push import Entries, Push
+
+
+class Seen(NamedTuple):
+    """What a rival sees of one group in one step: nothing of another group, and no strength.
+
+    `clean` is x̂0 of the group's n images in fp32. `entries`: the memory's neighbours on the device of `clean`, oldest
+    first, each with a_j = weight_j · k_Y(y, y_j)^p; none where nothing is near.
+    """
+
+    group: GuidedGroup
+    step: Step
+    clean: Float[Tensor, "n c h w"]
+    entries: Entries
+
+    @property
+    def feature_map(self) -> FeatureMap:
+        """φ, under which the memory holds its entries."""
+        return self.group.preset.feature_map
+
+
+PushRule = Callable[[Seen], Tensor | None]
+
+
+@dataclass(kw_only=True)
+class RivalGuide(BatchGuide):
+    """Subtracts strength · rule(what is seen) from x̂0, group by group; a group of strength 0 is not touched."""
+
+    rule: PushRule
+
+    def displace(self, step: Step) -> list[Move]:
+        """Nothing, but a new run is noticed."""
+        self._start(step)
+        return []
+
+    def before(self, step: Step) -> list[Move]:
+        """What the rule says. The push that is reported is the mean over all steps of ‖δ‖/‖x̂0‖."""
+        moves = []
+        for number, group in enumerate(self.groups):
+            delta = None if group.strength == 0 else self.rule(self._seen(number, step))
+            if delta is not None:
+                delta = group.strength * delta
+                size = _norms(step.clean[group.rows])
+                relative = torch.where(size > 0, _norms(delta) / torch.where(size > 0, size, 1.0), 0.0)
+                moves.append(self._spend(step.clean, group, Push(delta, relative), share=step.share))
+        return moves
+
+    def _seen(self, number: int, step: Step) -> Seen:
+        group, clean = self.groups[number], step.clean[self.groups[number].rows]
+        entries = self._sources(number, clean.device)
+        if entries is None:
+            dim = group.preset.feature_map.dim(*clean.shape[1:])
+            entries = Entries(clean.new_zeros(0, dim), clean.new_zeros(0))
+        return Seen(group, step, clean, entries)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A Method that, unless it says otherwise, changes nothing. Parameters are fields of the dataclass that extends it."""
+
+    def push(self, seen: Seen) -> Float[Tensor, "n c h w"] | None:
+        """δ at strength 1; x̂0 becomes x̂0 − δ. None: no push in this step."""
+        del seen
+        return None
+
+    def preset(self, base: DiversityPreset) -> DiversityPreset:
+        """The preset that an engine has to run under, given the model's own. It names the features of the memory."""
+        return base
+
+    def guide(self, groups: Sequence[GuidedGroup]) -> BatchGuide:
+        """What guides one run of these groups."""
+        return RivalGuide(list(groups), rule=self.push)
+
+    def around(self, pipe: Any, seeds: Sequence[int]) -> AbstractContextManager[None]:
+        """Nothing."""
+        del pipe, seeds
+        return nullcontext()
+
+
+def lift(
+    vectors: Float[Tensor, "n d"], feature_map: FeatureMap, latents: Float[Tensor, "n c h w"]
+) -> Float[Tensor, "n c h w"]:
+    """The change δ of `latents` along φᵀ(v) with ⟨φ(δ), v⟩ = ‖v‖²: φᵀ(v) · ‖v‖²/‖φᵀ(v)‖².
+
+    Where the grid divides the size, and for the identity, φ(δ) = v: the smallest change that moves φ by v. Degenerate
+    case: 0 for v = 0.
+    """
+    pulled = feature_map.adjoint(vectors, latents)
+    norm = pulled.flatten(1).square().sum(1)
+    factor = torch.where(norm > 0, vectors.square().sum(1) / torch.where(norm > 0, norm, 1.0), 0.0)
+    lifted: Tensor = factor[:, None, None, None] * pulled
+    return lifted
+
+
+def check_positive(owner: str, **values: float) -> None:
+    """Raise InvalidArgument for a value that is not positive and finite."""
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise InvalidArgument(f"{owner}: {name} is positive and finite, got {value}")
+
+
+def check_not_negative(owner: str, **values: float) -> None:
+    """Raise InvalidArgument for a value that is negative, infinite or no number."""
+    for name, value in values.items():
+        if not 0 <= value < float("inf"):
+            raise InvalidArgument(f"{owner}: {name} is finite and not negative, got {value}")
+
+
+def _norms(latents: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(latents.flatten(1), dim=1)
+    return norms
