@@ -16,28 +16,28 @@ ROUNDING_ULPS = 32  # of squared norms: closer than that, points coincide
 
 
 def repulsion(
-    points: Float[Tensor, "n d"],
-    others: Float[Tensor, "m d"],
-    weights: Float[Tensor, "n m"],
-    is_self: Bool[Tensor, "n m"],
-) -> Float[Tensor, "n d"]:
+    points: Float[Tensor, "*b n d"],
+    others: Float[Tensor, "*b m d"],
+    weights: Float[Tensor, "*b n m"],
+    is_self: Bool[Tensor, "*b n m"],
+) -> Float[Tensor, "*b n d"]:
     """Σ_j a_ij · 2 w_ij (u_i − u_j)/h_i with w_ij = exp(−‖u_i − u_j‖²/h_i): −∇ Σ_j a_ij w_ij at a fixed bandwidth.
 
     h_i = median_j(‖u_i − u_j‖)²/log(m_i + 1) over the m_i others that are not the point itself, for each point by itself;
     of an even number the lower median. fp32 or fp64. O(n·m·d) time, O(n·m) memory. Degenerate cases: 0 without others, and
     where the median is 0 but for rounding: half the others coincide with the point, and no scale is left.
     """
-    if others.shape[0] == 0 or bool(is_self.all()):
+    if others.shape[-2] == 0:
         return torch.zeros_like(points)
     squared = squared_distance(points, others)
-    num_others = (~is_self).sum(1, keepdim=True)
-    median = squared.masked_fill(is_self, math.nan).nanmedian(dim=1, keepdim=True).values
-    rounding = ROUNDING_ULPS * torch.finfo(points.dtype).eps * points.square().sum(1, keepdim=True)
+    num_others = (~is_self).sum(-1, keepdim=True)
+    median = squared.masked_fill(is_self, math.nan).nanmedian(dim=-1, keepdim=True).values
+    rounding = ROUNDING_ULPS * torch.finfo(points.dtype).eps * points.square().sum(-1, keepdim=True)
     has_scale = median > rounding
     bandwidth = torch.where(has_scale, median, 1.0) / torch.log(num_others + 1.0).to(points.dtype)
     pull = weights * 2 * torch.exp(-squared / bandwidth) / bandwidth
     pull = torch.where(has_scale & ~is_self, pull, 0.0)
-    return pull.sum(1, keepdim=True) * points - pull @ others
+    return pull.sum(-1, keepdim=True) * points - pull @ others
 
 
 @dataclass(frozen=True)

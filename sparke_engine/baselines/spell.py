@@ -13,22 +13,22 @@ ROUNDING_ULPS = 32  # of squared norms: closer than that, points coincide
 
 
 def sparse_repellency(
-    points: Float[Tensor, "n d"],
-    shielded: Float[Tensor, "m d"],
-    weights: Float[Tensor, "n m"],
+    points: Float[Tensor, "*b n d"],
+    shielded: Float[Tensor, "*b m d"],
+    weights: Float[Tensor, "*b n m"],
     radius: float,
-) -> Float[Tensor, "n d"]:
+) -> Float[Tensor, "*b n d"]:
     """Δ_i = Σ_j a_ij · max(r/‖u_i − z_j‖ − 1, 0) · (u_i − z_j): for one ball of weight 1, to its surface and no further.
 
     fp32 or fp64. O(n·m·d) time, O(n·m) memory. Degenerate cases: 0 without balls; a centre that the point coincides with,
     but for rounding, gives no direction and counts as absent.
     """
     squared = squared_distance(points, shielded)
-    rounding = ROUNDING_ULPS * torch.finfo(points.dtype).eps * points.square().sum(1, keepdim=True)
+    rounding = ROUNDING_ULPS * torch.finfo(points.dtype).eps * points.square().sum(-1, keepdim=True)
     is_apart = squared > rounding
     distance = torch.where(is_apart, squared, 1.0).sqrt()
     factor = torch.where(is_apart, weights * (radius / distance - 1).clamp_min(0), 0.0)
-    return factor.sum(1, keepdim=True) * points - factor @ shielded
+    return factor.sum(-1, keepdim=True) * points - factor @ shielded
 
 
 @dataclass(frozen=True)
