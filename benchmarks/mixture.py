@@ -23,8 +23,10 @@ from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from torch import Tensor
 
 from sparke_engine.baselines.particles import repulsion
@@ -33,10 +35,6 @@ from sparke_engine.core.gradients import kernel_field, tangent
 from sparke_engine.core.kernels import GaussianPower, unit
 from sparke_engine.guidance.denoised import share_given_up
 from sparke_engine.guidance.schedule import is_interval_step, window_weight
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "mixture.png"
 PROMPTS, MODES, SPREAD = 4, 8, 0.12
@@ -59,6 +57,12 @@ def weights_of_modes() -> Tensor:
     """How often each mode of a prompt comes [p,m]: the favourite first, then around the ring."""
     weights = FADE ** ((torch.arange(MODES)[None] - FAVOURITES[:, None]) % MODES)
     return weights / weights.sum(1, keepdim=True)
+
+
+def noise_levels() -> list[float]:
+    """σ of each step, evenly in its logarithm, and 0."""
+    ratio = (NOISE_MIN / NOISE_MAX) ** (1 / (STEPS - 1))
+    return [*(NOISE_MAX * ratio**index for index in range(STEPS)), 0.0]
 
 
 def denoise(points: Tensor, means: Tensor, weights: Tensor, sigma: float) -> Tensor:
@@ -135,7 +139,8 @@ def descent(view: View, knob: float, power: float) -> Tensor:
     points = view.noisy / (1 + view.sigma**2) ** 0.5
     kernel, weights = GaussianPower(BANDWIDTH, power), view.weights ** (power / PROMPT_KERNEL.power)
     direction = kernel_field(points, view.memory, weights, kernel).direction
-    return knob * torch.linalg.vector_norm(view.noisy, dim=-1, keepdim=True) * unit(direction)
+    length: Tensor = torch.linalg.vector_norm(view.noisy, dim=-1, keepdim=True)
+    return knob * length * unit(direction)
 
 
 def paper(view: View, knob: float) -> Tensor:
@@ -185,16 +190,16 @@ class Method:
         return ("aware" if self.aware else "blind") if self.has_memory else "none"
 
 
-BOTH, ETAS = (SCALE, 1.0), (0.01, 0.02, 0.03, 0.06, 0.12)
-PUSHES = (0.2, 0.4, 0.8, 1.6)
+BOTH, ETAS = (SCALE, 1.0), (0.01, 0.02, 0.03, 0.04, 0.06)
+PUSHES = (0.4, 0.8, 1.6, 2.4, 3.2)
 WITHOUT_MEMORY = [
     Method("guidance alone", nothing, has_memory=False),
     Method("lower scale", lower_scale, (2.5, 2.0, 1.5, 1.0), has_memory=False),
     Method("limited interval", interval, (5.0, 3.0, 2.0, 1.0, 0.5), has_memory=False),
-    Method("Particle Guidance", particles, (0.01, 0.03, 0.1, 0.3), BOTH, has_memory=False),
+    Method("Particle Guidance", particles, (0.03, 0.1, 0.15, 0.2, 0.3), BOTH, has_memory=False),
 ]
 BLIND = [
-    Method("SPELL", spell, (0.05, 0.1, 0.2, 0.4), BOTH),
+    Method("SPELL", spell, (0.05, 0.1, 0.15, 0.2), BOTH),
     Method("SPARKE, paper", paper, ETAS, BOTH, moves_clean=False),
     Method("SPARKE, released", released, ETAS, BOTH, moves_clean=False),
     Method("SPARKE, denoised", partial(denoised, relax=1.0, projected=True), PUSHES),
@@ -226,11 +231,12 @@ class Setting:
 
     def _round(self, noise: Tensor, past: Tensor, weights: Tensor) -> Tensor:
         """One request of every tenant for every prompt, by Euler steps of the probability-flow ODE: DDIM's."""
-        sigmas = [*torch.logspace(*_logs(NOISE_MAX, NOISE_MIN), STEPS).tolist(), 0.0]
+        sigmas = noise_levels()
         memory = past.flatten(1, 2)[:, None].expand(-1, PROMPTS, -1, -1)
         weights = weights[None, :, None].expand(len(noise), -1, noise.shape[2], -1)
         ring, often = modes(), weights_of_modes()
-        noisy, rule = sigmas[0] * noise, self.method.rule
+        noisy: Tensor = sigmas[0] * noise
+        rule = self.method.rule
         for index, (sigma, following) in enumerate(pairwise(sigmas)):
             prompted = denoise(noisy, ring, often, sigma)
             whole = denoise(noisy, ring.flatten(0, 1), often.flatten() / PROMPTS, sigma)
@@ -303,11 +309,11 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart also withou
 def panel(axes: Axes, setting: Setting, samples: Tensor, figures: Figures) -> None:
     """One tenant's samples [p,n,2] over the modes' 3σ circles, each prompt in its colour."""
     for colour, centre, ring, own in zip(COLOURS, CENTRES.tolist(), modes(), samples, strict=True):
-        axes.add_patch(plt.Circle((centre[0], centre[1]), RING, color=colour, fill=False, lw=0.5, alpha=0.35))
+        axes.add_patch(Circle((centre[0], centre[1]), RING, color=colour, fill=False, lw=0.5, alpha=0.35))
         for mode in ring.tolist():
             place, radius = (mode[0], mode[1]), 3 * SPREAD
-            axes.add_patch(plt.Circle(place, radius, facecolor=colour, alpha=0.1))
-            axes.add_patch(plt.Circle(place, radius, edgecolor=colour, fill=False, lw=0.9))
+            axes.add_patch(Circle(place, radius, facecolor=colour, alpha=0.1))
+            axes.add_patch(Circle(place, radius, edgecolor=colour, fill=False, lw=0.9))
         axes.scatter(own[:, 0], own[:, 1], s=9, color=colour, linewidths=0, alpha=0.85)
     suffix = {"none": "", "blind": ", blind", "aware": ", aware"}[setting.method.memory]
     axes.set_title(f"{setting.method.name}{suffix}", fontsize=12, fontweight="bold", pad=20)
@@ -327,7 +333,8 @@ def panel(axes: Axes, setting: Setting, samples: Tensor, figures: Figures) -> No
 def draw(done: list[tuple[Setting, Tensor, Figures]], columns: int) -> None:
     """The picture of these runs, row by row."""
     height = len(done) // columns
-    figure, grid = plt.subplots(height, columns, figsize=(3.2 * columns, 3.72 * height + 0.4))
+    figure = Figure(figsize=(3.2 * columns, 3.72 * height + 0.4))
+    grid = figure.subplots(height, columns)
     for axes, (setting, samples, figures) in zip(grid.flat, done, strict=True):
         panel(axes, setting, samples[0], figures)
     figure.suptitle(
@@ -338,11 +345,6 @@ def draw(done: list[tuple[Setting, Tensor, Figures]], columns: int) -> None:
     )
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.9, wspace=0.05, hspace=0.22)
     figure.savefig(PICTURE, dpi=100)
-    plt.close(figure)
-
-
-def _logs(*values: float) -> list[float]:
-    return torch.tensor(values).log10().tolist()
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ class Step:
     Where a scheduler takes several calls for a step, each has `share` of it and has the step's index.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a step is seen of, each part read on its own
         self,
         index: int,
         num_steps: int,

@@ -10,8 +10,8 @@ from torch import Tensor
 from sparke_engine.baselines import make_rival
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
 from sparke_engine.diffusion.guide import GuidedGroup
-from sparke_engine.diffusion.schedulers import NoiseLevel
 from sparke_engine.diffusion.pipelines import load_engine
+from sparke_engine.diffusion.schedulers import NoiseLevel
 from sparke_engine.diffusion.seam import Step
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries

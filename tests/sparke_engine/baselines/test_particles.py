@@ -11,7 +11,7 @@ from sparke_engine.baselines import ParticleGuidance
 from sparke_engine.baselines.particles import repulsion
 from sparke_engine.baselines.rival import Seen
 from sparke_engine.core.kernels import unit
-from sparke_engine.diffusion.noise import NoiseLevel
+from sparke_engine.diffusion.schedulers import NoiseLevel
 from sparke_engine.guidance.features import FeatureMap
 from sparke_engine.guidance.push import Entries
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparke_engine.diffusion.schedulers import NoiseLevel, noise_level
+from sparke_engine.diffusion.schedulers import NoiseLevel, adapter_for, noise_level
 from sparke_engine.diffusion.seam import Step, guided_steps
 
 SCHEDULERS = [
@@ -20,7 +20,6 @@ SCHEDULERS = [
     diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
     diffusers.UniPCMultistepScheduler(),
     diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-    diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
     diffusers.LCMScheduler(),
     diffusers.EDMEulerScheduler(),
 ]
@@ -46,6 +45,16 @@ def test_the_level_is_what_the_scheduler_adds(scheduler: object) -> None:
         assert level.scale == pytest.approx(math.hypot(*expected), rel=1e-4)
         if expected[0] > 0:
             assert level.ratio == pytest.approx(expected[1] / expected[0], rel=1e-3)
+
+
+def test_inverted_flow_has_its_noise_at_zero() -> None:
+    """Under `invert_sigmas` x̂0 = z + t·o, with the same t that is the noise."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    scheduler.set_timesteps(5)
+    for position, timestep in enumerate(scheduler.timesteps):
+        level = noise_level(scheduler, position, timestep)
+        expected = adapter_for(scheduler).prediction(position, timestep).of_output
+        assert (level.noise, level.signal) == pytest.approx((expected, 1 - expected))
 
 
 def test_an_angle_is_a_level() -> None:
