@@ -50,6 +50,7 @@ class PaperMode(_ModeRival):
             interval=self.interval,
             latent_bandwidth=self.latent_bandwidth,
             conditional=self.conditional,
+            min_prompt_kernel=PAPER.min_prompt_kernel if self.conditional else 0.0,
             prompt_bandwidth=base.prompt_bandwidth,
             max_push=max(PAPER.max_push, 2 * self.eta),
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -80,8 +80,8 @@ class Rival:
         return None
 
     def preset(self, base: DiversityPreset) -> DiversityPreset:
-        """The preset that an engine has to run under, given the model's own. It names the features of the memory."""
-        return base
+        """The preset that an engine has to run under, given the model's own: the same features, and entries that count a_j."""
+        return base if base.objective == "rke" else replace(base, objective="rke")
 
     def guide(self, groups: Sequence[GuidedGroup]) -> BatchGuide:
         """What guides one run of these groups."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -169,6 +169,7 @@ def test_rivals_keep_the_presets_features() -> None:
             assert (preset.mode, preset.grid, preset.prompt_bandwidth) == (name, None, 0.7)
         else:
             assert preset is base
+            assert make_rival(name).preset(replace(base, objective="vendi")) == base
 
 
 def test_modes_need_their_preset() -> None:
