@@ -1,5 +1,6 @@
 """The rivals of SPARKE behind one interface, from their papers' formulas, for evaluation."""
 
+from sparke_engine.baselines.ambient import AmbientVendi, decoder_of
 from sparke_engine.baselines.cads import Cads
 from sparke_engine.baselines.guidance_scale import LimitedInterval, Unguided
 from sparke_engine.baselines.modes import PaperMode, ReleasedMode
@@ -11,6 +12,7 @@ from sparke_engine.baselines.vendi import LatentVendi
 
 __all__ = [
     "RIVALS",
+    "AmbientVendi",
     "Cads",
     "LatentVendi",
     "LimitedInterval",
@@ -21,5 +23,6 @@ __all__ = [
     "RivalKind",
     "Spell",
     "Unguided",
+    "decoder_of",
     "make_rival",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
+from sparke_engine.baselines.ambient import AmbientVendi
 from sparke_engine.baselines.cads import Cads
 from sparke_engine.baselines.guidance_scale import LimitedInterval, Unguided
 from sparke_engine.baselines.modes import PaperMode, ReleasedMode
@@ -24,6 +25,7 @@ class RivalKind:
         knob: the parameter that makes it stronger or weaker.
         values: a sweep of the knob, from weak to strong.
         knob_of: whether the knob is the rival's own or the denoising plan's.
+        needs: what a caller has to give beside the knob.
     """
 
     title: str
@@ -31,6 +33,7 @@ class RivalKind:
     knob: str
     values: tuple[float, ...]
     knob_of: Literal["rival", "plan"] = "rival"
+    needs: tuple[str, ...] = ()
 
 
 RIVALS: Final[Mapping[str, RivalKind]] = {
@@ -46,6 +49,9 @@ RIVALS: Final[Mapping[str, RivalKind]] = {
     ),
     "spell": RivalKind("SPELL", Spell, "radius", (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)),
     "vendi": RivalKind("latent Vendi", LatentVendi, "eta", (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)),
+    "ambient": RivalKind(
+        "c-VSG", AmbientVendi, "eta", (0.02, 0.05, 0.1, 0.2, 0.4, 0.8), needs=("decode", "encode", "bank")
+    ),
     "paper": RivalKind("SPARKE, paper", PaperMode, "eta", (0.01, 0.02, 0.03, 0.04, 0.06, 0.1)),
     "released": RivalKind("SPARKE, released", ReleasedMode, "eta", (0.01, 0.02, 0.03, 0.04, 0.06, 0.1)),
 }
@@ -66,4 +72,7 @@ def make_rival(name: str, **knobs: Any) -> Rival:
         raise InvalidArgument(
             f"the rival {name!r} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
         )
+    missing = [need for need in RIVALS[name].needs if need not in knobs]
+    if missing:
+        raise InvalidArgument(f"the rival {name!r} needs {', '.join(missing)} too")
     return make(**knobs)

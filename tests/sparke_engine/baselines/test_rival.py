@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.features import FeatureMap
 from sparke_engine.guidance.presets import PAPER, DiversityPreset
 from sparke_engine.guidance.push import Entries
+from sparke_engine.memory_bank import MemoryBank
 
 PRESET = DiversityPreset(grid=(2, 2), latent_bandwidth=1.5)
 PUSHING = ["particles", "spell", "vendi", "interval"]
@@ -42,6 +44,13 @@ def step_of(clean: Tensor, index: int = 0) -> Step:
         guidance_scale=5.0,
         noise=lambda: NoiseLevel(0.6, 0.8),
     )
+
+
+def needs_of(name: str) -> dict[str, Any]:
+    """What a rival needs beside its knob: nothing that is used here."""
+    given: dict[str, Any] = {"decode": lambda latents: latents, "encode": lambda pictures: pictures}
+    given["bank"] = MemoryBank()
+    return {need: given[need] for need in RIVALS[name].needs}
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ def test_every_rival_is_a_method() -> None:
     for name, kind in RIVALS.items():
         for value in kind.values:
             knobs = {kind.knob: value} if kind.knob_of == "rival" else {}
-            rival = make_rival(name, **knobs)
+            rival = make_rival(name, **knobs, **needs_of(name))
             assert isinstance(rival, Method)
             assert isinstance(rival, Rival)
             assert kind.knob_of == "plan" or getattr(rival, kind.knob) == value
@@ -164,12 +173,13 @@ def test_rivals_keep_the_presets_features() -> None:
     """All but the two modes run under the model's own preset; those two under whole latents and the same prompt kernel."""
     base = DiversityPreset(grid=(4, 4), prompt_bandwidth=0.7)
     for name in RIVALS:
-        preset = make_rival(name).preset(base)
+        preset = make_rival(name, **needs_of(name)).preset(base)
         if name in ("paper", "released"):
             assert (preset.mode, preset.grid, preset.prompt_bandwidth) == (name, None, 0.7)
         else:
             assert preset is base
-            assert make_rival(name).preset(replace(base, objective="vendi")) == base
+            other = replace(base, objective="vendi")
+            assert make_rival(name, **needs_of(name)).preset(other) == base
 
 
 def test_modes_need_their_preset() -> None:
@@ -219,6 +229,6 @@ def test_parameters_are_frozen_fields() -> None:
     """Rivals are values: equal parameters make equal rivals, and every knob is a field or the plan's."""
     assert make_rival("spell", radius=0.4) == make_rival("spell", radius=0.4)
     for name, kind in RIVALS.items():
-        names = {field.name for field in fields(make_rival(name))}
+        names = {field.name for field in fields(make_rival(name, **needs_of(name)))}
         assert (kind.knob in names) == (kind.knob_of == "rival")
     assert isinstance(make_rival("cfg").guide([]), RivalGuide)
