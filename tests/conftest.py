@@ -2,6 +2,7 @@
 
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -33,3 +34,9 @@ def model_directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     """Directories of tiny randomly initialised pipelines: `sd`, `sdxl` and `sd3`."""
     tiny = runpy.run_path(str(Path(__file__).with_name("tiny_pipelines.py")))
     return tiny["save_all"](tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def tiny_families() -> SimpleNamespace:
+    """The cases and makers of `tiny_families.py`."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_families.py"))))

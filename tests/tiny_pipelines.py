@@ -80,19 +80,18 @@ def tiny_vae(shift_factor: float | None = None) -> AutoencoderKL:
 
 def tiny_unet(cross_attention_dim: int, **more: object) -> UNet2DConditionModel:
     """A UNet for latents 4×8×8."""
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=cross_attention_dim,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        **more,
-    )
+    arguments = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 4,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(cross_attention_dim=cross_attention_dim, **arguments | more)
 
 
 def tiny_ddim() -> DDIMScheduler:

@@ -1,6 +1,5 @@
 """Engines: groups of images in, samples out. One protocol for diffusers pipelines and for the weightless toy."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,17 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from sparke_engine.diffusion.calls import CalledWithText
+from sparke_engine.diffusion.families import embed_prompt, family_of, served_pipelines
 from sparke_engine.diffusion.guide import FinishedRun, GuidedGroup, Method, Sparke
-from sparke_engine.diffusion.prompt_embedding import embed_prompt
 from sparke_engine.diffusion.seam import guided_steps
-from sparke_engine.errors import InvalidArgument, InvalidPlan, OutputMismatch, ShapeMismatch, SparkeError
+from sparke_engine.errors import (
+    InvalidArgument,
+    OutputMismatch,
+    ShapeMismatch,
+    SparkeError,
+    UnsupportedPipeline,
+)
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries
 from sparke_engine.types import Neighbours
@@ -64,11 +70,6 @@ class DenoisingPlan:
     steps: int
     guidance_scale: float
 
-    @property
-    def uses_negative_prompt(self) -> bool:
-        """Whether classifier-free guidance is on."""
-        return self.guidance_scale > 1
-
 
 @runtime_checkable
 class ImageEngine(Protocol):
@@ -94,16 +95,15 @@ class ImageEngine(Protocol):
 
 
 class PipelineEngine:
-    """A stock Stable Diffusion 1, 2, XL or 3 pipeline behind the protocol. One thread at a time."""
+    """A stock pipeline that makes images of text behind the protocol; see `families`. One thread at a time."""
 
     def __init__(self, pipe: Any, preset: DiversityPreset, method: Method | None = None) -> None:
         self.preset = preset
         self.method: Method = Sparke() if method is None else method
         self._pipe = pipe
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
-        denoiser = getattr(pipe, "unet", None) or pipe.transformer
-        side = denoiser.config.sample_size
-        self._latent_shape = (denoiser.config.in_channels, side, side)
+        self._call = _call_of(pipe)
+        self._latent_shape = self._call.latent_shape(pipe)
         self.prompt_dim = self.embed_prompts([""]).shape[1]
 
     @property
@@ -127,7 +127,7 @@ class PipelineEngine:
     ) -> list[list[Sample]]:
         """Run one device batch. Raises InvalidPlan, InvalidArgument, ShapeMismatch, BrokenOutput, or what `on_step` raises."""
         check_groups(groups, self.feature_dim, self.prompt_dim)
-        _check_plan(self.pipeline, plan)
+        self._call.check(self.pipeline, plan)
         rows = group_rows(groups)
         guide = self.method.guide(
             [self._guided(group, part) for group, part in zip(groups, rows, strict=True)]
@@ -135,13 +135,8 @@ class PipelineEngine:
         seeds = [seed for group in groups for seed in group.seeds]
         with self.method.around(self.pipeline, seeds), guided_steps(self.pipeline, guide, on_step):
             images = self.pipeline(
-                **_prompt_arguments(self.pipeline, groups, plan),
-                width=plan.width_px,
-                height=plan.height_px,
-                num_inference_steps=plan.steps,
-                guidance_scale=plan.guidance_scale,
+                **self._arguments(groups, plan),
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                output_type="pil",
             ).images
         if len(images) != len(seeds) or len(guide.runs) != 1:
             raise OutputMismatch(
@@ -166,6 +161,11 @@ class PipelineEngine:
                 self._embeddings.popitem(last=False)
         self._embeddings.move_to_end(prompt)
         return self._embeddings[prompt]
+
+    def _arguments(self, groups: Sequence[SampleGroup], plan: DenoisingPlan) -> dict[str, Any]:
+        prompts = [group.prompt for group in groups for _ in group.seeds]
+        negatives = [group.negative_prompt for group in groups for _ in group.seeds]
+        return self._call.arguments(self.pipeline, prompts, negatives, plan)
 
     def _preset_of(self, group: SampleGroup) -> DiversityPreset:
         return self.preset.with_bandwidths(group.latent_bandwidth, group.prompt_bandwidth)
@@ -223,38 +223,11 @@ def _of_rows(run: FinishedRun, rows: slice) -> FinishedRun:
     return FinishedRun(run.latents[rows], run.pushes[rows])
 
 
-def _check_plan(pipe: Any, plan: DenoisingPlan) -> None:
-    multiple_px = math.lcm(8, pipe.vae_scale_factor)
-    for side_px in (plan.width_px, plan.height_px):
-        if side_px < multiple_px or side_px % multiple_px != 0:
-            raise InvalidPlan(f"an image's sides are positive multiples of {multiple_px} px, got {side_px}")
-    most = pipe.scheduler.config.num_train_timesteps
-    if not 1 <= plan.steps <= most:
-        raise InvalidPlan(f"this model takes 1 to {most} steps, got {plan.steps}")
-    if not (math.isfinite(plan.guidance_scale) and plan.guidance_scale >= 0):
-        raise InvalidPlan(f"a guidance scale is finite and not negative, got {plan.guidance_scale}")
-
-
-def _prompt_arguments(pipe: Any, groups: Sequence[SampleGroup], plan: DenoisingPlan) -> dict[str, Any]:
-    """The pipeline's prompt arguments, such that no image's conditioning depends on another group's negative prompt.
-
-    An empty negative prompt means none. SDXL conditions on zeros where it has none, but only if the whole batch has
-    none; in a mixed batch those rows are set to zeros here.
-    """
-    prompts = [group.prompt for group in groups for _ in group.seeds]
-    negatives = [group.negative_prompt for group in groups for _ in group.seeds]
-    if not plan.uses_negative_prompt or not any(negatives):
-        return {"prompt": prompts}
-    if all(negatives) or not pipe.config.get("force_zeros_for_empty_prompt", False):
-        return {"prompt": prompts, "negative_prompt": negatives}
-    with torch.no_grad():
-        encoded, negative, pooled, negative_pooled = pipe.encode_prompt(
-            prompt=prompts, negative_prompt=negatives, do_classifier_free_guidance=True
+def _call_of(pipe: Any) -> CalledWithText:
+    call = family_of(pipe).call
+    if call is None:
+        raise UnsupportedPipeline(
+            f"an engine makes images of text, with one of {', '.join(served_pipelines())}; {type(pipe).__name__} is for "
+            "`guided` alone"
         )
-    is_given = torch.tensor([bool(text) for text in negatives], device=negative.device)
-    return {
-        "prompt_embeds": encoded,
-        "negative_prompt_embeds": torch.where(is_given[:, None, None], negative, 0.0),
-        "pooled_prompt_embeds": pooled,
-        "negative_pooled_prompt_embeds": torch.where(is_given[:, None], negative_pooled, 0.0),
-    }
+    return call

@@ -11,7 +11,7 @@ A model's output may have more channels than the latents, a learned variance: wh
 untouched. All of it is permutation and selection, so there and back is the same to the bit, in every dtype, O(numbers).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -128,18 +128,3 @@ class FramesAsChannels(LatentLayout):
 
     def _folded(self, spatial: Float[Tensor, "m cf h w"], like: Tensor) -> Tensor:
         return spatial.reshape(like.shape)
-
-
-_LAYOUTS: dict[str, Callable[[], LatentLayout]] = {
-    "FluxPipeline": PackedLatents,
-    "FluxImg2ImgPipeline": PackedLatents,
-    "DiTPipeline": DoubledBatch,
-    "WanPipeline": FramesAsChannels,
-    "AnimateDiffPipeline": FramesAsChannels,
-    "CogVideoXPipeline": FramesAsChannels,
-}
-
-
-def layout_for(pipe: Any) -> LatentLayout:
-    """A fresh layout for one block on this pipeline; [b,c,h,w] itself where its class is not known for another."""
-    return _LAYOUTS.get(type(pipe).__name__, LatentLayout)()

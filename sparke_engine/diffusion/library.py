@@ -4,19 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sparke_engine.diffusion.families import embed_prompt, family_of
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
-from sparke_engine.diffusion.prompt_embedding import embed_prompt
+from sparke_engine.diffusion.prompt_embedding import Prompt
 from sparke_engine.diffusion.seam import OnStep, guided_steps
-from sparke_engine.errors import UnsupportedPipeline
 from sparke_engine.guidance.presets import DiversityPreset, preset_named
 from sparke_engine.guidance.push import Entries
 from sparke_engine.memory_bank import MemoryBank
 
-_PRESET_OF_PIPELINE = {
-    "StableDiffusionPipeline": "sd",
-    "StableDiffusionXLPipeline": "sdxl",
-    "StableDiffusion3Pipeline": "sd3",
-}
 _PRESET_ATTRIBUTE = "diversity_preset_name"
 
 
@@ -24,7 +19,7 @@ _PRESET_ATTRIBUTE = "diversity_preset_name"
 def guided(
     pipe: Any,
     bank: MemoryBank,
-    prompt: str,
+    prompt: Prompt,
     *,
     strength: float = 0.5,
     keeps_guidance: bool = False,
@@ -37,7 +32,8 @@ def guided(
             images = pipe(prompt, num_images_per_prompt=4).images
 
     The neighbours are read once, on entry. Where the block ends well, the finished images enter the bank, also at
-    strength 0; where it raises, nothing does. All images of one call are taken as one group of this prompt.
+    strength 0; where it raises, nothing does. All images of one call are taken as one group of this prompt, which is
+    what the pipeline reads: a text, a class of DiT, or an embedding of the caller's own as a tensor.
     A preset may relax classifier-free guidance where images are near. Set `keeps_guidance` where the pipeline is called with a negative
     prompt, which would be relaxed with it.
     """
@@ -55,12 +51,7 @@ def guided(
 
 def default_preset(pipe: Any) -> DiversityPreset:
     """The preset that the pipeline was marked with, else that of its class."""
-    name = getattr(pipe, _PRESET_ATTRIBUTE, None) or _PRESET_OF_PIPELINE.get(type(pipe).__name__)
-    if name is None:
-        raise UnsupportedPipeline(
-            f"no preset for {type(pipe).__name__}; supported: {', '.join(sorted(_PRESET_OF_PIPELINE))}"
-        )
-    return preset_named(name)
+    return preset_named(getattr(pipe, _PRESET_ATTRIBUTE, None) or family_of(pipe).preset)
 
 
 def mark_preset(pipe: Any, name: str) -> None:

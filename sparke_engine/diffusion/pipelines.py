@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from sparke_engine.diffusion.engine import ImageEngine, PipelineEngine
+from sparke_engine.diffusion.families import served_pipelines
 from sparke_engine.diffusion.library import default_preset, mark_preset
-from sparke_engine.diffusion.prompt_embedding import supported_pipelines
 from sparke_engine.diffusion.schedulers import adapter_for, supported_schedulers
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.errors import InvalidArgument, ModelNotLoadable, UnsupportedPipeline, UnsupportedScheduler
@@ -70,8 +70,8 @@ def load_pipeline(
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
         raise ModelNotLoadable(f"no model could be loaded from {source!r}: {error}") from error
     name = type(pipe).__name__
-    if name not in supported_pipelines():
-        raise UnsupportedPipeline(f"{source!r} is a {name}; supported: {', '.join(supported_pipelines())}")
+    if name not in served_pipelines():
+        raise UnsupportedPipeline(f"{source!r} is a {name}; supported: {', '.join(served_pipelines())}")
     if scheduler is not None:
         _swap_scheduler(pipe, scheduler)
     adapter_for(pipe.scheduler)

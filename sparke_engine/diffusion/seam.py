@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparke_engine.diffusion.extrapolation import DenoiserWatch, Told
-from sparke_engine.diffusion.layouts import LatentLayout, layout_for
+from sparke_engine.diffusion.families import layout_for
+from sparke_engine.diffusion.layouts import LatentLayout
 from sparke_engine.diffusion.schedulers import (
     CleanPrediction,
     NoiseLevel,

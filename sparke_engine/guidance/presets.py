@@ -173,6 +173,13 @@ PRESETS: dict[str, DiversityPreset] = {
     "sd": DiversityPreset(grid=(16, 16)),
     "sdxl": DiversityPreset(grid=(16, 16)),
     "sd3": DiversityPreset(grid=(16, 16)),
+    # Guesses: no model of these families was tuned on, only their grids fit their latents. A video's frames are channels.
+    "flux": DiversityPreset(grid=(16, 16)),
+    "pixart": DiversityPreset(grid=(16, 16)),
+    "sana": DiversityPreset(grid=(8, 8)),
+    "kandinsky": DiversityPreset(grid=(16, 16)),
+    "dit": DiversityPreset(grid=(16, 16)),
+    "video": DiversityPreset(grid=(8, 8)),
     "paper": PAPER,
     "released": RELEASED,
 }
