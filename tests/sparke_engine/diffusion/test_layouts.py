@@ -8,13 +8,13 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
+from sparke_engine.diffusion.families import layout_for
 from sparke_engine.diffusion.layouts import (
     NO_CLASS,
     DoubledBatch,
     FramesAsChannels,
     LatentLayout,
     PackedLatents,
-    layout_for,
 )
 from sparke_engine.errors import UnsupportedPipeline
 
