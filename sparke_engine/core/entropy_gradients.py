@@ -57,14 +57,13 @@ def entropy_field(features: Float[Tensor, "*b n d"], population: Population, ker
     n = features.shape[-2]
     rows = unit(
         torch.cat([features, population.entries], dim=-2).double()
-    )  # K_ii = 1 beyond the caller's precision
+    )  # K_ii = 1 beyond the caller's precision; 0 for a zero row and the cosine kernel, to which nothing is near
     ones = rows.new_ones(*rows.shape[:-2], n)
     counts = torch.cat([ones, population.counts.double()], dim=-1)
-    values, pulls = (part.clone() for part in kernel.values_and_pulls(rows, rows))
+    values, pulls = kernel.values_and_pulls(rows, rows)
     if population.prompt_gram is not None:
         prompt_gram = population.prompt_gram.double()
         values, pulls = values * prompt_gram, pulls * prompt_gram
-    values.diagonal(dim1=-2, dim2=-1).fill_(1.0)  # also for zero rows, and whatever rounding made of it
     is_other = 1.0 - torch.eye(rows.shape[-2], dtype=rows.dtype, device=rows.device)[:n]
     near = values[..., :n, :].square() * is_other
     nearness = (near * counts[..., None, :]).sum(-1)
@@ -79,8 +78,6 @@ def entropy_field(features: Float[Tensor, "*b n d"], population: Population, ker
         weights = _weights(values, counts, n) * pulls[..., :n, :] * is_other
         direction = weights @ rows - weights.sum(-1, keepdim=True) * rows[..., :n, :]
         mass = weights.abs().sum(-1)
-    # The spectrum's own rounding, of order |log τ| ε in float64, in units of the caller's precision.
-    mass = mass - math.log(_floor(rows)) * (_EPS / torch.finfo(features.dtype).eps)
     direction, mass, nearness = (part.to(features.dtype) for part in (direction, mass, nearness))
     return Field(direction, mass, nearness, rows.shape[-2])
 

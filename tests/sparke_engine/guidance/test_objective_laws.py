@@ -170,3 +170,16 @@ def test_the_push_fades_with_distance(preset: DiversityPreset) -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 0.1
     assert sizes[-1] < 1e-6
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset.mode == "denoised"])
+def test_the_gate_counts_what_is_near_alike_for_every_objective(preset: DiversityPreset) -> None:
+    """A push has the size η·m/(m+κ) with m = Σ k_Z² k_Y² over entries and fellows, to the rounding of fp32 prompts."""
+    latents, known = latents_of(0, 2), neighbours_of(latents_of(1, 4), preset)
+    features = preset.feature_map.feature(latents)
+    memory = preset.latent_kernel.gram(features, known.features[0])
+    if preset.conditional:
+        memory = memory * preset.prompt_kernel.gram(ASKED[None], known.prompt_embeddings[0].double())
+    mass = memory.sum(1) + preset.latent_kernel.gram(features, features)[0, 1]
+    push = push_of(latents, entries_of(latents_of(1, 4), preset), preset, eta=0.7)
+    torch.testing.assert_close(push.relative, 0.7 * mass / (mass + preset.kappa), rtol=1e-5, atol=0)

@@ -134,6 +134,29 @@ def test_references_lead_away_or_toward(preset: DiversityPreset, sign: float) ->
     assert sign * float((moved - feature)[0] @ other[0]) < 0
 
 
+@pytest.mark.parametrize("preset", ALL)
+def test_what_attracts_leaves_repulsion_inside_a_request_as_it_is(preset: DiversityPreset) -> None:
+    """A context's field is that of each image alone with it, reversed, beside the mutual field of all images."""
+    features, context = features_of(0, 3), Entries(features_of(5, 4), torch.full((4,), 0.6).double())
+    nothing = Entries(features[:0], torch.zeros(0).double())
+    both = field_of(features, nothing.with_references([Reference(context, -1.0)]), preset, mutual=True)
+    apart = field_of(features, None, preset, mutual=True)
+    toward = field_of(features, context, preset, mutual=False)
+    torch.testing.assert_close(both.direction, apart.direction - toward.direction, rtol=0, atol=1e-9)
+    torch.testing.assert_close(both.nearness, apart.nearness + toward.nearness, rtol=1e-9, atol=0)
+
+
+def test_images_of_one_request_have_one_prompt_whatever_its_embedding() -> None:
+    """Where the asked prompt has no direction (an embedding of zeros), the images of a request repel as ever."""
+    preset = replace(VENDI, kernel="cosine", conditional=True)
+    features = features_of(0, 2)
+    zero = Prompts(torch.zeros(P), torch.eye(P)[:1])
+    alone = field_of(features, None, preset, mutual=True)
+    beside = field_of(features, Entries(features_of(3, 1), torch.ones(1), zero), preset, mutual=True)
+    torch.testing.assert_close(unit(beside.direction), unit(alone.direction), rtol=0, atol=1e-9)
+    torch.testing.assert_close(beside.nearness, alone.nearness)
+
+
 @pytest.mark.parametrize("preset", [preset for preset in ALL if preset.conditional])
 def test_a_reference_is_of_the_prompt_that_is_asked_for(preset: DiversityPreset) -> None:
     """Entries of the asked prompt in a reference of weight 1 are as good as in the memory."""
