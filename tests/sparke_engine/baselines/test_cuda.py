@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparke_engine.baselines import make_rival
+from sparke_engine.baselines import decoder_of, make_rival
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
 from sparke_engine.diffusion.guide import GuidedGroup
 from sparke_engine.diffusion.pipelines import load_engine
@@ -16,6 +16,7 @@ from sparke_engine.diffusion.seam import Step
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries
 from sparke_engine.memory_bank import MemoryBank
+from sparke_engine.types import Neighbours
 
 pytestmark = [
     pytest.mark.gpu,
@@ -84,3 +85,24 @@ def test_a_half_precision_pipeline_runs(model_directories: dict[str, Path], name
     )
     for sample, other in zip(samples, stock, strict=True):
         assert sample.image.tobytes() != other.image.tobytes()
+
+
+def test_ambient_guidance_runs_in_half_precision(model_directories: dict[str, Path]) -> None:
+    """Through a float16 autoencoder and an fp32 encoder, with a bank on the host, images change."""
+    engine = load_engine(str(model_directories["sd"]), dtype="float16", device="cuda", preset=PRESET)
+    assert isinstance(engine, PipelineEngine)
+    torch.manual_seed(0)
+    tower = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.Flatten(), nn.Linear(8 * 7 * 7, 16)).cuda()
+    bank, embedding = MemoryBank(), engine.embed_prompts(["a cat"])
+    bank.append(torch.randn(4, 16), embedding.expand(4, -1))
+    plan = DenoisingPlan(width_px=32, height_px=32, steps=4, guidance_scale=5.0)
+    known = Neighbours.of(torch.ones(1, 1, engine.feature_dim), embedding[None])
+    images = []
+    for eta in (0.0, 0.3):
+        decode = decoder_of(engine.pipeline)
+        engine.method = make_rival("ambient", decode=decode, encode=tower, bank=bank, eta=eta)
+        (samples,) = engine.generate(
+            [SampleGroup("a cat", "", (1, 2), 1.0, known)], plan, lambda _done, _all: None
+        )
+        images.append([sample.image.tobytes() for sample in samples])
+    assert all(one != other for one, other in zip(*images, strict=True))

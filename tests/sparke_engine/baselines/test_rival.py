@@ -162,7 +162,9 @@ def test_every_rival_is_a_method() -> None:
             assert isinstance(rival, Method)
             assert isinstance(rival, Rival)
             assert kind.knob_of == "plan" or getattr(rival, kind.knob) == value
-        assert isinstance(rival.guide([]), object)
+        for other, values in kind.others.items():
+            for value in values:
+                assert getattr(make_rival(name, **{other: value}, **needs_of(name)), other) == value
         if name != "cads":
             with rival.around(SimpleNamespace(), [1]) as nothing:
                 assert nothing is None
