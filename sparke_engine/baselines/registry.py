@@ -14,7 +14,6 @@ from sparke_engine.baselines.spell import Spell
 from sparke_engine.baselines.vendi import LatentVendi
 from sparke_engine.errors import InvalidArgument
 
-
 ETAS: Final = (0.01, 0.02, 0.03, 0.06, 0.1, 0.2, 0.4)
 INTERVALS: Final = {"interval": (1, 2, 5, 10)}  # 10 is for 50 steps; for 12 steps the same share is 2
 
