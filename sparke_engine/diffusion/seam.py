@@ -19,7 +19,6 @@ from sparke_engine.diffusion.schedulers import (
     SchedulerAdapter,
     StepCounter,
     adapter_for,
-    noise_level,
 )
 from sparke_engine.errors import NestedGuidance, UnsupportedPipeline, UnsupportedScheduler
 
@@ -172,13 +171,14 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
         latents, output = _canonical(layout, call.arguments)
         timestep = call.arguments["timestep"]
         place = counter.next(timestep)
-        prediction = adapter.prediction(place.position, timestep)
+        level = adapter.noise_level(place.position, timestep)
+        prediction = adapter.kind.algebra(adapter.scheduler, level, timestep)
         this = _seen(
             place,
             prediction,
             (output, seam.watch.take(output)),
             latents,
-            noise=lambda: noise_level(adapter.scheduler, place.position, timestep),
+            noise=lambda: level,
         )
         if place.starts_step:
             moves = guide.displace(this)

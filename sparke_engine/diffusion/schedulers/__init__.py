@@ -2,12 +2,13 @@
 
 from sparke_engine.diffusion.schedulers.counting import Place, StepCounter
 from sparke_engine.diffusion.schedulers.kind import SchedulerKind
-from sparke_engine.diffusion.schedulers.noise import NoiseLevel, noise_level
+from sparke_engine.diffusion.schedulers.noise import NoiseLevel
 from sparke_engine.diffusion.schedulers.prediction import CleanPrediction
 from sparke_engine.diffusion.schedulers.registry import (
     KINDS,
     SchedulerAdapter,
     adapter_for,
+    noise_level,
     supported_schedulers,
 )
 

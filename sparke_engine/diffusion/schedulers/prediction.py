@@ -15,13 +15,10 @@ Where α = 0 under epsilon, or b = 0 at the end of the noise, x̂0 does not depe
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from sparke_engine.errors import UnsupportedScheduler
 
 Bound = Callable[[Tensor, Tensor], Tensor]
 
@@ -51,37 +48,3 @@ class CleanPrediction:
     def shifted(self, output: Float[Tensor, "*s"], delta: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The output whose x̂0 is the old one less δ; where δ is 0, the old one to the bit."""
         return torch.where(delta == 0, output, output - delta / self.of_output)
-
-
-def variance_preserving(scheduler: Any, alpha: float, sigma: float) -> CleanPrediction:
-    """For z = α·x0 + σ·ε with α² + σ² = 1, or under flow sigmas α + σ = 1."""
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            if alpha == 0:
-                return CleanPrediction(math.inf, -math.inf)
-            return CleanPrediction(1 / alpha, -sigma / alpha)
-        case "v_prediction":
-            return CleanPrediction(alpha, -sigma)
-        case "sample":
-            return CleanPrediction(0.0, 1.0)
-        case other:
-            raise _unknown_prediction(scheduler, other)
-
-
-def variance_exploding(scheduler: Any, sigma: float) -> CleanPrediction:
-    """For z = x0 + σ̃·ε, `sigma` = σ̃."""
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return CleanPrediction(1.0, -sigma)
-        case "v_prediction":
-            return CleanPrediction(1 / (1 + sigma**2), -sigma / math.sqrt(1 + sigma**2))
-        case "sample" | "original_sample":
-            return CleanPrediction(0.0, 1.0)
-        case other:
-            raise _unknown_prediction(scheduler, other)
-
-
-def _unknown_prediction(scheduler: Any, prediction_type: str) -> UnsupportedScheduler:
-    return UnsupportedScheduler(
-        f"no guidance for prediction type {prediction_type!r} of {type(scheduler).__name__}"
-    )

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sparke_engine.diffusion.schedulers import algebra
+from sparke_engine.diffusion.schedulers import algebra, noise
 from sparke_engine.diffusion.schedulers.counting import (
     one_call_a_step,
     pndm_calls,
     singlestep_calls,
     two_calls_a_step,
 )
-from sparke_engine.diffusion.schedulers.kind import Algebra, SchedulerKind
+from sparke_engine.diffusion.schedulers.kind import Algebra, Level, SchedulerKind
+from sparke_engine.diffusion.schedulers.noise import NoiseLevel
 from sparke_engine.diffusion.schedulers.positions import by_counter, by_step_index, by_timestep
 from sparke_engine.diffusion.schedulers.prediction import CleanPrediction
 from sparke_engine.errors import UnsupportedScheduler
@@ -39,7 +40,11 @@ class SchedulerAdapter:
 
     def prediction(self, position: int, timestep: Any) -> CleanPrediction:
         """How x̂0 depends on the sample and the output at `position` = `step_index(timestep)`."""
-        return self.kind.algebra(self.scheduler, position, timestep)
+        return self.kind.algebra(self.scheduler, self.noise_level(position, timestep), timestep)
+
+    def noise_level(self, position: int, timestep: Any) -> NoiseLevel:
+        """How noisy the latents are at `position`; in the second call for a step, where that evaluates the model."""
+        return self.kind.level(self.scheduler, position, timestep)
 
     def calls_of_steps(self, start: int, num_calls: int) -> tuple[int, ...]:
         """How many calls each step takes, of a run of `num_calls` from `start`."""
@@ -76,21 +81,28 @@ def adapter_for(scheduler: Any) -> SchedulerAdapter:
     return SchedulerAdapter(scheduler, kind)
 
 
+def noise_level(scheduler: Any, position: int, timestep: Any) -> NoiseLevel:
+    """The noise level at `position` of a scheduler's timesteps."""
+    return adapter_for(scheduler).noise_level(position, timestep)
+
+
 def supported_schedulers() -> tuple[str, ...]:
     """Class names of the schedulers that can be guided."""
     return tuple(sorted(KINDS))
 
 
-def _counted_by_timestep(of: Algebra, types: tuple[str, ...], **more: Any) -> SchedulerKind:
-    return SchedulerKind(of, by_timestep, types, one_call_a_step, **more)
+def _by_timestep(level: Level, of: Algebra, types: tuple[str, ...], **more: Any) -> SchedulerKind:
+    return SchedulerKind(level, of, by_timestep, types, one_call_a_step, **more)
 
 
-def _counted_by_index(of: Algebra, types: tuple[str, ...], **more: Any) -> SchedulerKind:
-    return SchedulerKind(of, by_step_index, types, one_call_a_step, **more)
+def _by_index(level: Level, of: Algebra, types: tuple[str, ...], **more: Any) -> SchedulerKind:
+    return SchedulerKind(level, of, by_step_index, types, one_call_a_step, **more)
 
 
-def _second_order(of: Algebra, types: tuple[str, ...], **more: Any) -> SchedulerKind:
-    return SchedulerKind(of, by_step_index, types, two_calls_a_step, calls="2, the last step 1", **more)
+def _second_order(level: Level, of: Algebra, types: tuple[str, ...], **more: Any) -> SchedulerKind:
+    return SchedulerKind(
+        level, of, by_step_index, types, two_calls_a_step, calls="2, the last step 1", **more
+    )
 
 
 def _changes_size(scheduler: Any) -> str | None:
@@ -103,96 +115,121 @@ CUT: Final = "x̂0 is seen as the scheduler clips or thresholds it; a push acts 
 
 KINDS: Final[dict[str, SchedulerKind]] = {
     # α from `alphas_cumprod`
-    "DDIMScheduler": _counted_by_timestep(
-        algebra.of_clipped_alpha, EPSILON_V_SAMPLE, noise="where eta > 0", note=CUT
+    "DDIMScheduler": _by_timestep(
+        noise.of_alpha, algebra.preserving_cut, EPSILON_V_SAMPLE, draws="where eta > 0", note=CUT
     ),
-    "DDIMParallelScheduler": _counted_by_timestep(
-        algebra.of_clipped_alpha, EPSILON_V_SAMPLE, noise="where eta > 0", note=CUT
+    "DDIMParallelScheduler": _by_timestep(
+        noise.of_alpha, algebra.preserving_cut, EPSILON_V_SAMPLE, draws="where eta > 0", note=CUT
     ),
-    "DDPMScheduler": _counted_by_timestep(algebra.of_clipped_alpha, EPSILON_V_SAMPLE, noise="yes", note=CUT),
-    "DDPMParallelScheduler": _counted_by_timestep(
-        algebra.of_clipped_alpha, EPSILON_V_SAMPLE, noise="yes", note=CUT
+    "DDPMScheduler": _by_timestep(
+        noise.of_alpha, algebra.preserving_cut, EPSILON_V_SAMPLE, draws="yes", note=CUT
+    ),
+    "DDPMParallelScheduler": _by_timestep(
+        noise.of_alpha, algebra.preserving_cut, EPSILON_V_SAMPLE, draws="yes", note=CUT
     ),
     "PNDMScheduler": SchedulerKind(
-        algebra.of_cumulative_alpha,
+        noise.of_alpha,
+        algebra.preserving,
         by_counter,
         EPSILON_V,
         pndm_calls,
         calls="first 2, then 1; Runge-Kutta steps 4",
         note="PLMS takes its first step twice; with `skip_prk_steps=False` the first three steps are Runge-Kutta's.",
     ),
-    "LCMScheduler": _counted_by_index(
-        algebra.of_consistency, EPSILON_V_SAMPLE, noise="yes", note=f"x̂0 is its `denoised`. {CUT}"
+    "LCMScheduler": _by_index(
+        noise.of_alpha,
+        algebra.consistency,
+        EPSILON_V_SAMPLE,
+        draws="yes",
+        note=f"x̂0 is its `denoised`. {CUT}",
     ),
-    "TCDScheduler": _counted_by_index(algebra.of_cumulative_alpha, EPSILON_V_SAMPLE, noise="where eta > 0"),
-    "CogVideoXDDIMScheduler": _counted_by_timestep(algebra.of_cumulative_alpha, EPSILON_V_SAMPLE),
-    "CogVideoXDPMScheduler": _counted_by_timestep(algebra.of_cumulative_alpha, EPSILON_V_SAMPLE, noise="yes"),
+    "TCDScheduler": _by_index(noise.of_alpha, algebra.preserving, EPSILON_V_SAMPLE, draws="where eta > 0"),
+    "CogVideoXDDIMScheduler": _by_timestep(noise.of_alpha, algebra.preserving, EPSILON_V_SAMPLE),
+    "CogVideoXDPMScheduler": _by_timestep(noise.of_alpha, algebra.preserving, EPSILON_V_SAMPLE, draws="yes"),
     # σ̃ from `sigmas`, a variance-preserving sample
-    "DPMSolverMultistepScheduler": _counted_by_index(
-        algebra.of_solver_sigma, ALL, noise="sde-dpmsolver++", note=CUT
+    "DPMSolverMultistepScheduler": _by_index(
+        noise.of_solver, algebra.solving, ALL, draws="sde-dpmsolver++", note=CUT
     ),
     "DPMSolverSinglestepScheduler": SchedulerKind(
-        algebra.of_solver_sigma,
+        noise.of_solver,
+        algebra.solving,
         by_step_index,
         ALL,
         singlestep_calls,
         calls="1 to solver_order",
-        noise="sde-dpmsolver++",
+        draws="sde-dpmsolver++",
         note=f"A step of the guide is one of the solver, up to `solver_order` of the pipeline's. {CUT}",
     ),
-    "DEISMultistepScheduler": _counted_by_index(algebra.of_solver_sigma, ALL, note=CUT),
-    "UniPCMultistepScheduler": _counted_by_index(
-        algebra.of_solver_sigma,
+    "DEISMultistepScheduler": _by_index(noise.of_solver, algebra.solving, ALL, note=CUT),
+    "UniPCMultistepScheduler": _by_index(
+        noise.of_solver,
+        algebra.solving,
         ALL,
         kept_share=algebra.kept_by_unipc,
         note=CUT,
     ),
-    "SASolverScheduler": _counted_by_index(
-        algebra.of_solver_sigma,
+    "SASolverScheduler": _by_index(
+        noise.of_solver,
+        algebra.solving,
         ALL,
-        noise="yes",
+        draws="yes",
         kept_share=algebra.kept_by_sa_solver,
         note=CUT,
     ),
     # σ̃ from `sigmas`, a sample that is kept unscaled
-    "EulerDiscreteScheduler": _counted_by_index(
-        algebra.of_exploding_sigma, EPSILON_V_SAMPLE, note="`s_churn` is refused."
+    "EulerDiscreteScheduler": _by_index(
+        noise.of_sigma, algebra.exploding, EPSILON_V_SAMPLE, note="`s_churn` is refused."
     ),
-    "EulerAncestralDiscreteScheduler": _counted_by_index(algebra.of_exploding_sigma, EPSILON_V, noise="yes"),
-    "LMSDiscreteScheduler": _counted_by_index(
-        algebra.of_exploding_sigma, EPSILON_V_SAMPLE, note="Needs scipy."
+    "EulerAncestralDiscreteScheduler": _by_index(noise.of_sigma, algebra.exploding, EPSILON_V, draws="yes"),
+    "LMSDiscreteScheduler": _by_index(
+        noise.of_sigma, algebra.exploding, EPSILON_V_SAMPLE, note="Needs scipy."
     ),
-    "HeunDiscreteScheduler": _second_order(algebra.of_clipped_sigma, EPSILON_V_SAMPLE, note=CUT),
-    "KDPM2DiscreteScheduler": _second_order(algebra.of_midpoint_sigma, EPSILON_V),
-    "KDPM2AncestralDiscreteScheduler": _second_order(algebra.of_midpoint_sigma, EPSILON_V, noise="yes"),
+    "HeunDiscreteScheduler": _second_order(noise.of_sigma, algebra.exploding_cut, EPSILON_V_SAMPLE, note=CUT),
+    "KDPM2DiscreteScheduler": _second_order(noise.of_midpoint, algebra.exploding, EPSILON_V),
+    "KDPM2AncestralDiscreteScheduler": _second_order(
+        noise.of_midpoint, algebra.exploding, EPSILON_V, draws="yes"
+    ),
     "DPMSolverSDEScheduler": _second_order(
-        algebra.of_stochastic_midpoint,
+        noise.of_stochastic_midpoint,
+        algebra.exploding,
         EPSILON_V,
-        noise="yes",
+        draws="yes",
         note="Needs torchsde. Its noise comes from a seed of its own, not from the pipeline's generator.",
     ),
-    "EDMEulerScheduler": _counted_by_index(
-        algebra.of_preconditioned_sigma, EPSILON_V, note="`s_churn` and `pred_original_sample` are refused."
+    "EDMEulerScheduler": _by_index(
+        noise.of_sigma,
+        algebra.preconditioned,
+        EPSILON_V,
+        note="`s_churn` and `pred_original_sample` are refused.",
     ),
-    "EDMDPMSolverMultistepScheduler": _counted_by_index(
-        algebra.of_bounded_preconditioned_sigma, EPSILON_V, noise="sde-dpmsolver++", note=CUT
+    "EDMDPMSolverMultistepScheduler": _by_index(
+        noise.of_sigma, algebra.preconditioned_cut, EPSILON_V, draws="sde-dpmsolver++", note=CUT
     ),
     # flow matching
-    "FlowMatchEulerDiscreteScheduler": _counted_by_index(
-        algebra.of_either_flow_time,
+    "FlowMatchEulerDiscreteScheduler": _by_index(
+        noise.of_either_flow_time,
+        algebra.flowing_either_way,
         FLOW,
-        noise="where stochastic_sampling",
+        draws="where stochastic_sampling",
         note="`s_churn` and `per_token_timesteps` are refused.",
     ),
-    "FlowMatchHeunDiscreteScheduler": _second_order(algebra.of_flow_time, FLOW, note="`s_churn` is refused."),
-    "FlowMatchLCMScheduler": _counted_by_index(
-        algebra.of_flow_time,
+    "FlowMatchHeunDiscreteScheduler": _second_order(
+        noise.of_flow_time, algebra.flowing, FLOW, note="`s_churn` is refused."
+    ),
+    "FlowMatchLCMScheduler": _by_index(
+        noise.of_flow_time,
+        algebra.flowing,
         FLOW,
-        noise="yes",
+        draws="yes",
         refusal=_changes_size,
         note="`scale_factors`, which enlarge the latents on the way, are refused.",
     ),
-    "SCMScheduler": _counted_by_index(
-        algebra.of_angle, ("trigflow",), noise="yes", trailing=1, note="Its last timestep, 0, is no step."
+    "SCMScheduler": _by_index(
+        noise.of_angle,
+        algebra.turning,
+        ("trigflow",),
+        draws="yes",
+        trailing=1,
+        note="Its last timestep, 0, is no step.",
     ),
 }

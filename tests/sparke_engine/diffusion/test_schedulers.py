@@ -55,6 +55,10 @@ def test_clean_prediction_and_injection(case: Any) -> None:
         assert place.position == number
         prediction = adapter.prediction(place.position, timestep)
         assert prediction.can_push
+        expected_level = HERE.noise_level(scheduler, timestep, number)
+        assert adapter.noise_level(place.position, timestep) == pytest.approx(
+            expected_level, rel=1e-4, abs=1e-5
+        )
         clean = oracle_clean(scheduler, timestep, sample, output)
         atol = tolerance(clean, sample, output, prediction)
         torch.testing.assert_close(
