@@ -7,7 +7,7 @@ grows over the rounds. What is kept of an image is what the judge sees in it, an
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,16 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sparke_engine import MemoryBank
+from sparke_engine.baselines import make_rival
 from sparke_engine.demo.captions import caption_table
 from sparke_engine.demo.evaluate import judge_pictures
 from sparke_engine.demo.networks import Judge
 from sparke_engine.demo.scene import OPEN
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample, SampleGroup
+from sparke_engine.diffusion.guide import Method, Sparke
 from sparke_engine.diffusion.pipelines import DEMO, load_engine
-from sparke_engine.guidance.presets import DiversityPreset
+from sparke_engine.guidance.presets import DiversityPreset, preset_named
 
 IMAGES_A_ROUND = 4
-GROUPS_A_BATCH = 16
+GROUPS_A_BATCH = {"cpu": 16, "cuda": 64}
 
 
 def demo_engine(device: str, *, compiled: bool) -> PipelineEngine:
@@ -68,28 +70,61 @@ def open_prompts(number: int) -> Prompts:
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting: the guidance scale, the strength, and fields of the preset that differ from the shipped one."""
+    """One setting: the guidance scale, the strength, and fields of the preset that differ from the shipped one.
+
+    `method` makes the images differ: this engine, or a rival. With `same_seeds` every request of a prompt has the same
+    seeds, so that nothing but the memory can make its images differ from the last request's.
+    """
 
     name: str
     scale: float
     strength: float
     preset: DiversityPreset
+    method: Method
+    same_seeds: bool = False
 
     @classmethod
     def parse(cls, text: str, preset: DiversityPreset) -> Self:
-        """`scale=4,strength=0.5,eta=1.2,grid=4`: unknown names are an error that lists the known ones."""
+        """`scale=4,strength=0.5,eta=1.2,grid=4`, or `scale=4,method=cads,noise=0.1` with the rival's own parameters.
+
+        `preset=NAME` starts from another preset, `seeds=same` asks with the same seeds again and again. Unknown names
+        are an error that lists the known ones.
+        """
         values = dict(part.split("=", 1) for part in text.split(","))
-        scale, strength = float(values.pop("scale")), float(values.pop("strength"))
-        kinds = {field.name: field for field in fields(DiversityPreset)}
-        changes: dict[str, object] = {}
-        for name, value in values.items():
-            if name not in kinds:
-                raise SystemExit(f"no preset field {name!r}; there are {', '.join(kinds)}")
-            if name == "grid":
-                changes[name] = (int(value), int(value)) if value != "none" else None
-            else:
-                changes[name] = type(getattr(preset, name))(value)
-        return cls(text, scale, strength, replace(preset, **changes))  # type: ignore[arg-type]
+        scale, strength = float(values.pop("scale")), float(values.pop("strength", "1"))
+        same_seeds = values.pop("seeds", "fresh") == "same"
+        preset = preset_named(values.pop("preset")) if "preset" in values else preset
+        rival = values.pop("method", None)
+        fields_of = _PRESET_FIELDS if rival is None else ("grid",)
+        changes = {name: values.pop(name) for name in list(values) if name in fields_of}
+        if rival is None and values:
+            raise SystemExit(f"no preset field {next(iter(values))!r}; there are {', '.join(_PRESET_FIELDS)}")
+        if rival is None:
+            return cls(text, scale, strength, _with_fields(preset, changes), Sparke(), same_seeds)
+        made = make_rival(rival)
+        made = replace(made, **{name: _read(value, getattr(made, name)) for name, value in values.items()})
+        return cls(text, scale, strength, made.preset(_with_fields(preset, changes)), made, same_seeds)
+
+    def seeds(self, prompt: int, number: int) -> tuple[int, ...]:
+        """The seeds of a prompt's request in round `number`."""
+        start = 1000 * prompt + (0 if self.same_seeds else IMAGES_A_ROUND * number)
+        return tuple(range(start, start + IMAGES_A_ROUND))
+
+
+_PRESET_FIELDS = tuple(field.name for field in fields(DiversityPreset))
+
+
+def _with_fields(preset: DiversityPreset, changes: dict[str, str]) -> DiversityPreset:
+    """The preset with fields read from text, each as the type that it has."""
+    read: dict[str, Any] = {name: _read(text, getattr(preset, name)) for name, text in changes.items()}
+    return replace(preset, **read)
+
+
+def _read(text: str, like: Any) -> Any:
+    """The text as a value of the same type; `none` or a number for a grid of as many rows as columns."""
+    if like is None or isinstance(like, tuple):
+        return None if text == "none" else (int(text), int(text))
+    return text == "true" if isinstance(like, bool) else type(like)(text)
 
 
 @dataclass(frozen=True)
@@ -130,20 +165,22 @@ class ArmRunner:
         return (self._folder / arm.name / f"round-{last:03d}.safetensors").exists()
 
     def _check_preset(self, arm: Arm) -> None:
-        path, own = self._folder / arm.name / "preset.json", json.dumps(asdict(arm.preset), indent=1)
+        path = self._folder / arm.name / "preset.json"
+        own = json.dumps({"preset": asdict(arm.preset), "method": repr(arm.method)}, indent=1)
         if path.exists() and path.read_text() != own:
             raise SystemExit(f"{path.parent} was made with another preset: give another --out, or remove it")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(own)
 
     def _round(self, arm: Arm, prompts: Prompts, number: int, bank: MemoryBank) -> dict[str, Tensor]:
-        self._engine.preset = arm.preset
+        self._engine.preset, self._engine.method = arm.preset, arm.method
+        groups_a_batch = GROUPS_A_BATCH[self._engine.pipeline.device.type]
         plan = DenoisingPlan(64, 64, self._steps, arm.scale)
         groups = [
             SampleGroup(
                 prompt=text,
                 negative_prompt="",
-                seeds=tuple(1000 * index + IMAGES_A_ROUND * number + i for i in range(IMAGES_A_ROUND)),
+                seeds=arm.seeds(index, number),
                 strength=arm.strength,
                 neighbours=bank.neighbours(self._engine.embed_prompts([text]), arm.preset)
                 if len(bank)
@@ -152,9 +189,9 @@ class ArmRunner:
             for index, text in enumerate(prompts.texts)
         ]
         samples: list[list[Sample]] = []
-        for start in range(0, len(groups), GROUPS_A_BATCH):
+        for start in range(0, len(groups), groups_a_batch):
             samples += self._engine.generate(
-                groups[start : start + GROUPS_A_BATCH], plan, lambda _done, _all: None
+                groups[start : start + groups_a_batch], plan, lambda _done, _all: None
             )
         flat = [sample for group in samples for sample in group]
         verdict = judge_pictures(self._judge, as_pictures(flat))

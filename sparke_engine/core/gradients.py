@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparke_engine.core.half import HalfRows, weighted_sums
 from sparke_engine.core.kernels import KernelPower, unit
 from sparke_engine.types import Neighbours
 
@@ -63,21 +64,22 @@ def entry_weights(
 
 def kernel_field(
     features: Float[Tensor, "*b n d"],
-    entries: Float[Tensor, "*b k d"],
+    entries: Float[Tensor, "*b k d"] | HalfRows,
     weights: Float[Tensor, "*b #n k"],
     kernel: KernelPower,
 ) -> Field:
     """D = Σ_j w_j (f_j − f) with w_j = a_j s_j, for each of n unit features that share k entries of `weights` a.
 
-    An entry of weight 0 may hold anything finite. Keeps the dtype. O(n·k·d). Degenerate cases: without entries
+    An entry of weight 0 may hold anything finite. Keeps the dtype of `features`. O(n·k·d); entries in half precision are
+    read twice and nothing of their size is made (see `half.py`). Degenerate cases: without entries
     (k = 0) all is zero; at an entry itself D's term of it is zero up to rounding of order ε·|w_j|.
     """
     values, pulls = kernel.values_and_pulls(features, entries)
     pulled = weights * pulls
-    direction = pulled @ entries - pulled.sum(-1, keepdim=True) * features
+    direction = weighted_sums(pulled, entries) - pulled.sum(-1, keepdim=True) * features
     mass = pulled.abs().sum(-1)
     nearness = mass if pulls is values else (weights.abs() * values.clamp_min(0)).sum(-1)
-    return Field(direction, mass, nearness, entries.shape[-2])
+    return Field(direction, mass, nearness, weights.shape[-1])
 
 
 def mutual_field(features: Float[Tensor, "*b n d"], kernel: KernelPower) -> Field:

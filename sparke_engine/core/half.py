@@ -32,7 +32,7 @@ class HalfRows:
     def products(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """⟨row, kept row⟩ in fp32. O(n·k·d), bound by one reading of the kept rows for small n."""
         if not self.values.is_cuda:
-            blocks = [rows @ block.float().mT for block in self.values.split(BLOCK_ROWS)]
+            blocks = [rows @ block.float().mT for block in torch.split(self.values, BLOCK_ROWS)]
             return torch.cat(blocks, dim=-1) if blocks else rows.new_zeros(len(rows), 0)
         parts, scale = _halves(rows)
         both = torch.mm(parts, self.values.mT, out_dtype=torch.float32)
@@ -42,13 +42,33 @@ class HalfRows:
         """Σ_j weight_j · kept row_j in fp32; cost as of `products`."""
         if not self.values.is_cuda:
             total = weights.new_zeros(len(weights), self.values.shape[1])
-            blocks = zip(weights.split(BLOCK_ROWS, dim=-1), self.values.split(BLOCK_ROWS), strict=True)
+            blocks = zip(
+                torch.split(weights, BLOCK_ROWS, dim=-1), torch.split(self.values, BLOCK_ROWS), strict=True
+            )
             for some, block in blocks:
                 total = total + some @ block.float()
             return total
         parts, scale = _halves(weights)
         both = torch.mm(parts, self.values, out_dtype=torch.float32)
         return scale * (both[: len(weights)] + both[len(weights) :])
+
+
+Rows = Tensor | HalfRows
+
+
+def products(rows: Float[Tensor, "*b n d"], kept: Rows) -> Float[Tensor, "*b n k"]:
+    """⟨row, kept row⟩, whatever the kept rows are kept in."""
+    return kept.products(rows) if isinstance(kept, HalfRows) else rows @ kept.mT
+
+
+def weighted_sums(weights: Float[Tensor, "*b n k"], kept: Rows) -> Float[Tensor, "*b n d"]:
+    """Σ_j weight_j · kept row_j, likewise."""
+    return kept.weighted_sums(weights) if isinstance(kept, HalfRows) else weights @ kept
+
+
+def squared_norms(kept: Rows) -> Float[Tensor, "*b k"]:
+    """‖kept row‖², likewise."""
+    return kept.squared_norms if isinstance(kept, HalfRows) else kept.square().sum(-1)
 
 
 def _halves(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "m d"], Float[Tensor, "n 1"]]:

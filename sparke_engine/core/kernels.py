@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparke_engine.core.half import HalfRows, products, squared_norms
 from sparke_engine.errors import InvalidArgument
 
 
@@ -19,13 +20,15 @@ def unit(rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
     return rows / torch.where(norm > 0, norm, 1.0)
 
 
-def squared_distance(a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b n m"]:
+def squared_distance(
+    a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"] | HalfRows
+) -> Float[Tensor, "*b n m"]:
     """‖a_i − b_j‖² = ‖a_i‖² + ‖b_j‖² − 2 a_i·b_j, never negative.
 
     By one matrix product, O(n·m·d); its rounding error is a few ulps of ‖a_i‖² + ‖b_j‖².
     """
-    cross = a @ b.mT
-    return (a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * cross).clamp_min(0)
+    norms = a.square().sum(-1)[..., :, None] + squared_norms(b)[..., None, :]
+    return (norms - 2 * products(a, b)).clamp_min(0)
 
 
 @runtime_checkable
@@ -40,11 +43,13 @@ class KernelPower(Protocol):
     def steepness(self) -> float:
         """d(k^p)/dc at c = 1."""
 
-    def gram(self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b n m"]:
+    def gram(
+        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"] | HalfRows
+    ) -> Float[Tensor, "*b n m"]:
         """k(a_i, b_j)^p."""
 
     def values_and_pulls(
-        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]
+        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"] | HalfRows
     ) -> tuple[Float[Tensor, "*b n m"], Float[Tensor, "*b n m"]]:
         """k(a_i, b_j)^p and the pull s_ij, its derivative by c over `steepness`, so that s = 1 at c = 1.
 
@@ -71,12 +76,14 @@ class GaussianPower:
         """p/σ²."""
         return self.power / self.bandwidth**2
 
-    def gram(self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b n m"]:
+    def gram(
+        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"] | HalfRows
+    ) -> Float[Tensor, "*b n m"]:
         """k(a_i, b_j)^p, O(n·m·d)."""
         return torch.exp(squared_distance(a, b) * (-self.power / (2 * self.bandwidth**2)))
 
     def values_and_pulls(
-        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]
+        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"] | HalfRows
     ) -> tuple[Float[Tensor, "*b n m"], Float[Tensor, "*b n m"]]:
         """The Gram matrix twice: one tensor."""
         values = self.gram(a, b)
@@ -106,16 +113,18 @@ class CosinePower:
         """The power p."""
         return self.power
 
-    def gram(self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b n m"]:
+    def gram(
+        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"] | HalfRows
+    ) -> Float[Tensor, "*b n m"]:
         """c_ij^p, O(n·m·d)."""
-        return (a @ b.mT) ** self.power
+        return products(a, b) ** self.power
 
     def values_and_pulls(
-        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"]
+        self, a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"] | HalfRows
     ) -> tuple[Float[Tensor, "*b n m"], Float[Tensor, "*b n m"]]:
         """c_ij^p and c_ij^(p−1), O(n·m·d)."""
-        products = a @ b.mT
-        return products**self.power, products ** (self.power - 1)
+        cosines = products(a, b)
+        return cosines**self.power, cosines ** (self.power - 1)
 
 
 @runtime_checkable

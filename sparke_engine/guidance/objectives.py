@@ -73,8 +73,10 @@ def sampled(entries: Entries, preset: DiversityPreset) -> Entries:
 
 
 def _similarity_field(features: Tensor, entries: Entries, preset: DiversityPreset) -> Field:
-    known = entries.features.to(features.dtype), entries.weights.to(features.dtype)[None]
-    return kernel_field(features, *known, preset.latent_kernel)
+    weights = entries.weights.to(features.dtype)[None]
+    rows = entries.half_rows
+    known = entries.features.to(features.dtype) if rows is None else rows
+    return kernel_field(features, known, weights, preset.latent_kernel)
 
 
 def _entropy_field(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparke_engine.core.gradients import Field, entry_weights
+from sparke_engine.core.half import HalfRows
 from sparke_engine.errors import ShapeMismatch
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.types import Neighbours
@@ -40,8 +41,10 @@ class Prompts(NamedTuple):
 
 @dataclass(frozen=True)
 class Entries:
-    """The present neighbours of one group of images in fp32: features, and what each counts; a negative one attracts.
+    """The present neighbours of one group of images: features, and what each counts; a negative one attracts.
 
+    Features are in fp32, or on a GPU in half precision where the memory keeps them so: then with their squared norms, and
+    they are read as they are, at half the cost, to the accuracy of fp32.
     For the objective `rke` it counts a_j = weight_j · k_Y(y, y_j)^p, for `vendi` weight_j: that sees prompts among entries
     too, for which it needs `prompts`; without it the set is blind to prompts.
     """
@@ -49,6 +52,7 @@ class Entries:
     features: Float[Tensor, "k d"]
     weights: Float[Tensor, " k"]
     prompts: Prompts | None = None
+    squared_norms: Float[Tensor, " k"] | None = None
 
     @classmethod
     def of(
@@ -61,7 +65,9 @@ class Entries:
         if neighbours.num_problems != 1:
             raise ShapeMismatch(f"the neighbours of one group have b = 1, got b = {neighbours.num_problems}")
         present = neighbours.mask[0]
-        features = neighbours.features[0][present].float()
+        features = neighbours.features[0]
+        if not bool(present.all()):
+            features = features[present]
         if not preset.conditional:
             return cls(features, neighbours.weights[0][present].float())
         asked = prompt_embedding.float()
@@ -77,9 +83,23 @@ class Entries:
         return self.features.shape[0]
 
     def to(self, device: torch.device) -> "Entries":
-        """The same entries on a device."""
+        """The same entries on a device; half precision stays as it is on a GPU and becomes fp32 elsewhere."""
         prompts = None if self.prompts is None else Prompts(*(part.to(device) for part in self.prompts))
-        return Entries(self.features.to(device), self.weights.to(device), prompts)
+        features, weights = self.features.to(device), self.weights.to(device)
+        if features.dtype != torch.float16:
+            return Entries(features, weights, prompts)
+        if not features.is_cuda:
+            return Entries(features.float(), weights, prompts)
+        return Entries(features, weights, prompts, HalfRows.of(features).squared_norms)
+
+    @property
+    def half_rows(self) -> HalfRows | None:
+        """The features with their norms where they are in half precision; None where they are not."""
+        if self.features.dtype != torch.float16:
+            return None
+        if self.squared_norms is None:
+            return HalfRows.of(self.features)
+        return HalfRows(self.features, self.squared_norms)
 
     def with_references(self, references: Sequence["Reference"]) -> "Entries":
         """These entries and, at their signed weights, those of the references, taken as of the prompt that is asked for."""

@@ -1,0 +1,199 @@
+"""Which method is ahead of which: the tables and the plot of `benchmarks/sweep.py`."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import matplotlib as mpl
+import numpy as np
+from figures import Figures, Interval, difference, mean_of, ratio
+from torch import Tensor
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+OURS = "denoised"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An arm's figures a prompt, Cond-Vendi a block of prompts, and precision a prompt."""
+
+    name: str
+    figures: Figures
+    cond_vendi: Tensor
+    precision: Tensor | None
+
+    @classmethod
+    def of_data(cls, own: Figures, cond_vendi: Tensor) -> Self:
+        """The data itself."""
+        return cls("data", own, cond_vendi, None)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the arm's name says."""
+        return dict(part.split("=", 1) for part in self.name.split(",") if "=" in part)
+
+    @property
+    def method(self) -> str:
+        """The method's name, with the seeds where they are the same in every request."""
+        if self.name == "data":
+            return self.name
+        settings = self.settings
+        own = OURS if float(settings.get("strength", 1)) > 0 else "none"
+        name = settings.get("method", settings.get("preset", own))
+        return name + (", same seeds" if settings.get("seeds") == "same" else "")
+
+    @property
+    def family(self) -> str:
+        """One line of the plot: a method at one guidance scale; all scales where nothing else is done."""
+        return (
+            self.method
+            if self.name == "data" or self.method.startswith("none")
+            else f"{self.method}, scale {self.settings['scale']}"
+        )
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the mode `denoised`."""
+        return self.method.startswith(OURS)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that are as stated, in percent."""
+        return 100 * float(self.figures.accuracy.mean())
+
+    @property
+    def vendi(self) -> float:
+        """Mean Vendi score a prompt."""
+        return float(self.figures.vendi.mean())
+
+    def row(self) -> dict[str, object]:
+        """For JSON."""
+        own = self.figures
+        return {
+            "arm": self.name,
+            "method": self.method,
+            "accuracy": asdict(mean_of(own.accuracy)),
+            "precision": None if self.precision is None else asdict(mean_of(self.precision)),
+            "vendi": asdict(mean_of(own.vendi)),
+            "cond_vendi": asdict(mean_of(self.cond_vendi)),
+            "colour_bits": float(np.nanmean(own.colour_bits)),
+            "background_bits": float(np.nanmean(own.background_bits)),
+            "push": float(own.push.mean()),
+        }
+
+
+def method_table(measured: list[Measured]) -> str:
+    """All arms, by method."""
+    lines = [
+        "| method | setting | accuracy, % | precision, % | Vendi | Cond-Vendi | H(colour) | H(background) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in sorted(measured, key=lambda each: (each.method, -each.accuracy)):
+        own = one.figures
+        precision = "" if one.precision is None else mean_of(one.precision).text(".1f", factor=100)
+        setting = ", ".join(f"{name} {value}" for name, value in one.settings.items() if name != "method")
+        lines.append(
+            f"| {one.method} | {setting} | {mean_of(own.accuracy).text('.2f', factor=100)} | {precision} "
+            f"| {mean_of(own.vendi).text('.2f')} | {mean_of(one.cond_vendi).text('.2f')} "
+            f"| {np.nanmean(own.colour_bits):.2f} | {np.nanmean(own.background_bits):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A rival's arm and the arm of ours that is as accurate and has the highest Vendi score."""
+
+    rival: Measured
+    ours: Measured
+    accuracy: Interval
+    vendi: Interval
+    cond_vendi: Interval
+
+    @property
+    def verdict(self) -> str:
+        """Ahead beyond the interval in both scores, behind in one, or even."""
+        lows = (self.vendi.low, self.cond_vendi.low)
+        if min(lows) > 1:
+            return "ahead"
+        return "behind" if min(self.vendi.high, self.cond_vendi.high) < 1 else "even"
+
+
+def comparisons(measured: list[Measured]) -> list[Comparison]:
+    """One for each rival's arm, with ours of the same seeds policy; none where no arm of ours is as accurate."""
+    found = []
+    for rival in measured:
+        if rival.is_ours or rival.name == "data":
+            continue
+        same = "same seeds" in rival.method
+        able = [
+            one
+            for one in measured
+            if one.is_ours and ("same seeds" in one.method) == same and one.accuracy >= rival.accuracy
+        ]
+        if not able:
+            able = [max((o for o in measured if o.is_ours), key=lambda o: o.accuracy, default=rival)]
+        best = max(able, key=lambda one: one.vendi)
+        found.append(
+            Comparison(
+                rival,
+                best,
+                difference(best.figures.accuracy, rival.figures.accuracy),
+                ratio(best.figures.vendi, rival.figures.vendi),
+                ratio(best.cond_vendi, rival.cond_vendi),
+            )
+        )
+    return found
+
+
+def comparison_table(measured: list[Measured]) -> str:
+    """Each rival's arm against ours at its accuracy, in pairs."""
+    lines = [
+        "| rival | setting | its accuracy | ours | accuracy, points | Vendi, ratio | Cond-Vendi, ratio | verdict |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in sorted(comparisons(measured), key=lambda each: (each.rival.method, -each.rival.accuracy)):
+        setting = ", ".join(f"{n} {v}" for n, v in one.rival.settings.items() if n != "method")
+        ours = ", ".join(f"{n} {v}" for n, v in one.ours.settings.items())
+        lines.append(
+            f"| {one.rival.method} | {setting} | {one.rival.accuracy:.2f} | {ours} "
+            f"| {one.accuracy.text('+.2f', factor=100)} | {one.vendi.text('.3f')} "
+            f"| {one.cond_vendi.text('.3f')} | {one.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(measured: list[Measured], path: Path) -> None:
+    """Vendi against the share of wrong images, log scale: up and to the left is better."""
+    figure, axes = plt.subplots(figsize=(9, 6), dpi=130)
+    families = sorted({one.family for one in measured if one.name != "data"}, key=lambda f: (OURS in f, f))
+    colours = plt.get_cmap("tab20")
+    for number, family in enumerate(families):
+        arms = sorted((one for one in measured if one.family == family), key=lambda one: one.vendi)
+        ours = family.startswith(OURS)
+        axes.plot(
+            [max(100 - one.accuracy, 0.01) for one in arms],
+            [one.vendi for one in arms],
+            marker="o" if ours else "s",
+            markersize=6 if ours else 4,
+            linewidth=2.4 if ours else 1.0,
+            color="black" if ours else colours(number % 20),
+            linestyle=("-" if "scale 9" in family else "--") if ours else "-",
+            label=family,
+        )
+    data = next((one for one in measured if one.name == "data"), None)
+    if data is not None:
+        axes.axhline(data.vendi, color="grey", linewidth=0.8)
+        axes.annotate(
+            "training data", (1, data.vendi), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("images that are not as stated, % (judge; log scale)")
+    axes.set_ylabel("Vendi score a prompt, 64 images (judge's features)")
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend(fontsize=7, ncols=2, loc="upper left")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)

@@ -1,0 +1,72 @@
+"""Which arms a sweep has: this engine's default mode at every strength and beyond, and each rival over its own knob."""
+
+from dataclasses import dataclass
+
+from sparke_engine.baselines import RIVALS
+
+SCALE = 9.0  # the demo model's default, where its accuracy is at its height
+STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
+BEYOND = (1.5, 2.0, 3.0, 4.5)  # η at strength 1, where the preset has 1: what more than strength 1 would do
+LOWER_SCALES = (7.0, 5.0, 3.0, 2.0, 1.5, 1.2, 1.0)
+EVERY_STEP = ",interval=1"  # of twelve steps; with the published ten, there would be one push an image
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms, and how many prompts and images a prompt each makes."""
+
+    arms: tuple[str, ...]
+    prompts: int
+    images: int
+
+
+def ours(scale: float = SCALE, *, seeds: str = "fresh") -> list[str]:
+    """Mode `denoised` with the shipped preset, and with larger pushes than strength 1 has."""
+    tail = ",seeds=same" * (seeds == "same")
+    arms = [f"scale={scale:g},strength={strength:g}{tail}" for strength in STRENGTHS]
+    return arms + [f"scale={scale:g},strength=1,eta={eta:g}{tail}" for eta in BEYOND]
+
+
+def none(scales: tuple[float, ...], *, seeds: str = "fresh") -> list[str]:
+    """No diversity guidance at these guidance scales."""
+    return [f"scale={scale:g},strength=0" + ",seeds=same" * (seeds == "same") for scale in scales]
+
+
+def rival(name: str, scales: tuple[float, ...], *, seeds: str = "fresh", extra: str = "") -> list[str]:
+    """A rival over the values of its knob, at each guidance scale. `extra`: further parameters, from a comma on."""
+    kind, tail = RIVALS[name], extra + ",seeds=same" * (seeds == "same")
+    return [
+        f"scale={scale:g},method={name},{kind.knob}={value:g}{tail}"
+        for scale in scales
+        for value in kind.values
+    ]
+
+
+def _full() -> tuple[str, ...]:
+    arms = none((SCALE, *LOWER_SCALES)) + ours() + rival("interval", (SCALE, 3.0))
+    for name in ("cads", "spell"):
+        arms += rival(name, (SCALE, 3.0, 1.0))
+    for name in ("particles", "vendi"):
+        arms += rival(name, (SCALE, 1.0))
+    for name in ("paper", "released"):
+        arms += rival(name, (SCALE, 1.0), extra=EVERY_STEP) + rival(name, (SCALE,))
+    arms += none((SCALE, 1.0), seeds="same") + ours(seeds="same")
+    for name in ("cads", "spell", "vendi"):
+        arms += rival(name, (SCALE,), seeds="same")
+    for name in ("paper", "released"):
+        arms += rival(name, (SCALE,), seeds="same", extra=EVERY_STEP)
+    return tuple(arms)
+
+
+def _short() -> tuple[str, ...]:
+    return (
+        *none((SCALE, 3.0, 1.0)),
+        "scale=9,strength=0.5",
+        "scale=9,strength=1",
+        "scale=3,method=cads,noise_scale=0.1",
+        "scale=9,method=spell,radius=0.6",
+        "scale=9,method=released,eta=0.03",
+    )
+
+
+PLANS = {"short": Plan(_short(), 8, 16), "full": Plan(_full(), 64, 64)}
