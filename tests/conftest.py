@@ -2,7 +2,6 @@
 
 import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -31,12 +30,6 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def model_directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Directories of tiny randomly initialised pipelines: `sd`, `sdxl` and `sd3`."""
-    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_pipelines.py")))
-    return tiny["save_all"](tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="session")
-def tiny_families() -> SimpleNamespace:
-    """The cases and makers of `tiny_families.py`."""
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_families.py"))))
+    """Directories of tiny randomly initialised pipelines: `sd`, `sdxl`, `sd3`, `flux`, `pixart` and `sana`."""
+    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_families.py")))
+    return tiny["save_served"](tmp_path_factory.mktemp("models"))

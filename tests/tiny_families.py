@@ -387,6 +387,19 @@ def tiny_animatediff() -> Any:
     return d.AnimateDiffPipeline(**parts, motion_adapter=adapter)
 
 
+def save_served(folder: Path) -> dict[str, Path]:
+    """Directories of the families that an engine makes images of text with."""
+    makers = {
+        "sd": tiny.tiny_sd,
+        "sdxl": tiny.tiny_sdxl,
+        "sd3": tiny.tiny_sd3,
+        "flux": tiny_flux,
+        "pixart": tiny_pixart,
+        "sana": tiny_sana,
+    }
+    return tiny.save_all(makers, folder)
+
+
 @dataclass(frozen=True)
 class PipelineCase:
     """A pipeline class, how it is made and called, and on which schedulers it is run.

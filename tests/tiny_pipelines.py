@@ -1,6 +1,8 @@
 """Tiny randomly initialised pipelines in diffusers' format; `conftest.py` runs this file, for it takes seconds to load."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -170,9 +172,8 @@ def tiny_sd3(*, with_t5: bool = True) -> StableDiffusion3Pipeline:
     )
 
 
-def save_all(folder: Path) -> dict[str, Path]:
-    """Directories of the tiny pipelines by family."""
-    makers = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
+def save_all(makers: dict[str, Callable[[], Any]], folder: Path) -> dict[str, Path]:
+    """Directories of tiny pipelines by family."""
     for family, make in makers.items():
         make().save_pretrained(folder / family, safe_serialization=True)
     return {family: folder / family for family in makers}

@@ -36,12 +36,14 @@ class CalledWithText:
     """One family's call.
 
     Attributes:
+        multiple_px: what the pipeline itself demands of an image's sides.
         has_negative_prompt: whether negative prompts can be given; a distilled model has none to extrapolate from.
         patch: latents on a side that the transformer takes at once, where its configuration does not say.
         is_packed: the transformer's channels are those of a patch.
         binned_sides: for models of these sides, in latents, the pipeline makes the nearest of certain sizes and resizes.
     """
 
+    multiple_px: int = 8
     has_negative_prompt: bool = True
     patch: int | None = None
     is_packed: bool = False
@@ -56,7 +58,7 @@ class CalledWithText:
 
     def check(self, pipe: Any, plan: Plan) -> None:
         """Raise InvalidPlan for what the pipeline cannot do."""
-        multiple_px = math.lcm(8, pipe.vae_scale_factor * self._patch_of(pipe))
+        multiple_px = math.lcm(self.multiple_px, pipe.vae_scale_factor * self._patch_of(pipe))
         for side_px in (plan.width_px, plan.height_px):
             if side_px < multiple_px or side_px % multiple_px != 0:
                 raise InvalidPlan(

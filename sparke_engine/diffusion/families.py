@@ -70,7 +70,9 @@ FAMILIES: dict[str, Family] = {
         call=CalledWithText(binned_sides=frozenset({32, 64, 128, 256})),
     ),
     "SanaPipeline": Family(
-        "sana", HiddenMean(names_mask=True), call=CalledWithText(binned_sides=frozenset({16, 32, 64, 128}))
+        "sana",
+        HiddenMean(names_mask=True),
+        call=CalledWithText(multiple_px=32, binned_sides=frozenset({16, 32, 64, 128})),
     ),
     "KandinskyV22Pipeline": Family("kandinsky", image_embedding),
     "KandinskyV22CombinedPipeline": Family(

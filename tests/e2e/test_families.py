@@ -1,4 +1,4 @@
-"""Stable Diffusion, SDXL and Stable Diffusion 3 in miniature, from a catalogue's folders to PNG files over HTTP."""
+"""Every family that is served, in miniature, from a catalogue's folders to PNG files over HTTP."""
 
 import base64
 import io
@@ -29,6 +29,9 @@ MODELS = [
     ("sdxl", "EulerDiscreteScheduler"),
     ("sdxl", "DPMSolverMultistepScheduler"),
     ("sd3", FLOW),
+    ("flux", FLOW),
+    ("pixart", "DPMSolverMultistepScheduler"),
+    ("sana", "DPMSolverMultistepScheduler"),
 ]
 # Latents of random networks are far apart: a wide kernel lets them feel each other.
 WIDE = {"latent_bandwidth": 1.5}
@@ -90,11 +93,18 @@ def _diversity(answer: httpx.Response, member: str) -> list[Any]:
 def test_a_model_of_the_catalogue_generates(service: Any, family: str, scheduler: str):
     """PNG files of the size that was asked for; beside its memory the same seed is pushed, and without strength not."""
     memory = {"name": model_id(family, scheduler)}
-    asked = {"model": model_id(family, scheduler), "prompt": "a cat", "n": 2, "size": "40x32", "seed": 3}
+    width = 64 if family == "sana" else 40
+    asked = {
+        "model": model_id(family, scheduler),
+        "prompt": "a cat",
+        "n": 2,
+        "size": f"{width}x32",
+        "seed": 3,
+    }
     plain = service.generate(**asked, diversity={"strength": 0, "memory": memory})
     guided = service.generate(**asked, diversity={"strength": 0.8, "memory": memory, **WIDE})
     again = service.generate(**asked, diversity={"strength": 0, "memory": memory, **WIDE})
-    first, second, third = (_pixels(answer, (40, 32)) for answer in (plain, guided, again))
+    first, second, third = (_pixels(answer, (width, 32)) for answer in (plain, guided, again))
     assert [answer.json()["model"] for answer in (plain, guided)] == [asked["model"]] * 2
     assert [answer.json()["memory_version"] for answer in (plain, guided, again)] == [0, 2, 4]
     assert _diversity(guided, "num_neighbours") == [2, 2]
@@ -104,12 +114,19 @@ def test_a_model_of_the_catalogue_generates(service: Any, family: str, scheduler
     assert third == first
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "pixart", "sana"])
 def test_each_family_has_a_default_size(service: Any, family: str):
     """Without a size, seed, number or diversity, the model's own and the presets' apply."""
     model = next(model_id(*one) for one in MODELS if one[0] == family)
     answer = service.generate(model=model, prompt="a dog")
     assert len(_pixels(answer, (32, 32))) == 1
+
+
+def test_a_distilled_model_takes_no_negative_prompt(service: Any):
+    """FLUX has no prediction to extrapolate from: a negative prompt is the client's error, and says so."""
+    answer = service.generate(model=model_id("flux", FLOW), prompt="a cat", negative_prompt="a dog")
+    assert answer.status_code == 400
+    assert "negative prompt" in answer.json()["error"]["message"]
 
 
 def test_the_models_are_listed(service: Any):
