@@ -17,6 +17,10 @@ from sparke_engine.guidance.presets import DiversityPreset, preset_named
 
 DEMO = "builtin:demo"
 TOY = "builtin:toy"
+_FEW_STEPS = {
+    "LCMScheduler",
+    "TCDScheduler",
+}  # read DDIM's configuration, though diffusers does not list them beside it
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -110,6 +114,8 @@ def _swap_scheduler(pipe: Any, name: str) -> None:
 
     old = pipe.scheduler
     compatible = {type(old).__name__} | {cls.__name__ for cls in old.compatibles}
+    if "DDIMScheduler" in compatible:
+        compatible |= _FEW_STEPS
     possible = sorted(compatible & set(supported_schedulers()))
     if name not in possible:
         raise UnsupportedScheduler(

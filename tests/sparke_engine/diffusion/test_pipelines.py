@@ -64,6 +64,14 @@ def test_a_scheduler_is_swapped_with_its_configuration(model_directories: dict[s
     assert pipe.scheduler.config.beta_schedule == "scaled_linear"
 
 
+def test_a_model_becomes_a_few_step_model(model_directories: dict[str, Path]) -> None:
+    """The schedulers of distilled models are swapped in too, as LoRA weights for few steps need it."""
+    for name in ("LCMScheduler", "TCDScheduler"):
+        pipe = load_pipeline(str(model_directories["sd"]), scheduler=name)
+        assert type(pipe.scheduler).__name__ == name
+        assert pipe.scheduler.config.beta_schedule == "scaled_linear"
+
+
 @pytest.mark.parametrize(
     ("family", "scheduler"),
     [
