@@ -54,7 +54,7 @@ class Cads(Rival):
         mean, spread = _moments(condition)
         own_mean, own_spread = _moments(noised)
         is_flat = own_spread == 0
-        rescaled = (noised - own_mean) / torch.where(is_flat, 1.0, own_spread) * spread + mean
+        rescaled = (noised - own_mean) / own_spread * spread + mean
         mixed = self.mixing * rescaled + (1 - self.mixing) * noised
         return torch.where(is_flat, noised, mixed)
 
