@@ -1,22 +1,26 @@
 """The gradient of the von Neumann entropy of moving points and entries, through the spectrum.
 
-The points and entries i, each counted c_i times, have the density matrix ρ_ij = √(q_i q_j) K_ij with q = c/Σc and
-K = K_Z ∘ K_Y; counts of 1 give K/n, and a count of 2 the spectrum of the entry twice. H₁ = −tr ρ log ρ is log Vendi for
-K_Y = 1; else it is log Cond-Vendi plus H₁(K_Y/n), which no latent moves. Since ∂H₁/∂ρ = −(log ρ + I) and K_ii = 1,
+The points and entries i, each counted c_i times, have the density matrix ρ_ij = √(q_i q_j) K_ij with q = c/Σc
+and K = K_Z ∘ K_Y; counts of 1 give K/n, and a count of 2 the spectrum of the entry twice. H₁ = −tr ρ log ρ is
+log Vendi for K_Y = 1; else it is log Cond-Vendi plus H₁(K_Y/n), which no latent moves. Since
+∂H₁/∂ρ = −(log ρ + I) and K_ii = 1,
 
     ∇_{f_i} H₁ = −2 q_i γ D_i,    D_i = Σ_{j≠i} w_ij f_j,    w_ij = √(q_j/q_i) (log ρ)_ij k_Y(i,j) s_ij
 
-up to a part along f_i, with the pull s and the steepness γ of k_Z (`kernels.KernelPower`). log ρ is a function of the
-matrix: it is smooth where eigenvalues repeat, and no derivative of an eigenvector is taken. Far entries of count 1 have
-w_ij → k_Y² k_Z s_ij, which is what Cond-IRKE (p = 2) has for them: the two objectives agree there, and so do their scales.
+up to a part along f_i, with the pull s and the steepness γ of k_Z (`kernels.KernelPower`). log ρ is a
+function of the matrix: it is smooth where eigenvalues repeat, and no derivative of an eigenvector is taken.
+Far entries of count 1 have w_ij → k_Y² k_Z s_ij, which is what Cond-IRKE (p = 2) has for them: the two
+objectives agree there, and so do their scales.
 
-Where the spectrum touches 0 (duplicates, more entries than dimensions), log λ is log max(λ, τ), τ = ε·N for N points in
-all. An eigenvector v of eigenvalue λ adds log λ · v_i · Σ_j v_j √q_j ∇k(i,j) to D_i, and the sum is at most a constant
-times √λ, as it is a scalar product with Σ_j √q_j v_j ψ_j of norm √λ in the kernel's own space. So what the floor changes
-is below √τ |log τ| / √q_i: D_i is continuous, and exact but for that. At a duplicate of f_i the weight grows like log of the
-distance and its chord shrinks like the distance: no push, as for any kernel.
+Where the spectrum touches 0 (duplicates, more entries than dimensions), log λ is log max(λ, τ), τ = ε·N for N
+points in all. An eigenvector v of eigenvalue λ adds log λ · v_i · Σ_j v_j √q_j ∇k(i,j) to D_i, and the sum is
+at most a constant times √λ, as it is a scalar product with Σ_j √q_j v_j ψ_j of norm √λ in the kernel's own
+space. So what the floor changes is below √τ |log τ| / √q_i: D_i is continuous, and exact but for that. At a
+duplicate of f_i the weight grows like log of the distance and its chord shrinks like the distance: no push,
+as for any kernel.
 
-Sums and spectrum are in float64 whatever the input. Sources: arXiv 2506.10173; Friedman and Dieng, arXiv 2210.02410.
+Sums and spectrum are in float64 whatever the input. Sources: arXiv 2506.10173; Friedman and Dieng, arXiv
+2210.02410.
 """
 
 import math
@@ -35,8 +39,9 @@ _EPS = torch.finfo(torch.float64).eps
 class Population(NamedTuple):
     """k entries that moving points are to differ from, and how all prompts resemble one another.
 
-    `counts` are not negative; an entry of count 0 is absent and may hold anything finite. The n moving points count 1.
-    `prompt_gram` is K_Y over the moving points and then the entries, [n+k,n+k] with a diagonal of ones; None is 1.
+    `counts` are not negative; an entry of count 0 is absent and may hold anything finite. The n moving points
+    count 1. `prompt_gram` is K_Y over the moving points and then the entries, [n+k,n+k] with a diagonal of
+    ones; None is 1.
     """
 
     entries: Float[Tensor, "*b k d"]
@@ -47,12 +52,13 @@ class Population(NamedTuple):
 def entropy_field(features: Float[Tensor, "*b n d"], population: Population, kernel: KernelPower) -> Field:
     """The field whose reverse raises H₁ of all n unit features and the population together; `kernel` is k_Z itself.
 
-    Each feature's direction holds the others fixed: one spectrum for all n. For the Gaussian kernel the direction is
-    Σ_j w_ij (f_j − f_i), the gradient in the space around the sphere; chords to what the points share cancel. For the
-    cosine kernel it is (I − f fᵀ) Σ_j w_ij f_j: where there are more points than dimensions only this part is defined,
-    the weights one by one are not. m = Σ_j c_j K_ij², the nearness of IRKE at p = 2. Computed in float64, given in the
-    dtype of `features`. O((n+k)³), or O((n+k)·d²) for the cosine kernel with K_Y = 1 and d < n+k.
-    Degenerate cases: D = 0 alone, without present entries, and where all coincides.
+    Each feature's direction holds the others fixed: one spectrum for all n. For the Gaussian kernel the
+    direction is Σ_j w_ij (f_j − f_i), the gradient in the space around the sphere; chords to what the points
+    share cancel. For the cosine kernel it is (I − f fᵀ) Σ_j w_ij f_j: where there are more points than
+    dimensions only this part is defined, the weights one by one are not. m = Σ_j c_j K_ij², the nearness of
+    IRKE at p = 2. Computed in float64, given in the dtype of `features`. O((n+k)³), or O((n+k)·d²) for the
+    cosine kernel with K_Y = 1 and d < n+k. Degenerate cases: D = 0 alone, without present entries, and where
+    all coincides.
     """
     n = features.shape[-2]
     rows = unit(

@@ -1,13 +1,14 @@
 """The gradient of a latent's similarity to a set of entries, in closed form.
 
-With f = φ(z)/‖φ(z)‖ for a linear φ, entries f_j with weights a_j that do not depend on z (prompt kernel, mask,
-sampling weight), a kernel whose power k_Z^p has the pull s and the steepness γ (`kernels.KernelPower`), w_j = a_j s_j:
+With f = φ(z)/‖φ(z)‖ for a linear φ, entries f_j with weights a_j that do not depend on z (prompt kernel,
+mask, sampling weight), a kernel whose power k_Z^p has the pull s and the steepness γ (`kernels.KernelPower`),
+w_j = a_j s_j:
 
     ∇_z Σ_j a_j k_Z(f, f_j)^p = γ · φᵀ (I − f fᵀ) D / ‖φ(z)‖,    D = Σ_j w_j (f_j − f)
 
-because ∇_f k_Z^p = γ s_j f_j and ∂f/∂φ(z) = (I − f fᵀ)/‖φ(z)‖, which annihilates f. Two products of a vector and a
-matrix: O(k·d) a latent, no autograd, no k×k matrix. Gaussian: w_j = a_j k_Z^p, γ = p/σ_Z²; p = 2 is Algorithm 1 of
-arXiv 2506.10173. Cosine, c_j = f·f_j: w_j = a_j c_j^(p−1), γ = p.
+because ∇_f k_Z^p = γ s_j f_j and ∂f/∂φ(z) = (I − f fᵀ)/‖φ(z)‖, which annihilates f. Two products of a vector
+and a matrix: O(k·d) a latent, no autograd, no k×k matrix. Gaussian: w_j = a_j k_Z^p, γ = p/σ_Z²; p = 2 is
+Algorithm 1 of arXiv 2506.10173. Cosine, c_j = f·f_j: w_j = a_j c_j^(p−1), γ = p.
 """
 
 from typing import NamedTuple
@@ -24,11 +25,12 @@ from sparke_engine.types import Neighbours
 class Field(NamedTuple):
     """What the entries do to each point.
 
-    `direction` D points toward them; for a similarity, D = Σ_j w_j (f_j − f). `mass` is the scale of D: it bounds ‖D‖/2,
-    and ε·mass what rounding does to D; for a similarity, Σ_j |w_j|. `nearness` m tells how much is near, 0 where nothing
-    is: Σ_j |a_j| max(k^p, 0). Between Gaussian kernels it is the mass. `num_entries` terms are in each sum, which bounds
-    their rounding. Fields of disjoint sets of entries add. What the point and all entries share cancels in chords
-    f_j − f; in their part along the sphere, `tangent(D, f)`, some of it comes back.
+    `direction` D points toward them; for a similarity, D = Σ_j w_j (f_j − f). `mass` is the scale of D: it
+    bounds ‖D‖/2, and ε·mass what rounding does to D; for a similarity, Σ_j |w_j|. `nearness` m tells how much
+    is near, 0 where nothing is: Σ_j |a_j| max(k^p, 0). Between Gaussian kernels it is the mass. `num_entries`
+    terms are in each sum, which bounds their rounding. Fields of disjoint sets of entries add. What the point
+    and all entries share cancels in chords f_j − f; in their part along the sphere, `tangent(D, f)`, some of
+    it comes back.
     """
 
     direction: Float[Tensor, "*b n d"]
@@ -70,9 +72,9 @@ def kernel_field(
 ) -> Field:
     """D = Σ_j w_j (f_j − f) with w_j = a_j s_j, for each of n unit features that share k entries of `weights` a.
 
-    An entry of weight 0 may hold anything finite. Keeps the dtype of `features`. O(n·k·d); entries in half precision are
-    read twice and nothing of their size is made (see `half.py`). Degenerate cases: without entries
-    (k = 0) all is zero; at an entry itself D's term of it is zero up to rounding of order ε·|w_j|.
+    An entry of weight 0 may hold anything finite. Keeps the dtype of `features`. O(n·k·d); entries in half
+    precision are read twice and nothing of their size is made (see `half.py`). Degenerate cases: without
+    entries (k = 0) all is zero; at an entry itself D's term of it is zero up to rounding of order ε·|w_j|.
     """
     values, pulls = kernel.values_and_pulls(features, entries)
     pulled = weights * pulls

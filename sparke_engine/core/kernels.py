@@ -94,10 +94,10 @@ class GaussianPower:
 class CosinePower:
     """k(a, b)^p = c^p with c = a·b, p = `power` a positive whole number; for unit or zero rows, not normalised here.
 
-    The ordinary power of a number of either sign. Even p: opposite rows count as equal ones, and orthogonal rows, not
-    opposite ones, are the farthest; the pull c^(p−1) is negative at c < 0. Odd p: opposite rows are the farthest, and
-    k^p is negative at c < 0. Degenerate cases: at c = 0 the pull is 0 for p ≥ 2 and 1 for p = 1, whose pull is 1
-    everywhere; a zero row has c = 0 with every row, itself too.
+    The ordinary power of a number of either sign. Even p: opposite rows count as equal ones, and orthogonal
+    rows, not opposite ones, are the farthest; the pull c^(p−1) is negative at c < 0. Odd p: opposite rows are
+    the farthest, and k^p is negative at c < 0. Degenerate cases: at c = 0 the pull is 0 for p ≥ 2 and 1 for p
+    = 1, whose pull is 1 everywhere; a zero row has c = 0 with every row, itself too.
     """
 
     power: float
@@ -154,8 +154,8 @@ class GaussianKernel:
 class CosineKernel:
     """k(x, y) = x·y / ‖x‖‖y‖.
 
-    Degenerate case: zero rows have no direction; they count as one more axis, orthogonal to every other row, so
-    that k(x, x) = 1 holds for them too.
+    Degenerate case: zero rows have no direction; they count as one more axis, orthogonal to every other row,
+    so that k(x, x) = 1 holds for them too.
     """
 
     def gram(self, a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:

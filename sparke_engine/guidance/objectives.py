@@ -5,10 +5,11 @@
 | `rke` | no, yes | IRKE Σ k_Z^p, Cond-IRKE Σ k_Z^p k_Y^p | a_j holds k_Y^p, a negative one attracts |
 | `vendi` | no, yes | −log Vendi, −log Cond-Vendi | c_j counts the entry; K_Y is seen between entries too |
 
-For `vendi` the images of a group and all entries that repel make one density matrix: the other images of the request are
-held fixed in the gradient of each, which is the gradient of the joint entropy, and one spectrum serves them all. Entries
-of negative count, a context, have a density of their own with each image alone, whose field counts reversed: the entropy
-of image and context falls. A reference of positive count, novelty, is entries like any other, of the prompt asked for.
+For `vendi` the images of a group and all entries that repel make one density matrix: the other images of the
+request are held fixed in the gradient of each, which is the gradient of the joint entropy, and one spectrum
+serves them all. Entries of negative count, a context, have a density of their own with each image alone,
+whose field counts reversed: the entropy of image and context falls. A reference of positive count, novelty,
+is entries like any other, of the prompt asked for.
 """
 
 import torch
@@ -28,9 +29,9 @@ def field_of(
 ) -> Field:
     """The field of the entries, and where `mutual` of the group's other images, at the n unit features of one group.
 
-    D points to where the objective grows, so a push goes against it; m is 0 where nothing is near. Keeps the dtype.
-    O(n·(k+n)·d) for `rke`. For `vendi` in float64, O((k+n)³) with k at most `max_spectral_entries`, see `sampled`;
-    n times O(k³) where images do not see each other.
+    D points to where what a push lowers grows, so a push goes against it; m is 0 where nothing is near. Keeps
+    the dtype. O(n·(k+n)·d) for `rke`. For `vendi` in float64, O((k+n)³) with k at most
+    `max_spectral_entries`, see `sampled`; n times O(k³) where images do not see each other.
     """
     if preset.objective == "vendi":
         return _entropy_field(features, entries, preset, mutual=mutual)
@@ -46,11 +47,12 @@ def field_of(
 def sampled(entries: Entries, preset: DiversityPreset) -> Entries:
     """At most `max_spectral_entries` entries that stand for all, by priority sampling.
 
-    Entry j has the influence b_j = |c_j| k_Y(y,y_j)², its share of the mass where features are alike, and the priority
-    u_j / b_j with u_j = frac((j+1)·(√5−1)/2), a fixed sequence that is even over every stretch of entries: those of
-    least priority stay, at count c_j · max(1, 1/(b_j t)), t the least priority left out. For u_j drawn at random
-    every sum of b_j over a set of entries would be kept in expectation (Duffield, Lund and Thorup, J. ACM 54, 2007).
-    Equal prompts give an even sample at n/k each; of many unlike prompts the near ones stay as they are. O(k log k).
+    Entry j has the influence b_j = |c_j| k_Y(y,y_j)², its share of the mass where features are alike, and the
+    priority u_j / b_j with u_j = frac((j+1)·(√5−1)/2), a fixed sequence that is even over every stretch of
+    entries: those of least priority stay, at count c_j · max(1, 1/(b_j t)), t the least priority left out.
+    For u_j drawn at random every sum of b_j over a set of entries would be kept in expectation (Duffield,
+    Lund and Thorup, J. ACM 54, 2007). Equal prompts give an even sample at n/k each; of many unlike prompts
+    the near ones stay as they are. O(k log k).
     """
     most = preset.max_spectral_entries
     if entries.num_entries <= most:
@@ -84,9 +86,9 @@ def _entropy_field(
 ) -> Field:
     known = _none(features) if entries is None or entries.num_entries == 0 else entries
     attracts = known.weights < 0
-    field = _density_field(features, _part(known, ~attracts), preset, mutual=mutual)
     if not bool(attracts.any()):
-        return field
+        return _density_field(features, known, preset, mutual=mutual)
+    field = _density_field(features, _part(known, ~attracts), preset, mutual=mutual)
     return field.plus(_density_field(features, _part(known, attracts), preset, mutual=False).reversed())
 
 

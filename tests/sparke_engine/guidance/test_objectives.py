@@ -95,6 +95,18 @@ def test_of_rke_it_is_the_kernels_field_to_the_bit(kernel: str, *, mutual: bool)
 
 
 @pytest.mark.parametrize("preset", ALL)
+def test_entries_in_half_precision_are_what_they_are_after_rounding(preset: DiversityPreset) -> None:
+    """Features kept in fp16 give the field of the same numbers in fp32, to the rounding of fp32 sums."""
+    features, entries = features_of(0, 2).float(), entries_of(10, 5, preset)
+    half = replace(entries, features=entries.features.half(), weights=entries.weights.float())
+    single = replace(half, features=half.features.float())
+    actual = field_of(features, half, preset, mutual=True)
+    expected = field_of(features, single, preset, mutual=True)
+    torch.testing.assert_close(actual.direction, expected.direction, rtol=0, atol=1e-6)
+    torch.testing.assert_close(actual.nearness, expected.nearness)
+
+
+@pytest.mark.parametrize("preset", ALL)
 def test_images_that_do_not_see_each_other_are_each_alone(preset: DiversityPreset) -> None:
     """Without mutual repulsion n images at once are n alone, references that attract included."""
     features, entries = features_of(0, 3), entries_of(10, 5, preset)
