@@ -69,4 +69,4 @@ def _short() -> tuple[str, ...]:
     )
 
 
-PLANS = {"short": Plan(_short(), 8, 16), "full": Plan(_full(), 64, 64)}
+PLANS = {"none": Plan((), 64, 64), "short": Plan(_short(), 8, 16), "full": Plan(_full(), 64, 64)}
