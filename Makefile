@@ -60,8 +60,9 @@ fix: $(STAMP) ## Format and fix what can be fixed
 	@$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(STAMP) ## Write docs/configuration.md from the settings
+docs: $(STAMP) ## Write docs/configuration.md and docs/pipelines.md from settings and tests
 	@$(BIN)/python docs/write_configuration.py
+	@$(BIN)/python docs/write_pipelines.py
 
 .PHONY: bench
 bench: $(STAMP) ## The main claim on the demo model, in short: some minutes on two cores

@@ -136,6 +136,61 @@ def test_guidance_is_relaxed(case: Any, scheduler: str) -> None:
     torch.testing.assert_close(guide.runs[0].latents, plain.latents, rtol=0, atol=2e-2 * size)
 
 
+def case_of(name: str) -> Any:
+    """The first case of a pipeline class."""
+    return next(case for case in CASES if case.name == name)
+
+
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"]
+)
+def test_rescaled_guidance_is_not_relaxed(name: str) -> None:
+    """Under `guidance_rescale` x̂0 under the prompt is known, and no scale is claimed, so that nothing is relaxed."""
+    case = case_of(name)
+    rescaled = replace(case, extra={**case.extra, "guidance_rescale": 0.7})
+    pipe = case.load()
+    first = watched(pipe, rescaled).steps[0]
+    plain = watched(pipe, case, scale=1.0).steps[0]
+    size = float(plain.clean.abs().max())
+    torch.testing.assert_close(first.prompted, plain.clean, rtol=0, atol=1e-4 * size)
+    assert first.guidance_scale.tolist() == [1.0, 1.0]
+
+
+def test_skipped_layers_are_not_relaxed() -> None:
+    """Skip-layer guidance of SD3 predicts a third time: the prompt's is still known, and in its steps s is 1."""
+    case = case_of("StableDiffusion3Pipeline")
+    skipping = replace(
+        case,
+        extra={
+            "skip_guidance_layers": [0],
+            "skip_layer_guidance_start": 0.2,
+            "skip_layer_guidance_stop": 0.6,
+        },
+    )
+    pipe = case.load()
+    steps = watched(pipe, skipping).steps
+    scales = torch.stack([step.guidance_scale for step in steps])
+    torch.testing.assert_close(scales[:, 0], torch.tensor([5.0, 1.0, 1.0, 5.0]), rtol=1e-3, atol=0)
+    plain = watched(pipe, case).steps
+    assert torch.equal(steps[1].prompted, plain[1].prompted)
+
+
+def test_a_guidance_scale_that_changes_is_followed() -> None:
+    """CogVideoX's dynamic guidance has another scale in every step, which is found in each."""
+    case = case_of("CogVideoXPipeline")
+    pipe, asked = case.load(), replace(case, extra={**case.extra, "use_dynamic_cfg": True})
+    told = []
+
+    def tell(pipe: Any, _index: int, _timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
+        told.append(pipe.guidance_scale)
+        return given
+
+    steps = watched(pipe, replace(asked, extra={**asked.extra, "callback_on_step_end": tell})).steps
+    for step, scale in zip(steps, told, strict=True):
+        torch.testing.assert_close(step.guidance_scale, torch.full((2,), max(scale, 1.0)), rtol=1e-2, atol=0)
+    assert len({round(scale, 3) for scale in told}) > 2
+
+
 @pytest.mark.parametrize(("case", "scheduler"), FIRST)
 def test_half_precision(case: Any, scheduler: str) -> None:
     """In bfloat16 strength 0 is stock to the bit, strength 1 is pushed, and the latents are finite."""
@@ -184,3 +239,10 @@ def test_every_family_is_run() -> None:
     """No pipeline class is claimed that is not run here, and each has a preset."""
     assert {case.name for case in CASES} == set(supported_pipelines())
     assert all(family.preset in PRESETS for family in FAMILIES.values())
+
+
+def test_the_table_is_written_from_these_runs() -> None:
+    """docs/pipelines.md is what `make docs` writes now."""
+    root = Path(__file__).parents[3]
+    written = runpy.run_path(str(root / "docs" / "write_pipelines.py"))["render"]()
+    assert (root / "docs" / "pipelines.md").read_text(encoding="utf-8") == written

@@ -1,0 +1,84 @@
+"""Writes docs/pipelines.md from the cases that the tests run: `make docs`. A test fails where it is stale."""
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparke_engine.diffusion.families import FAMILIES, Family
+from sparke_engine.diffusion.prompt_embedding import HiddenMean, PooledText
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "docs" / "pipelines.md"
+CASES = ROOT / "tests" / "tiny_families.py"
+
+HEAD = """# Pipelines
+
+Written by `make docs` from `tests/tiny_families.py` and `sparke_engine/diffusion/families.py`. Do not edit.
+
+Each row is a class of diffusers, unchanged, that the tests run with tiny random weights on the CPU, on every scheduler of
+its row (`tests/sparke_engine/diffusion/test_families.py`):
+
+- at strength 0, with a memory at hand, its output is the stock one to the bit; at strength 1 the same seeds part from it;
+- a move δ of the predicted clean latents in the last step is a move of the final latents by δ, in canonical space;
+- **guidance** names the argument of classifier-free guidance: x̂0 under the prompt is what a run without guidance
+  predicts, the scale is found from the outputs, and fully relaxed images are those of scale 1. "none" says that the model
+  predicts once a step, whatever scale is embedded;
+- **negative**: with a negative prompt strength 0 is stock, and images are still pushed; "-" where the class takes none, or
+  none beside one generator for each image;
+- in bfloat16 strength 0 is stock to the bit and strength 1 pushes (on the first scheduler of the row).
+
+**HTTP** says which classes a catalogue may name; the others are for `guided` alone. Schedulers that are not in a row are
+guided as well where the pipeline takes them; each has tests of its own. Presets beside `demo` are not tuned.
+
+| pipeline | preset | latents | prompt embedding | schedulers | guidance | negative | HTTP |
+|---|---|---|---|---|---|---|---|
+"""
+
+LATENTS = {
+    "LatentLayout": "as they are",
+    "PackedLatents": "packed by 2×2",
+    "DoubledBatch": "doubled under guidance",
+    "FramesAsChannels": "a video is one sample",
+}
+EMBEDDINGS = {
+    "class_label": "one-hot class",
+    "image_embedding": "the prior's image embedding, given by the caller",
+}
+
+
+def main() -> None:
+    """Write the document."""
+    TARGET.write_text(render(), encoding="utf-8")
+
+
+def render() -> str:
+    """The document."""
+    cases = runpy.run_path(str(CASES))["CASES"]
+    return HEAD + "".join(f"| {' | '.join(_cells(case))} |\n" for case in cases)
+
+
+def _cells(case: Any) -> Iterator[str]:
+    family = FAMILIES[case.name]
+    yield f"`{case.name}`" + (f", {case.variant}" if case.variant else "")
+    yield f"`{family.preset}`"
+    yield LATENTS[family.layout.__name__]
+    yield _embedding(family)
+    yield ", ".join(name.removesuffix("Scheduler") for name in case.schedulers)
+    yield "none" if case.scale_name is None else f"`{case.scale_name}`"
+    yield "yes" if case.negative else "-"
+    yield "yes" if family.call is not None and case.scale_name in {"guidance_scale", None} else "-"
+
+
+def _embedding(family: Family) -> str:
+    embed = family.embed
+    if isinstance(embed, PooledText):
+        names = ", ".join(f"`{encoder}`" for _, encoder in embed.encoders)
+        return f"pooled: {names}" + (", in chunks" if embed.reader is not None else "")
+    if isinstance(embed, HiddenMean):
+        return "mean hidden state"
+    return EMBEDDINGS[embed.__name__]
+
+
+if __name__ == "__main__":
+    main()
