@@ -16,20 +16,21 @@ HEAD = """# Pipelines
 
 Written by `make docs` from `tests/tiny_families.py` and `sparke_engine/diffusion/families.py`. Do not edit.
 
-Each row is a class of diffusers, unchanged, that the tests run with tiny random weights on the CPU, on every scheduler of
-its row (`tests/sparke_engine/diffusion/test_families.py`):
+Each row is a class of diffusers, unchanged, that the tests run with tiny random weights on the CPU, on every scheduler
+of its row (`tests/sparke_engine/diffusion/test_families.py`):
 
-- at strength 0, with a memory at hand, its output is the stock one to the bit; at strength 1 the same seeds part from it;
+- at strength 0, with a memory at hand, its output is the stock one to the bit; at strength 1 the same seeds part from
+  it;
 - a move δ of the predicted clean latents in the last step is a move of the final latents by δ, in canonical space;
 - **guidance** names the argument of classifier-free guidance: x̂0 under the prompt is what a run without guidance
-  predicts, the scale is found from the outputs, and fully relaxed images are those of scale 1. "none" says that the model
-  predicts once a step, whatever scale is embedded;
-- **negative**: with a negative prompt strength 0 is stock, and images are still pushed; "-" where the class takes none, or
-  none beside one generator for each image;
+  predicts, the scale is found from the outputs, and fully relaxed images are those of scale 1. "none" says that the
+  model predicts once a step, whatever scale is embedded;
+- **negative**: with a negative prompt strength 0 is stock, and images are still pushed; "-" where the class takes none,
+  or none beside one generator for each image;
 - in bfloat16 strength 0 is stock to the bit and strength 1 pushes (on the first scheduler of the row).
 
-**HTTP** says which classes a catalogue may name; the others are for `guided` alone. Schedulers that are not in a row are
-guided as well where the pipeline takes them; each has tests of its own. Presets beside `demo` are not tuned.
+**HTTP** says which classes a catalogue may name; the others are for `guided` alone. Schedulers that are not in a row
+are guided as well where the pipeline takes them; each has tests of its own. Presets beside `demo` are not tuned.
 
 | pipeline | preset | latents | prompt embedding | schedulers | guidance | negative | HTTP |
 |---|---|---|---|---|---|---|---|

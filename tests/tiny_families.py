@@ -591,7 +591,7 @@ CASES: tuple[PipelineCase, ...] = (
     PipelineCase(
         "CogVideoXPipeline",
         tiny_cogvideox,
-        ("CogVideoXDDIMScheduler",),
+        ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"),
         extra=VIDEO | {"max_sequence_length": tiny.CONTEXT},
     ),
     PipelineCase(
