@@ -558,7 +558,12 @@ CASES: tuple[PipelineCase, ...] = (
         "SanaPipeline",
         tiny_sana,
         ("DPMSolverMultistepScheduler", FLOW),
-        extra={"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 16},
+        extra={
+            "use_resolution_binning": False,
+            "clean_caption": False,
+            "complex_human_instruction": None,
+            "max_sequence_length": 16,
+        },
     ),
     PipelineCase(
         "KandinskyV22Pipeline",
