@@ -1,8 +1,9 @@
 """Which method is ahead of which: the tables and the plot of `benchmarks/sweep.py`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import matplotlib as mpl
 import numpy as np
@@ -68,12 +69,13 @@ class Measured:
         """Mean Vendi score a prompt."""
         return float(self.figures.vendi.mean())
 
-    def row(self) -> dict[str, object]:
+    def row(self) -> dict[str, Any]:
         """For JSON."""
         own = self.figures
         return {
             "arm": self.name,
             "method": self.method,
+            "family": self.family,
             "accuracy": asdict(mean_of(own.accuracy)),
             "precision": None if self.precision is None else asdict(mean_of(self.precision)),
             "vendi": asdict(mean_of(own.vendi)),
@@ -165,33 +167,35 @@ def comparison_table(measured: list[Measured]) -> str:
     return "\n".join(lines)
 
 
-def plot(measured: list[Measured], path: Path) -> None:
-    """Vendi against the share of wrong images, log scale: up and to the left is better."""
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Vendi against the share of wrong images, log scale: up and to the left is better. Rows as in sweep.json."""
     figure, axes = plt.subplots(figsize=(9, 6), dpi=130)
-    families = sorted({one.family for one in measured if one.name != "data"}, key=lambda f: (OURS in f, f))
+    shown = [row for row in rows if row["arm"] != "data"]
+    families = sorted({row["family"] for row in shown}, key=lambda family: (OURS in family, family))
     colours = plt.get_cmap("tab20")
     for number, family in enumerate(families):
-        arms = sorted((one for one in measured if one.family == family), key=lambda one: one.vendi)
-        ours = family.startswith(OURS)
+        arms = sorted(
+            (row for row in shown if row["family"] == family), key=lambda row: float(row["vendi"]["value"])
+        )
+        is_ours = family.startswith(OURS)
         axes.plot(
-            [max(100 - one.accuracy, 0.01) for one in arms],
-            [one.vendi for one in arms],
-            marker="o" if ours else "s",
-            markersize=6 if ours else 4,
-            linewidth=2.4 if ours else 1.0,
-            color="black" if ours else colours(number % 20),
-            linestyle=("-" if "scale 9" in family else "--") if ours else "-",
+            [max(100 * (1 - row["accuracy"]["value"]), 0.02) for row in arms],
+            [row["vendi"]["value"] for row in arms],
+            marker="o" if is_ours else "s",
+            markersize=6 if is_ours else 4,
+            linewidth=2.4 if is_ours else 1.0,
+            color="black" if is_ours else colours(number % 20),
+            linestyle="--" if is_ours and "same seeds" in family else "-",
             label=family,
         )
-    data = next((one for one in measured if one.name == "data"), None)
-    if data is not None:
-        axes.axhline(data.vendi, color="grey", linewidth=0.8)
-        axes.annotate(
-            "training data", (1, data.vendi), xycoords=("axes fraction", "data"), ha="right", va="bottom"
-        )
+    for row in rows:
+        if row["arm"] == "data":
+            axes.axhline(row["vendi"]["value"], color="grey", linewidth=0.8)
+            place = (1, row["vendi"]["value"])
+            axes.annotate("training data", place, xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set_xscale("log")
-    axes.set_xlabel("images that are not as stated, % (judge; log scale)")
-    axes.set_ylabel("Vendi score a prompt, 64 images (judge's features)")
+    axes.set_xlabel("images that are not as stated, % (judge; log scale; 0.02 stands for none)")
+    axes.set_ylabel("Vendi score a prompt (judge's features)")
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.legend(fontsize=7, ncols=2, loc="upper left")
     figure.tight_layout()

@@ -64,8 +64,9 @@ def main() -> None:
     where = f"{platform.node()}, {asked.device}; {prompts} prompts of {images} images, {asked.steps} steps"
     tables = f"{where}\n\n{method_table(measured)}\n\n{comparison_table(measured)}\n"
     (size.folder / "sweep.md").write_text(tables)
-    (size.folder / "sweep.json").write_text(json.dumps([one.row() for one in measured], indent=1))
-    plot(measured, size.folder / "pareto.png")
+    rows = [one.row() for one in measured]
+    (size.folder / "sweep.json").write_text(json.dumps(rows, indent=1))
+    plot(rows, size.folder / "pareto.png")
     print(tables)
 
 

@@ -1,5 +1,7 @@
 """An exact memory within the process: for library users, and the oracle of the service's memories."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -61,6 +63,8 @@ class MemoryBank:
         if self._size == 0:
             return Neighbours.of(torch.zeros(len(asked), 0, 0), asked[:, None, :][:, :0])
         chosen = [_select(self.prompt_embeddings, prompt, rule) for prompt in asked]
+        if len(chosen) == 1:
+            return self._only(*chosen[0])
         num_problems, longest = len(chosen), max((len(index) for index, _ in chosen), default=0)
         features = torch.zeros(num_problems, longest, self._features.shape[1])
         embeddings = torch.zeros(num_problems, longest, prompt_embeddings.shape[1])
@@ -73,6 +77,15 @@ class MemoryBank:
             mask[problem, :k] = True
             weights[problem, :k] = weight
         return Neighbours(features, embeddings, mask, weights)
+
+    def _only(self, index: Int[Tensor, " k"], weight: float) -> Neighbours:
+        """The neighbours of a single problem: no padding, and no copy where they are all entries."""
+        is_whole = len(index) == self._size
+        features, prompts = (
+            rows if is_whole else rows[index] for rows in (self.features, self.prompt_embeddings)
+        )
+        found = Neighbours.of(features[None], prompts[None])
+        return replace(found, weights=torch.full((1, len(index)), weight))
 
 
 def _grown(held: Tensor, size: int, rows: Tensor) -> Tensor:

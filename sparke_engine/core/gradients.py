@@ -58,7 +58,9 @@ def entry_weights(
     kernel: KernelPower,
 ) -> Float[Tensor, "b k"]:
     """a_j = weight_j · k_Y(y, y_j)^p for `kernel` = k_Y^p, and 0 where the entry is masked. O(b·k·p)."""
-    entries = torch.where(neighbours.mask[..., None], neighbours.prompt_embeddings, 0.0)
+    entries = neighbours.prompt_embeddings
+    if not bool(neighbours.mask.all()):
+        entries = torch.where(neighbours.mask[..., None], entries, 0.0)
     entries = entries.to(prompt_embeddings.dtype)
     values = kernel.gram(prompt_embeddings[:, None], entries)[:, 0]
     return torch.where(neighbours.mask, values * neighbours.weights, 0.0).to(values.dtype)

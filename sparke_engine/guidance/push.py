@@ -64,10 +64,8 @@ class Entries:
         """
         if neighbours.num_problems != 1:
             raise ShapeMismatch(f"the neighbours of one group have b = 1, got b = {neighbours.num_problems}")
-        present = neighbours.mask[0]
-        features = neighbours.features[0]
-        if not bool(present.all()):
-            features = features[present]
+        present = slice(None) if bool(neighbours.mask.all()) else neighbours.mask[0]  # no copy where all are
+        features = neighbours.features[0][present]
         if not preset.conditional:
             return cls(features, neighbours.weights[0][present].float())
         asked = prompt_embedding.float()
