@@ -25,11 +25,12 @@ from sparke_engine import MemoryBank
 from sparke_engine.demo.evaluate import is_right, judge_pictures, open_entropy_bits
 from sparke_engine.demo.export import load_judge
 from sparke_engine.demo.networks import Judge
-from sparke_engine.demo.scene import OPEN, SHAPES
+from sparke_engine.demo.render import render
+from sparke_engine.demo.scene import OPEN, SHAPES, sample_scenes
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample, SampleGroup
 from sparke_engine.guidance.bandwidths import prompt_bandwidth_from
 from sparke_engine.guidance.presets import DiversityPreset
-from sparke_engine.scores import CosineKernel, vendi
+from sparke_engine.scores import CosineKernel, coverage, density, vendi
 
 PLAN = DenoisingPlan(64, 64, 12, 9.0)
 STRENGTH = 0.5
@@ -38,6 +39,7 @@ OTHERS = ("a circle", "a heart", "one circle", "draw a heart")
 SHAPE_OF = {text: shape for text in (*STARS, *OTHERS) for shape in SHAPES if shape in text}
 IMAGES_A_REQUEST = 4
 MANY = 600
+REAL_PICTURES = 512
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Isolated:
 
 @dataclass(frozen=True)
 class Shared:
-    """Images of one shape, of all its prompts together."""
+    """Images of one shape, of all its prompts together; density and coverage against pictures that are drawn."""
 
     arm: str
     shape: str
@@ -69,13 +71,15 @@ class Shared:
     right: float
     vendi: float
     colour_bits: float
+    density: float
+    coverage: float
     push: float
 
     def row(self) -> str:
         """A row of the table."""
         return (
             f"| {self.arm} | {self.shape} | {100 * self.right:.1f} % | {self.vendi:.2f} "
-            f"| {self.colour_bits:.2f} | {self.push:.3f} |"
+            f"| {self.colour_bits:.2f} | {self.density:.2f} | {self.coverage:.2f} | {self.push:.3f} |"
         )
 
 
@@ -183,6 +187,8 @@ def sharing(engine: PipelineEngine, judge: Judge, rounds: int) -> list[Shared]:
 def _judged(arm: str, shape: str, samples: list[Sample], judge: Judge) -> Shared:
     verdict = judge_pictures(judge, as_pictures(samples))
     stated = torch.tensor([SHAPES.index(shape), OPEN, OPEN, OPEN]).expand_as(verdict.attributes)
+    drawn = render(sample_scenes(stated[:1].expand(REAL_PICTURES, -1), torch.Generator().manual_seed(3)))
+    real = judge_pictures(judge, drawn).features
     return Shared(
         arm,
         shape,
@@ -190,6 +196,8 @@ def _judged(arm: str, shape: str, samples: list[Sample], judge: Judge) -> Shared
         float(is_right(verdict.attributes, stated).double().mean()),
         vendi(verdict.features, CosineKernel()),
         open_entropy_bits(verdict.attributes, stated, 1),
+        density(verdict.features, real),
+        coverage(verdict.features, real),
         sum(sample.push for sample in samples) / len(samples),
     )
 
@@ -217,9 +225,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=4, help="isolation: images of each of four prompts")
+    parser.add_argument("--images", type=int, default=2, help="isolation: images of each of four prompts")
     parser.add_argument(
-        "--rounds", type=int, default=2, help="sharing: requests of four images for each prompt"
+        "--rounds", type=int, default=1, help="sharing: requests of four images for each prompt"
     )
     parser.add_argument("--encoder", type=Path, help="a folder with a sentence encoder (transformers)")
     parser.add_argument("--kernels-only", action="store_true", help="make no images")
@@ -244,7 +252,9 @@ def main() -> None:
         )
         found["isolation"] = [asdict(row) for row in isolation(engine, asked.images)]
         judge = load_judge(torch.device("cpu"))
-        print("\n| guidance | images of a | right | Vendi | H(colour) | push |\n|---|---|---|---|---|---|")
+        print(
+            "\n| guidance | images of a | right | Vendi | H(colour) | density | coverage | push |\n|---|---|---|---|---|---|---|---|"
+        )
         found["sharing"] = [asdict(row) for row in sharing(engine, judge, asked.rounds)]
     (asked.out / "figures.json").write_text(json.dumps(found, indent=1))
     print(f"{time.monotonic() - started:.0f} s")
