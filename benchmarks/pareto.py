@@ -186,7 +186,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             linewidth=2.4 if is_ours else 1.0,
             color="black" if is_ours else colours(number % 20),
             linestyle="--" if is_ours and "same seeds" in family else "-",
-            label=family,
+            label=family.replace("none", "guidance scale alone"),
         )
     for row in rows:
         if row["arm"] == "data":
