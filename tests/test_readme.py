@@ -199,7 +199,8 @@ def functions(path: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-def test_the_configuration_page_is_current():
+@pytest.mark.parametrize("page", ["configuration", "schedulers"])
+def test_a_written_page_is_current(page: str):
     """`make docs` would change nothing."""
-    written = runpy.run_path(str(ROOT / "docs" / "write_configuration.py"))["render"]()
-    assert read("docs/configuration.md") == written
+    written = runpy.run_path(str(ROOT / "docs" / f"write_{page}.py"))["render"]()
+    assert read(f"docs/{page}.md") == written

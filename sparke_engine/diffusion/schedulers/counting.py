@@ -47,7 +47,8 @@ class StepCounter:
 
     A run ends with the scheduler's last timestep, or after as many calls as `planned` says: pipelines that stop early
     tell the number of their timesteps before the first step. A new one begins after it, where the timesteps were set
-    anew, or where a call is not at the place after the last one: so a run that was broken off leaves no trace.
+    anew, or where a call is not at the place after the last one: so a run that was broken off leaves no trace. Of equal
+    timesteps a run starts at the one from which the planned calls lead to the end.
     """
 
     def __init__(self, adapter: "SchedulerAdapter", planned: Callable[[], int | None]) -> None:
@@ -64,18 +65,20 @@ class StepCounter:
         position = self._adapter.step_index(timestep, expected)
         if position != expected:
             self._timesteps = scheduler.timesteps
-            self._places = self._run_from(position)
+            self._places = self._run_from(position, timestep)
         return self._places.pop(0)
 
-    def _run_from(self, start: int) -> list[Place]:
-        num_calls = max(
-            self._adapter.num_calls - start, 1
-        )  # a call after the last is the scheduler's to refuse
-        planned = self._planned()
+    def _run_from(self, start: int, timestep: Any) -> list[Place]:
+        adapter, planned = self._adapter, self._planned()
+        if planned is not None and not adapter.tells_position:
+            latest = adapter.num_calls - planned  # where a run of so many calls to the end starts
+            if latest >= 0 and bool(adapter.scheduler.timesteps[latest] == timestep):
+                start = latest
+        num_calls = max(adapter.num_calls - start, 1)  # a call after the last is the scheduler's to refuse
         stops_early = planned is not None and 0 < planned < num_calls
         if planned is not None and stops_early:
             num_calls = planned
-        groups = self._adapter.calls_of_steps(start, num_calls)
+        groups = adapter.calls_of_steps(start, num_calls)
         parts = [(step, part) for step, size in enumerate(groups) for part in range(size)]
         return [
             Place(start + call, step, len(groups), part, groups[step], stops_early)

@@ -34,6 +34,11 @@ class SchedulerAdapter:
         """How many times `step` is called in a whole run from the first timestep."""
         return len(self.scheduler.timesteps) - self.kind.trailing
 
+    @property
+    def tells_position(self) -> bool:
+        """Whether the scheduler itself knows where its next call stands; else it is found by the timestep."""
+        return self.kind.position is by_step_index
+
     def step_index(self, timestep: Any, expected: int | None = None) -> int:
         """Where in `scheduler.timesteps` the coming call of `step` stands, from 0. `expected`: after the last call."""
         return self.kind.position(self.scheduler, timestep, expected)
