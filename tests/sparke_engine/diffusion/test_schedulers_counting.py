@@ -147,6 +147,19 @@ def test_a_run_that_was_broken_off(case: Any) -> None:
     assert guide.calls[:half] == guide.calls[half:]
 
 
+def test_a_run_that_starts_where_another_broke_off() -> None:
+    """Timesteps that are set anew are a new run, also where it starts at the place that would have come next."""
+    for short in ("DDIM", "EulerDiscrete"):
+        scheduler, guide = HERE.Case(short).make(), Recorder()
+        with guided_steps(SimpleNamespace(scheduler=scheduler), guide):
+            for timestep in scheduler.timesteps[:2]:
+                scheduler.scale_model_input(HERE.noise(1), timestep)
+                scheduler.step(HERE.noise(0), timestep, HERE.noise(1))
+            guide.starts.clear()
+            HERE.run(scheduler, begin=2)
+        assert guide.starts == list(range(NUM_STEPS - 2))
+
+
 def test_equal_timesteps_are_told_apart() -> None:
     """With more steps than a schedule has timesteps for, equal ones are steps of their own."""
     scheduler, guide = HERE.Case("DDIM").make(), Recorder()

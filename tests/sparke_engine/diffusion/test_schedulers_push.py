@@ -118,6 +118,40 @@ def test_a_move_of_noisy_latents_lasts(case: Any, way: str) -> None:
         assert 0.8 * exact < move < 1.2 * exact
 
 
+CORRECTORS = [
+    HERE.Case("UniPCMultistep", "sample"),
+    HERE.Case("UniPCMultistep", "epsilon", {"predict_x0": False, "final_sigmas_type": "sigma_min"}),
+    HERE.Case("SASolver", "sample"),
+    HERE.Case("SASolver", "epsilon", {"algorithm_type": "noise_prediction"}),
+]
+
+
+def latents_after(case: Any, *, moves: bool, corrects: bool) -> Tensor:
+    """The first image's latents after the 9th step, which starts from moved latents, or goes without a corrector."""
+    scheduler = case.make(NUM_STEPS)
+    guide = Pusher(displaced_at=8 if moves else None)
+    caller, sample = HERE.Caller(scheduler), HERE.start(scheduler).double()
+    with guided_steps(SimpleNamespace(scheduler=scheduler), guide):
+        for number, timestep in enumerate(scheduler.timesteps[:9]):
+            if number == 8 and not corrects:
+                scheduler.last_sample = None
+            sample = caller(HERE.noise(number).double(), timestep, sample)
+    return sample[FIRST]
+
+
+@pytest.mark.parametrize("case", CORRECTORS, ids=str)
+def test_a_corrector_comes_to_where_latents_were_moved(case: Any) -> None:
+    """Where the output fixes what a solver keeps, a move does with the corrector exactly what it does without it."""
+    differences = [
+        latents_after(case, moves=True, corrects=corrects)
+        - latents_after(case, moves=False, corrects=corrects)
+        for corrects in (True, False)
+    ]
+    assert differences[0].norm() > 1
+    # coefficients of the schedulers are fp32
+    torch.testing.assert_close(differences[0], differences[1], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("case", HERE.ONE_OF_EACH, ids=str)
 def test_the_noise_is_the_pipelines(case: Any) -> None:
     """A push changes nothing about what is drawn from the pipeline's generator."""
