@@ -41,7 +41,7 @@ def test_an_error_that_nobody_expected(serve_api: ServeApi, settings: Settings):
     broken = settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=10"})
     _spoil(broken.redis_url or "", lambda redis: redis.set("sparke:api-keys", "no hash"))
     url = serve_api(broken)
-    _assert_silent(httpx.get(f"{url}/v1/models"), "internal")
+    _assert_silent(httpx.get(f"{url}/v1/models", timeout=60), "internal")
     assert httpx.get(f"{url}/livez").status_code == 200
     assert 'status="500"' in httpx.get(f"{url}/metrics").text
 
