@@ -588,7 +588,7 @@ CASES: tuple[PipelineCase, ...] = (
     ),
     PipelineCase(
         "WanPipeline",
-        lambda: tiny_wan(boundary_ratio=0.5),
+        lambda: tiny_wan(boundary_ratio=0.95),
         (FLOW,),
         "two transformers",
         extra=VIDEO | {"max_sequence_length": 16},
