@@ -1,5 +1,6 @@
-"""The pictures of the documents: `python benchmarks/pictures.py` writes docs/images/collapse.png and held-out.png."""
+"""The pictures of the documents: collapse.png, held-out.png and full-strength.png in docs/images."""
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -8,9 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from sparke_engine import MemoryBank
+from sparke_engine.baselines.modes import ReleasedMode
 from sparke_engine.demo.captions import caption_table
 from sparke_engine.demo.evaluate import sheet
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
+from sparke_engine.diffusion.guide import Sparke
 
 PLAN = DenoisingPlan(64, 64, 12, 9.0)
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
@@ -29,16 +32,41 @@ def remembered(engine: PipelineEngine, prompt: str, strength: float) -> Tensor:
     return torch.cat(pictures)
 
 
+def at_full_strength(engine: PipelineEngine) -> list[Tensor]:
+    """Sixteen pictures a row: nothing, strength 1, and the published code's step at η = 0.04 and 0.06 in every step."""
+    base, rows = engine.preset, []
+    rivals = [ReleasedMode(eta=eta, interval=1) for eta in (0.04, 0.06)]
+    for prompt in ("a star", "a heart on sand"):
+        rows += [remembered(engine, prompt, strength) for strength in (0.0, 1.0)]
+        for rival in rivals:
+            engine.preset, engine.method = rival.preset(base), rival
+            rows.append(remembered(engine, prompt, 1.0))
+        engine.preset, engine.method = base, Sparke()
+    return rows
+
+
 def main() -> None:
-    """Writes both pictures."""
+    """Writes the pictures that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=sorted(PICTURES), choices=sorted(PICTURES))
     engine = demo_engine("cpu", compiled=False)
     FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in parser.parse_args().names:
+        PICTURES[name](engine)
+
+
+def collapse(engine: PipelineEngine) -> None:
+    """Without and with the default strength."""
     rows = [
         remembered(engine, prompt, strength)
         for prompt in ("a star", "a red circle", "a heart on sand")
         for strength in (0.0, 0.5)
     ]
     Image.fromarray(sheet(torch.cat(rows), 16).numpy()).save(FOLDER / "collapse.png")
+
+
+def held_out(engine: PipelineEngine) -> None:
+    """Captions that training never saw."""
     table = caption_table()
     chosen = table.held_out[
         torch.randint(len(table.held_out), (64,), generator=torch.Generator().manual_seed(7))
@@ -48,6 +76,15 @@ def main() -> None:
     Image.fromarray(sheet(as_pictures([group[0] for group in samples]), 16).numpy()).save(
         FOLDER / "held-out.png"
     )
+
+
+def full_strength(engine: PipelineEngine) -> None:
+    """What strong pushes do to pictures."""
+    rows = at_full_strength(engine)
+    Image.fromarray(sheet(torch.cat(rows), 16).numpy()).save(FOLDER / "full-strength.png")
+
+
+PICTURES = {"collapse": collapse, "held-out": held_out, "full-strength": full_strength}
 
 
 if __name__ == "__main__":
