@@ -247,3 +247,30 @@ def test_churn_is_refused() -> None:
         pytest.raises(UnsupportedScheduler, match="s_churn"),
     ):
         scheduler.step(noise(0), scheduler.timesteps[0], noise(1), s_churn=1.0)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (Case("FlowMatchLCM", None, {"scale_factors": [0.5]}), "scale_factors"),
+        (Case("KDPM2Discrete", "sample"), "epsilon, v_prediction"),
+        (Case("DDIM", "flow_prediction"), "epsilon, v_prediction, sample"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_guided_is_refused_with_its_reason(case: Any, reason: str) -> None:
+    """A configuration that changes the size of latents, or a prediction type that the class does not know, is refused."""
+    with pytest.raises(UnsupportedScheduler, match=reason):
+        adapter_for(case.make())
+
+
+def test_clean_latents_from_outside_are_refused() -> None:
+    """EDM's Euler can be handed clean latents in place of the model's output, which a push would then not reach."""
+    scheduler = Case("EDMEuler").make()
+    sample = HERE.start(scheduler)
+    scheduler.scale_model_input(sample, scheduler.timesteps[0])
+    with (
+        guided_steps(SimpleNamespace(scheduler=scheduler), FixedGuide(0.0)),
+        pytest.raises(UnsupportedScheduler, match="pred_original_sample"),
+    ):
+        scheduler.step(noise(0), scheduler.timesteps[0], sample, pred_original_sample=noise(1))
