@@ -5,6 +5,7 @@ ServiceError
 │   ├── InvalidId         invalid_id
 │   ├── InvalidValue      invalid_value        a member's value is outside what the model allows
 │   ├── ModelNotFound     model_not_found
+│   ├── ReferenceNotFound reference_not_found  novelty or context names a memory that holds nothing
 │   └── VersionGone       memory_version_gone  a replay of a memory that is no longer whole
 ├── NotFound              not_found
 ├── Unauthenticated       invalid_api_key
@@ -55,6 +56,12 @@ class ModelNotFound(InvalidRequest):
     """No such model in the catalogue."""
 
     code = "model_not_found"
+
+
+class ReferenceNotFound(InvalidRequest):
+    """Novelty or context names a memory that does not exist in the model's latent space, or holds nothing."""
+
+    code = "reference_not_found"
 
 
 class VersionGone(InvalidRequest):

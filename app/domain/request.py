@@ -18,9 +18,19 @@ class MemorySelection:
 
 
 @dataclass(frozen=True, slots=True)
-class Diversity:
-    """How strongly to push away from the past. Strength 0 is bitwise the stock pipeline.
+class ReferenceSelection:
+    """A memory as a reference, and how strongly its images count, 0 to 1. `version` reads it as it was then."""
 
+    name: MemoryName
+    weight: float
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """How strongly to push away from the past. Strength 0 without references is bitwise the stock pipeline.
+
+    `novelty` leads away from its reference and `context` toward it, whatever the strength and the prompts are.
     A bandwidth or number of None is the preset's.
     """
 
@@ -29,6 +39,8 @@ class Diversity:
     num_neighbours: int | None = None
     latent_bandwidth: float | None = None
     prompt_bandwidth: float | None = None
+    novelty: ReferenceSelection | None = None
+    context: ReferenceSelection | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ class GeneratedImage:
     """One image: where it lies, and how the memory shaped it.
 
     `nearest_similarity` is the largest latent kernel value k_Z to a neighbour at the end (None without neighbours);
-    `push` the mean over the steps of the push relative to the norm of the latents (0 at strength 0).
+    `push` the mean over the steps of the push relative to the norm of the latents (0 at strength 0
+    without references).
     """
 
     image_id: ImageId
@@ -24,12 +25,17 @@ class GeneratedImage:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """All images of a job, in order. `memory_version` is the version that was *read*: naming it replays the job."""
+    """All images of a job, in order. `memory_version` is the version that was *read*: naming it replays the job.
+
+    So are `novelty_version` and `context_version`, of the references; None where the request named none.
+    """
 
     images: tuple[GeneratedImage, ...]
     latent_space: LatentSpace
     memory_name: MemoryName
     memory_version: int
+    novelty_version: int | None = None
+    context_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

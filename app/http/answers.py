@@ -22,7 +22,7 @@ class DiversityAnswer(BaseModel):
         description="Kernel value of the nearest of them, 0 (far) to 1 (equal); null without any."
     )
     push: float = Field(
-        description="Size of the pushes relative to the norm of the latents, mean over the steps; 0 at strength 0."
+        description="Size of the pushes relative to the norm of the latents, mean over the steps; 0 at strength 0 without references."
     )
 
 
@@ -65,6 +65,12 @@ class GenerationAnswer(BaseModel):
     model: str
     memory_version: int = Field(
         description="The version that was read; `diversity.memory.version` replays it."
+    )
+    novelty_version: int | None = Field(
+        default=None, description="The version of novelty's reference that was read; null without novelty."
+    )
+    context_version: int | None = Field(
+        default=None, description="The version of context's reference that was read; null without context."
     )
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
-from app.domain.ids import DEFAULT_MEMORY, ModelId, parse_memory_name
+from app.domain.ids import DEFAULT_MEMORY, MemoryName, ModelId, parse_memory_name
 from app.domain.model import ModelSpec, SizeLimits
-from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection
+from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
 
 MAX_PROMPT_CHARS = 4000
@@ -46,6 +46,23 @@ class MemoryBody(WireModel):
     )
 
 
+class ReferenceBody(WireModel):
+    """A memory that is not guided by prompts: all its images count, and they do so by a weight of its own."""
+
+    reference: str = Field(
+        description="The name of a memory of yours in the model's latent space. It must hold something."
+    )
+    weight: float = Field(
+        ge=0.0, le=1.0, allow_inf_nan=False, description="How strongly it counts; 0 is not at all."
+    )
+    version: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_SEED,
+        description="Read it as it was at this version (an answer's `novelty_version` or `context_version`).",
+    )
+
+
 class DiversityBody(WireModel):
     """How far to push the images away from the tenant's past and from each other."""
 
@@ -54,7 +71,7 @@ class DiversityBody(WireModel):
         ge=0.0,
         le=1.0,
         allow_inf_nan=False,
-        description="0 is the plain model; absent: the model's default.",
+        description="0 is the plain model, but for novelty and context; absent: the model's default.",
     )
     memory: MemoryBody | None = None
     num_neighbours: int | None = Field(
@@ -65,6 +82,12 @@ class DiversityBody(WireModel):
     )
     latent_bandwidth: Bandwidth | None = Field(default=None, description="Width of the kernel on images.")
     prompt_bandwidth: Bandwidth | None = Field(default=None, description="Width of the kernel on prompts.")
+    novelty: ReferenceBody | None = Field(
+        default=None, description="Lead away from a reference's images, whatever the strength is."
+    )
+    context: ReferenceBody | None = Field(
+        default=None, description="Lead toward a reference's images, whatever the strength is."
+    )
 
 
 class GenerationBody(WireModel):
@@ -201,13 +224,28 @@ def _parse_size(size: str | None, limits: SizeLimits) -> tuple[int, int]:
 
 
 def _to_diversity(body: DiversityBody, spec: ModelSpec) -> Diversity:
+    novelty = _to_reference(body.novelty, "diversity.novelty")
+    context = _to_reference(body.context, "diversity.context")
+    if novelty is not None and context is not None and novelty.name == context.name:
+        raise InvalidRequest(
+            f"novelty and context cannot both have the reference {context.name!r}: it would lead away and back",
+            param="diversity.context.reference",
+        )
     return Diversity(
         strength=spec.default_strength if body.strength is None else body.strength,
         memory=_to_memory(body.memory or MemoryBody()),
         num_neighbours=body.num_neighbours,
         latent_bandwidth=body.latent_bandwidth,
         prompt_bandwidth=body.prompt_bandwidth,
+        novelty=novelty,
+        context=context,
     )
+
+
+def _to_reference(body: ReferenceBody | None, member: str) -> ReferenceSelection | None:
+    if body is None:
+        return None
+    return ReferenceSelection(_to_name(body.reference, f"{member}.reference"), body.weight, body.version)
 
 
 def _to_memory(body: MemoryBody) -> MemorySelection:
@@ -216,9 +254,13 @@ def _to_memory(body: MemoryBody) -> MemorySelection:
         raise InvalidRequest(
             "a version is for reading: leave it out, or let read be true", param="diversity.memory.version"
         )
-    try:
-        name = DEFAULT_MEMORY if body.name is None else parse_memory_name(body.name)
-    except InvalidId as error:
-        raise InvalidId(error.message, param="diversity.memory.name") from error
+    name = DEFAULT_MEMORY if body.name is None else _to_name(body.name, "diversity.memory.name")
     write = body.version is None if body.write is None else body.write
     return MemorySelection(name=name, read=read, write=write, version=body.version)
+
+
+def _to_name(text: str, member: str) -> MemoryName:
+    try:
+        return parse_memory_name(text)
+    except InvalidId as error:
+        raise InvalidId(error.message, param=member) from error

@@ -47,6 +47,17 @@ GENERATION_EXAMPLES: dict[str, dict[str, Any]] = {
             "diversity": {"num_neighbours": 64, "latent_bandwidth": 0.8, "prompt_bandwidth": 0.3},
         },
     },
+    "novel": {
+        "summary": "Unlike the images of one memory, like those of another; the plain model but for that",
+        "value": {
+            "prompt": "a red shape",
+            "diversity": {
+                "strength": 0,
+                "novelty": {"reference": "published", "weight": 0.75},
+                "context": {"reference": "brand", "weight": 0.5},
+            },
+        },
+    },
     "replay": {
         "summary": "A replay: the seed and memory_version of an earlier answer",
         "value": {"prompt": "a star", "seed": 42, "diversity": {"memory": {"version": 0}}},

@@ -42,18 +42,20 @@ class MemoryStore:
         split = sorted(member.decode().split(":", 1) for member in members)
         return [MemoryKey(tenant_id, LatentSpace(space), MemoryName(name)) for space, name in split]
 
-    async def resolve_version(self, memory: MemoryKey, wanted: int | None) -> int:
+    async def resolve_version(
+        self, memory: MemoryKey, wanted: int | None, *, member: str = "diversity.memory"
+    ) -> int:
         """The version to read: the one `wanted` by a replay, else the current one.
 
-        Raises InvalidRequest where the memory has not come that far.
+        Raises InvalidRequest where the memory has not come that far; `member` of the request wants it.
         """
         current = await self.version(memory)
         if wanted is None:
             return current
         if not 0 <= wanted <= current:
             raise InvalidRequest(
-                f"memory.version {wanted} is outside 0..{current}: memory {memory.name!r} is at version {current} now",
-                param="diversity.memory.version",
+                f"{member}.version {wanted} is outside 0..{current}: memory {memory.name!r} is at version {current} now",
+                param=f"{member}.version",
             )
         return wanted
 

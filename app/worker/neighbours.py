@@ -1,11 +1,14 @@
 """From a request and a memory to the engine's `Neighbours`."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from app.domain.request import Diversity
 from app.worker.host_memory import Chosen, NeighbourQuery
+from app.worker.memory_cache import Dimensions
 from app.worker.selection import min_cosine
+from sparke_engine.guidance.push import Entries
 from sparke_engine.types import NeighbourRule, Neighbours
 
 
@@ -23,6 +26,22 @@ def neighbour_query(
         min_cosine=min_cosine(bandwidth, rule.power, rule.min_prompt_kernel),
         cap=cap,
     )
+
+
+def reference_query(rule: NeighbourRule, dimensions: Dimensions, *, version: int) -> NeighbourQuery:
+    """All entries of a reference as of `version`, whatever their prompts; the preset's cap bounds them as well."""
+    return NeighbourQuery(
+        prompt_embedding=np.zeros(dimensions.prompt, np.float32),
+        version=version,
+        min_cosine=-1.0,
+        cap=rule.max_neighbours,
+    )
+
+
+def to_entries(chosen: Chosen) -> Entries:
+    """All that was chosen, blind to prompts, in fp32, each entry weighted n/k."""
+    weights = torch.full((len(chosen.versions),), chosen.weight, dtype=torch.float32)
+    return Entries(torch.from_numpy(chosen.features), weights)
 
 
 def to_neighbours(chosen: Chosen) -> Neighbours | None:

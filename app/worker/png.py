@@ -7,7 +7,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import TypeAdapter, ValidationError
 
 from app.domain.ids import ImageId, MemoryName, ModelId
-from app.domain.request import GenerationRequest
+from app.domain.request import GenerationRequest, ReferenceSelection
 from app.errors import CorruptRecord
 
 METADATA_CHUNK = "sparke"
@@ -15,10 +15,19 @@ PARAMETERS_CHUNK = "parameters"
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceMetadata:
+    """A reference that took part: the memory's name, the version that was read, and its weight."""
+
+    name: MemoryName
+    version: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class ImageMetadata:
     """All that it takes to make the image again.
 
-    `seed` is the image's own; a request with `request_seed`, `num_images` and the memory at `memory_version` replays
+    `seed` is the image's own; a request with `request_seed`, `num_images`, memory and references at their versions replays
     the image together with the others of its request, which it was pushed away from. The pixels are bit-equal where
     the device batch has `num_batch_images` again, which `reproducible` makes sure of.
     """
@@ -44,17 +53,21 @@ class ImageMetadata:
     reproducible: bool
     num_batch_images: int
     service_version: str
+    novelty: ReferenceMetadata | None = None
+    context: ReferenceMetadata | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageOrigin:
-    """Where an image stands: id, index in the request, memory version that was read, size of its batch, software."""
+    """Where an image stands: id, index in the request, versions that were read, size of its batch, software."""
 
     image_id: ImageId
     index: int
     memory_version: int
     num_batch_images: int
     service_version: str
+    novelty_version: int | None = None
+    context_version: int | None = None
 
 
 _METADATA = TypeAdapter(ImageMetadata)
@@ -85,7 +98,17 @@ def image_metadata(request: GenerationRequest, origin: ImageOrigin) -> ImageMeta
         reproducible=request.reproducible,
         num_batch_images=origin.num_batch_images,
         service_version=origin.service_version,
+        novelty=_reference_metadata(diversity.novelty, origin.novelty_version),
+        context=_reference_metadata(diversity.context, origin.context_version),
     )
+
+
+def _reference_metadata(
+    reference: ReferenceSelection | None, version: int | None
+) -> ReferenceMetadata | None:
+    if reference is None or version is None:
+        return None
+    return ReferenceMetadata(reference.name, version, reference.weight)
 
 
 def encode_png(image: Image.Image, metadata: ImageMetadata) -> bytes:
@@ -128,6 +151,8 @@ def describe(metadata: ImageMetadata) -> str:
         "Model": metadata.model,
         "Diversity strength": metadata.strength,
         "Memory": f"{metadata.memory_name}@{metadata.memory_version}",
+        **_described("Novelty", metadata.novelty),
+        **_described("Context", metadata.context),
         "Image": metadata.image_id,
         "Version": f"SPARKE {metadata.service_version}",
     }
@@ -136,3 +161,9 @@ def describe(metadata: ImageMetadata) -> str:
         lines.append(f"Negative prompt: {metadata.negative_prompt}")
     lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
     return "\n".join(lines)
+
+
+def _described(title: str, reference: ReferenceMetadata | None) -> dict[str, str]:
+    if reference is None:
+        return {}
+    return {title: f"{reference.name}@{reference.version} weight {reference.weight:g}"}

@@ -28,6 +28,7 @@ from app.worker.models import LoadedModel
 from app.worker.neighbours import neighbour_query, to_neighbours
 from app.worker.patience import Patience
 from app.worker.png import ImageOrigin, encode_png, image_metadata
+from app.worker.references import MemoryVersions, ReadReferences, ReferenceReader
 from sparke_engine.diffusion.engine import DenoisingPlan, Sample, SampleGroup
 from sparke_engine.errors import OutputMismatch
 from sparke_engine.types import Neighbours
@@ -46,14 +47,6 @@ class JobEnds(Protocol):
 
     async def fail(self, reserved: ReservedJob, failure: Failure) -> bool:
         """End the job with a failure."""
-        ...
-
-
-class MemoryVersions(Protocol):
-    """Which version of a memory a request reads."""
-
-    async def resolve_version(self, memory: MemoryKey, wanted: int | None) -> int:
-        """The current one, or the one that a replay wants; InvalidRequest where there is none such yet."""
         ...
 
 
@@ -89,6 +82,7 @@ class _Prepared:
     group: SampleGroup
     prompt_embedding: Tensor
     memory_version: int
+    references: ReadReferences
 
     @property
     def job(self) -> Job:
@@ -108,6 +102,7 @@ class BatchRunner:
 
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
+        self._references = ReferenceReader(parts.versions, parts.memories)
 
     async def run(self, batch: Sequence[ReservedJob]) -> None:
         """End every job of the batch. Raises nothing for a job's sake.
@@ -156,6 +151,7 @@ class BatchRunner:
         model = self._parts.models[request.model]
         embedding = await self._parts.device.run(lambda: model.engine.embed_prompts([request.prompt])[0])
         version, neighbours = await self._read_memory(reserved.job, model, embedding)
+        references = await self._references.read(reserved.job, model)
         group = SampleGroup(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
@@ -164,8 +160,9 @@ class BatchRunner:
             neighbours=neighbours,
             latent_bandwidth=request.diversity.latent_bandwidth,
             prompt_bandwidth=request.diversity.prompt_bandwidth,
+            references=references.sets,
         )
-        return _Prepared(reserved, model, group, embedding, version)
+        return _Prepared(reserved, model, group, embedding, version, references)
 
     async def _read_memory(
         self, job: Job, model: LoadedModel, embedding: Tensor
@@ -215,7 +212,12 @@ class BatchRunner:
         )
         memory = job.request.diversity.memory
         result = GenerationResult(
-            tuple(images), prepared.model.spec.latent_space, memory.name, prepared.memory_version
+            tuple(images),
+            prepared.model.spec.latent_space,
+            memory.name,
+            prepared.memory_version,
+            novelty_version=prepared.references.novelty_version,
+            context_version=prepared.references.context_version,
         )
         now_ms = self._parts.clock_ms()
         entries = [_entry(prepared, index, sample, now_ms) for index, sample in enumerate(samples)]
@@ -235,6 +237,8 @@ class BatchRunner:
             memory_version=prepared.memory_version,
             num_batch_images=generated.num_batch_images,
             service_version=self._parts.service_version,
+            novelty_version=prepared.references.novelty_version,
+            context_version=prepared.references.context_version,
         )
         loop = asyncio.get_running_loop()
         metadata = image_metadata(job.request, origin)

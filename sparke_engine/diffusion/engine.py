@@ -23,7 +23,7 @@ from sparke_engine.errors import (
     UnsupportedPipeline,
 )
 from sparke_engine.guidance.presets import DiversityPreset
-from sparke_engine.guidance.push import Entries
+from sparke_engine.guidance.push import Entries, Reference
 from sparke_engine.types import Neighbours
 
 OnStep = Callable[[int, int], None]
@@ -34,7 +34,7 @@ EMBEDDING_CACHE = 1024
 class SampleGroup:
     """One request's images inside a device batch: they share prompt and memory, and push each other apart.
 
-    `neighbours` has b = 1; a bandwidth of None is the preset's.
+    `neighbours` has b = 1; a bandwidth of None is the preset's. `references` count by weights of their own, at any strength.
     """
 
     prompt: str
@@ -44,13 +44,14 @@ class SampleGroup:
     neighbours: Neighbours | None
     latent_bandwidth: float | None = None
     prompt_bandwidth: float | None = None
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
 class Sample:
     """One finished image.
 
-    `feature` is fp32 on the CPU; `push` the mean over all steps of the push proper in norms of x̂0, 0 at strength 0; `nearest_similarity` the
+    `feature` is fp32 on the CPU; `push` the mean over all steps of the push proper in norms of x̂0, 0 at strength 0 without references; `nearest_similarity` the
     largest k_Z of the finished latents to a neighbour, None without neighbours.
     """
 
@@ -175,7 +176,14 @@ class PipelineEngine:
         entries = None
         if group.neighbours is not None and group.strength > 0:
             entries = Entries.of(group.neighbours, self._embed(group.prompt), preset)
-        return GuidedGroup(rows, preset, group.strength, entries, keeps_guidance=bool(group.negative_prompt))
+        return GuidedGroup(
+            rows,
+            preset,
+            group.strength,
+            entries,
+            keeps_guidance=bool(group.negative_prompt),
+            references=group.references,
+        )
 
 
 def group_rows(groups: Sequence[SampleGroup]) -> list[slice]:
@@ -193,6 +201,8 @@ def check_groups(groups: Sequence[SampleGroup], feature_dim: int, prompt_dim: in
             raise InvalidArgument("a group has at least one seed, got none")
         if not 0 <= group.strength <= 1:
             raise InvalidArgument(f"a strength is in [0, 1], got {group.strength}")
+        for reference in group.references:
+            reference.check(feature_dim)
         known = group.neighbours
         if known is None or known.mask.shape[1] == 0:
             continue

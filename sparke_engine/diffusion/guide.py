@@ -16,6 +16,7 @@ from sparke_engine.guidance.denoised import Extrapolation, denoised_push
 from sparke_engine.guidance.paper import paper_push
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries, Push, Reference
+from sparke_engine.guidance.references import references_push
 from sparke_engine.guidance.released import Past, ReleasedScore, released_push
 from sparke_engine.guidance.schedule import is_interval_step, window_weight
 
@@ -25,7 +26,8 @@ class GuidedGroup:
     """Images that share a prompt and a memory: their rows in the batch, and what pushes them how strongly.
 
     `keeps_guidance`: classifier-free guidance carries a wish of its own, a negative prompt, and is not relaxed.
-    `references`: further sets that push or pull, each at its own weight.
+    `references`: further sets that push or pull. In mode `denoised` each does by its own weight alone, also at strength 0;
+    in the modes `paper` and `released` they are part of what moves at the group's strength.
     """
 
     rows: slice
@@ -50,9 +52,16 @@ class GuidedGroup:
             return 0.0
         return self.preset.relax_at(self.strength)
 
+    def reference_eta_of(self, step: Step) -> float:
+        """η of the references at a step, 0 outside their window and where there are none."""
+        if not any(reference.weight for reference in self.references):
+            return 0.0
+        preset = self.preset
+        return preset.reference_eta * window_weight(step.index, step.num_steps, preset.reference_window)
+
     @cached_property
     def sources(self) -> Entries | None:
-        """All that pushes the group from outside, references included; None where nothing does."""
+        """Mode `paper`: all that pushes the group, references included; None where nothing does."""
         if self.entries is not None:
             return self.entries.with_references(self.references)
         if not self.references:
@@ -78,6 +87,7 @@ class BatchGuide:
     runs: list[FinishedRun] = field(default_factory=list)
     _spent: Tensor | None = None
     _on_device: dict[int, Entries] = field(default_factory=dict)
+    _references_on_device: dict[int, tuple[Reference, ...]] = field(default_factory=dict)
 
     def displace(self, step: Step) -> list[Move]:
         """Nothing."""
@@ -104,14 +114,22 @@ class BatchGuide:
         self.runs.append(FinishedRun(latents, spent / num_steps))
         self._spent = None
 
+    def _references(self, number: int, device: torch.device) -> tuple[Reference, ...]:
+        """A group's references on the device, copied there once."""
+        if number not in self._references_on_device:
+            moved = tuple(reference.to(device) for reference in self.groups[number].references)
+            self._references_on_device[number] = moved
+        return self._references_on_device[number]
+
     def _start(self, step: Step) -> None:
         """Forget a run that was broken off."""
         if step.index == 0:
             self._spent = None
 
     def _sources(self, number: int, device: torch.device) -> Entries | None:
-        """A group's sources on the device, copied there once."""
-        sources = self.groups[number].sources
+        """What pushes a group at its strength, on the device, copied there once."""
+        group = self.groups[number]
+        sources = group.entries if group.preset.mode == "denoised" else group.sources
         if sources is None:
             return None
         if number not in self._on_device:
@@ -134,7 +152,10 @@ class BatchGuide:
 
 
 class GroupGuide(BatchGuide):
-    """The modes of this engine. Nothing of a group enters another's arithmetic; a group of strength 0 is not touched."""
+    """The modes of this engine. Nothing of a group enters another's arithmetic.
+
+    A group of strength 0 without references is not touched.
+    """
 
     def displace(self, step: Step) -> list[Move]:
         """Mode `released`: before every `interval`-th step. It takes one reference at most, with β = −weight."""
@@ -158,23 +179,43 @@ class GroupGuide(BatchGuide):
         return moves
 
     def before(self, step: Step) -> list[Move]:
-        """Mode `denoised`: pushes within the window, relaxed guidance in every step."""
+        """Mode `denoised`: pushes within the window, relaxed guidance in every step, references within their own window."""
         moves = []
         for number, group in enumerate(self.groups):
-            eta, relax = group.eta_of(step), group.relax_of(step)
-            if group.preset.mode == "denoised" and max(eta, relax) > 0:
-                clean = step.clean[group.rows]
-                push = denoised_push(
-                    clean,
-                    self._sources(number, clean.device),
-                    group.preset,
-                    eta=eta,
-                    limit=self._limit(step.clean, group, step.num_steps),
-                    extrapolation=Extrapolation(step.prompted[group.rows], step.guidance_scale[group.rows]),
-                    relax=relax,
-                )
-                moves.append(self._spend(step.clean, group, push, share=step.share))
+            if group.preset.mode != "denoised":
+                continue
+            if max(group.eta_of(step), group.relax_of(step)) > 0:
+                moves.append(self._diversity(number, step))
+            if group.reference_eta_of(step) > 0:
+                moves.append(self._toward_references(number, step))
         return moves
+
+    def _diversity(self, number: int, step: Step) -> Move:
+        """The push from memory and fellow images, and relaxed guidance."""
+        group, clean = self.groups[number], step.clean[self.groups[number].rows]
+        push = denoised_push(
+            clean,
+            self._sources(number, clean.device),
+            group.preset,
+            eta=group.eta_of(step),
+            limit=self._limit(step.clean, group, step.num_steps),
+            extrapolation=_extrapolation(group, step),
+            relax=group.relax_of(step),
+        )
+        return self._spend(step.clean, group, push, share=step.share)
+
+    def _toward_references(self, number: int, step: Step) -> Move:
+        """The push away from novelty's images and toward those of context, besides the other."""
+        group, clean = self.groups[number], step.clean[self.groups[number].rows]
+        push = references_push(
+            clean,
+            self._references(number, clean.device),
+            group.preset,
+            eta=group.reference_eta_of(step),
+            limit=self._limit(step.clean, group, step.num_steps),
+            extrapolation=_extrapolation(group, step),
+        )
+        return self._spend(step.clean, group, push, share=step.share)
 
     def after(self, step: Step, latents: Float[Tensor, "b c h w"]) -> list[Move]:
         """Mode `paper`: after every `interval`-th step."""
@@ -195,6 +236,10 @@ class GroupGuide(BatchGuide):
 
 def _is_time(group: GuidedGroup, step: Step) -> bool:
     return group.eta > 0 and is_interval_step(step.index, group.preset.interval)
+
+
+def _extrapolation(group: GuidedGroup, step: Step) -> Extrapolation:
+    return Extrapolation(step.prompted[group.rows], step.guidance_scale[group.rows])
 
 
 @runtime_checkable

@@ -76,7 +76,7 @@ class ToyEngine:
         entries = None
         if group.neighbours is not None and group.strength > 0:
             entries = Entries.of(group.neighbours, _embed(group.prompt), preset)
-        return GuidedGroup(slice(None), preset, group.strength, entries)
+        return GuidedGroup(slice(None), preset, group.strength, entries, references=group.references)
 
     def _samples(self, group: SampleGroup, run: FinishedRun, plan: DenoisingPlan) -> list[Sample]:
         preset = self.preset.with_bandwidths(group.latent_bandwidth, group.prompt_bandwidth)

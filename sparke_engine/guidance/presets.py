@@ -36,6 +36,9 @@ class DiversityPreset:
             as a preset must that is not conditional, or whose kernel is cosine.
         max_neighbours: above it a sample stands for all neighbours.
         max_spectral_entries: above it a sample stands for all in a spectrum, whose cost grows with the third power.
+        reference_eta: η at the weight 1 of novelty or context in mode `denoised`, the size of their push.
+        reference_window: the fraction of the steps, from the first, in which they push.
+        reference_bandwidth: σ of the Gaussian kernel by which a reference's images are near, in all objectives.
         max_push: bound on the total push, the mean over all steps of `Push.relative`; relaxation is not counted.
     """
 
@@ -56,6 +59,9 @@ class DiversityPreset:
     min_prompt_kernel: float = 1e-3
     max_neighbours: int = 16384
     max_spectral_entries: int = 256
+    reference_eta: float = 0.5
+    reference_window: float = 0.3
+    reference_bandwidth: float = 0.3
     max_push: float = 0.5
 
     def __post_init__(self) -> None:
@@ -69,13 +75,16 @@ class DiversityPreset:
             "power": self.power,
             "max_neighbours": self.max_neighbours,
             "max_spectral_entries": self.max_spectral_entries,
+            "reference_eta": self.reference_eta,
+            "reference_bandwidth": self.reference_bandwidth,
             "max_push": self.max_push,
         }
         for name, value in positive.items():
             if not value > 0:
                 raise InvalidArgument(f"a preset's {name} is positive, got {value}")
-        if not 0 < self.window <= 1:
-            raise InvalidArgument(f"a preset's window is a fraction in (0, 1], got {self.window}")
+        for name, value in {"window": self.window, "reference_window": self.reference_window}.items():
+            if not 0 < value <= 1:
+                raise InvalidArgument(f"a preset's {name} is a fraction in (0, 1], got {value}")
         for name, value in {"relax": self.relax, "min_prompt_kernel": self.min_prompt_kernel}.items():
             if not 0 <= value <= 1:
                 raise InvalidArgument(f"a preset's {name} is in [0, 1], got {value}")
@@ -131,6 +140,11 @@ class DiversityPreset:
             return CosinePower(power)
         return GaussianPower(self.prompt_bandwidth, power)
 
+    @property
+    def reference_kernel(self) -> GaussianPower:
+        """The kernel k^p between an image and those of a reference."""
+        return GaussianPower(self.reference_bandwidth, self.power)
+
     def eta_at(self, strength: float) -> float:
         """η(strength) = eta · strength^exponent: increasing, 0 at 0."""
         return self.eta * self._share(strength)
@@ -168,6 +182,8 @@ PRESETS: dict[str, DiversityPreset] = {
         relax=1.0,
         latent_bandwidth=0.8,
         max_push=1.0,
+        reference_eta=0.8,
+        reference_window=0.5,
     ),
     "toy": DiversityPreset(grid=(4, 4), eta=0.5, window=0.5),
     "sd": DiversityPreset(grid=(16, 16)),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparke_engine.core.gradients import Field, entry_weights
 from sparke_engine.core.half import HalfRows
-from sparke_engine.errors import ShapeMismatch
+from sparke_engine.errors import InvalidArgument, ShapeMismatch
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.types import Neighbours
 
@@ -117,6 +117,21 @@ class Reference(NamedTuple):
 
     entries: Entries
     weight: float
+
+    def to(self, device: torch.device) -> "Reference":
+        """The same reference on a device, in fp32."""
+        entries = self.entries
+        return Reference(
+            Entries(entries.features.to(device).float(), entries.weights.to(device)), self.weight
+        )
+
+    def check(self, feature_dim: int) -> None:
+        """Raise InvalidArgument or ShapeMismatch for a reference that latents of that feature's length cannot have."""
+        if not -1 <= self.weight <= 1:
+            raise InvalidArgument(f"a reference's weight is in [-1, 1], got {self.weight}")
+        expected, actual = (self.entries.num_entries, feature_dim), tuple(self.entries.features.shape)
+        if self.entries.num_entries > 0 and actual != expected:
+            raise ShapeMismatch(f"a reference's features are {expected}, got {actual}")
 
 
 def unit_direction(

@@ -64,6 +64,8 @@ async def generate_images(
         usage=count_usage(generation),
         model=generation.model,
         memory_version=result.memory_version,
+        novelty_version=result.novelty_version,
+        context_version=result.context_version,
     )
     other = "b64_json" if by_url else "url"
     content = answer.model_dump_json(exclude={"data": {"__all__": {other}}})

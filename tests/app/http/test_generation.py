@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.domain.ids import LatentSpace, ModelId
+from app.domain.ids import LatentSpace, MemoryName, ModelId
 from app.domain.model import ModelSpec, SizeLimits
-from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection
+from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
 from app.http.generation import GenerationBody, find_model, to_request
 
@@ -123,6 +123,40 @@ def test_a_memory_that_makes_no_sense_is_refused(memory: dict[str, Any], kind: t
     assert (caught.value.param or "").startswith("diversity.memory.")
 
 
+def test_novelty_and_context_reach_the_request():
+    """Each with its reference, weight and pinned version; by default there is neither."""
+    found = _request(
+        diversity={
+            "strength": 0,
+            "novelty": {"reference": "published", "weight": 1, "version": 12},
+            "context": {"reference": "brand", "weight": 0.25},
+        }
+    ).diversity
+    assert found.novelty == ReferenceSelection(MemoryName("published"), 1.0, 12)
+    assert found.context == ReferenceSelection(MemoryName("brand"), 0.25, None)
+    assert (_request().diversity.novelty, _request().diversity.context) == (None, None)
+
+
+@pytest.mark.parametrize("member", ["novelty", "context"])
+def test_a_reference_of_the_wrong_form_is_refused(member: str):
+    """The error names the member, not only the form."""
+    with pytest.raises(InvalidId) as caught:
+        _request(diversity={member: {"reference": "../x", "weight": 0.5}})
+    assert caught.value.param == f"diversity.{member}.reference"
+
+
+def test_one_reference_cannot_lead_away_and_back():
+    """The same memory for novelty and for context is refused; two names are not."""
+    both = {
+        "novelty": {"reference": "brand", "weight": 0.5},
+        "context": {"reference": "brand", "weight": 0.25},
+    }
+    with pytest.raises(InvalidRequest, match="brand") as caught:
+        _request(diversity=both)
+    assert caught.value.param == "diversity.context.reference"
+    _request(diversity=both | {"context": {"reference": "other", "weight": 0.25}})
+
+
 @pytest.mark.parametrize(
     "members",
     [
@@ -146,6 +180,13 @@ def test_a_memory_that_makes_no_sense_is_refused(memory: dict[str, Any], kind: t
         {"diversity": {"latent_bandwidth": 0}},
         {"diversity": {"num_neighbours": 0}},
         {"diversity": {"novelty": {}}},
+        {"diversity": {"novelty": {"reference": "brand"}}},
+        {"diversity": {"context": {"weight": 0.5}}},
+        {"diversity": {"context": {"reference": "brand", "weight": -0.1}}},
+        {"diversity": {"novelty": {"reference": "brand", "weight": 1.01}}},
+        {"diversity": {"novelty": {"reference": "brand", "weight": float("nan")}}},
+        {"diversity": {"novelty": {"reference": "brand", "weight": 0.5, "version": 0}}},
+        {"diversity": {"novelty": {"reference": "brand", "weight": 0.5, "prompt": "a star"}}},
         {"unknown": 1},
     ],
     ids=str,

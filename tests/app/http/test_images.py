@@ -133,6 +133,37 @@ def test_the_memory_is_per_name_and_versioned(client: openai.OpenAI):
     assert make("images-test")[0] == 4, "replays are not remembered"
 
 
+def test_references_lead_and_are_replayed(client: openai.OpenAI):
+    """Novelty and context change the image, also at strength 0; the versions that the answer tells give it again."""
+
+    def make(memory: str, **diversity: object) -> tuple[dict[str, int | None], bytes]:
+        members = {"strength": 0, "memory": {"name": memory, "write": True, "read": False}, **diversity}
+        found = client.images.generate(prompt="a star", n=2, extra_body={"seed": 9, "diversity": members})
+        versions = {name: (found.model_extra or {})[f"{name}_version"] for name in ("novelty", "context")}
+        return versions, _decode(base64.b64decode((found.data or [])[0].b64_json or "")).tobytes()
+
+    none, stock = make("published")
+    make("brand")
+    assert none == {"novelty": None, "context": None}
+    novelty, context = {"reference": "published", "weight": 1.0}, {"reference": "brand", "weight": 0.5}
+    told, pixels = make("published", novelty=novelty, context=context)
+    assert told == {"novelty": 2, "context": 2}
+    assert pixels != stock
+    pinned = {"novelty": novelty | {"version": 2}, "context": context | {"version": 2}}
+    assert make("x", **pinned) == (told, pixels)
+    assert make("x", novelty=novelty | {"weight": 0}) == ({"novelty": 4, "context": None}, stock)
+
+
+@pytest.mark.parametrize("member", ["novelty", "context"])
+def test_a_reference_that_holds_nothing_is_404(client: openai.OpenAI, member: str):
+    """The message names the memory and says how to fill it; the member at fault is told."""
+    with pytest.raises(openai.NotFoundError, match="nobody") as caught:
+        client.images.generate(
+            prompt="x", extra_body={"diversity": {member: {"reference": "nobody", "weight": 0.5}}}
+        )
+    assert (caught.value.code, caught.value.param) == ("reference_not_found", f"diversity.{member}.reference")
+
+
 def test_a_version_that_is_not_there_yet_is_400(client: openai.OpenAI):
     """The worker's refusal reaches the client with its meaning."""
     with pytest.raises(openai.BadRequestError) as caught:

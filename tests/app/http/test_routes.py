@@ -108,7 +108,15 @@ def test_the_openapi_document_is_whole(http: httpx.Client):
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("example", GENERATION_EXAMPLES.values(), ids=GENERATION_EXAMPLES.keys())
 def test_the_examples_of_the_document_run(http: httpx.Client, example: dict[str, Any]):
-    """What the document shows works as it is."""
+    """What the document shows works as it is, once the references that it names hold something."""
+    for member in ("novelty", "context"):
+        if member in example["value"].get("diversity", {}):
+            name = example["value"]["diversity"][member]["reference"]
+            filled = http.post(
+                "/v1/images/generations",
+                json={"prompt": "a star", "diversity": {"memory": {"name": name}}},
+            )
+            assert filled.status_code == 200, filled.text
     answer = http.post("/v1/images/generations", json=example["value"])
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["data"]) == example["value"].get("n", 1)

@@ -1,18 +1,26 @@
 """JSON of jobs, results and records."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.ids import DEFAULT_TENANT, ImageId, LatentSpace, MemoryName, ModelId, make_job_id
 from app.domain.job import Job, JobKind, JobState
-from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection
+from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import CorruptRecord
 from app.jobs import codec
 
 _FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 _TEXTS = st.text(st.characters(codec="utf-8"))
+_REFERENCES = st.none() | st.builds(
+    ReferenceSelection,
+    name=st.just(MemoryName("brand")),
+    weight=_FLOATS,
+    version=st.none() | st.integers(1, MAX_SEED),
+)
 _JOBS = st.builds(
     Job,
     tenant_id=st.just(DEFAULT_TENANT),
@@ -25,7 +33,13 @@ _JOBS = st.builds(
         negative_prompt=_TEXTS,
         guidance_scale=_FLOATS,
         seed=st.integers(0, MAX_SEED),
-        diversity=st.builds(Diversity, strength=_FLOATS, memory=st.builds(MemorySelection)),
+        diversity=st.builds(
+            Diversity,
+            strength=_FLOATS,
+            memory=st.builds(MemorySelection),
+            novelty=_REFERENCES,
+            context=_REFERENCES,
+        ),
     ),
 )
 _RESULTS = st.builds(
@@ -42,6 +56,8 @@ _RESULTS = st.builds(
     ).map(tuple),
     latent_space=st.just(LatentSpace("toy")),
     memory_name=st.just(MemoryName("default")),
+    novelty_version=st.none() | st.integers(1, MAX_SEED),
+    context_version=st.none() | st.integers(1, MAX_SEED),
 )
 
 
@@ -68,6 +84,15 @@ def test_a_record_comes_back_as_it_was(job, result, failure):
     assert (record.job, record.state, record.fence) == (job, JobState.SUCCEEDED, 3)
     assert (record.worker_id, record.started_at_ms, record.finished_at_ms) == ("w1", 6, 7)
     assert (record.result, record.failure) == (result, failure)
+
+
+@given(_JOBS)
+def test_a_job_of_an_older_release_has_no_references(job):
+    """Records that were written before there were references are read on."""
+    written = json.loads(codec.JOB.dump_json(job))
+    del written["request"]["diversity"]["novelty"], written["request"]["diversity"]["context"]
+    found = codec.decode(codec.JOB, json.dumps(written).encode(), where="job")
+    assert (found.request.diversity.novelty, found.request.diversity.context) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from app.domain.ids import LatentSpace, MemoryName, ModelId, TenantId, WorkerId, make_job_id
 from app.domain.job import Job, JobKind, JobRecord
 from app.domain.model import ModelSpec, SizeLimits
-from app.domain.request import Diversity, GenerationRequest, MemorySelection
+from app.domain.request import Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.images.store import ImageStore
 from app.jobs.queue import JobQueue
 from app.jobs.store import JobStore
@@ -53,6 +53,8 @@ def _make_job(
     strength: float = 0.5,
     memory: MemorySelection | None = None,
     num_neighbours: int | None = None,
+    novelty: ReferenceSelection | None = None,
+    context: ReferenceSelection | None = None,
     reproducible: bool = False,
     model: str = "toy",
     created_at_ms: int = 1_000,
@@ -69,7 +71,9 @@ def _make_job(
         steps=steps,
         guidance_scale=guidance_scale,
         seed=seed,
-        diversity=Diversity(strength=strength, memory=memory, num_neighbours=num_neighbours),
+        diversity=Diversity(
+            strength=strength, memory=memory, num_neighbours=num_neighbours, novelty=novelty, context=context
+        ),
         reproducible=reproducible,
     )
     job_id = make_job_id(created_at_ms, number.to_bytes(8, "big"))

@@ -1,6 +1,7 @@
 """What a PNG says about how it was made."""
 
 import io
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -10,9 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from app.domain.ids import MemoryName, image_id
-from app.domain.request import MemorySelection
+from app.domain.request import MemorySelection, ReferenceSelection
 from app.errors import CorruptRecord
-from app.worker.png import ImageOrigin, encode_png, image_metadata, read_metadata
+from app.worker.png import ImageOrigin, ReferenceMetadata, encode_png, image_metadata, read_metadata
 
 
 def _origin(job, index=0):
@@ -38,6 +39,17 @@ def test_metadata_and_pixels_survive(make_job):
     assert (metadata.memory_name, metadata.memory_version, metadata.memory_read) == ("ads", 12, False)
     assert (metadata.reproducible, metadata.num_batch_images) == (True, 5)
     assert Image.open(io.BytesIO(png)).tobytes() == image.tobytes()
+
+
+def test_the_references_are_told(make_job):
+    """Name, version and weight of each, for programs and for people; one that did not take part is not there."""
+    novelty = ReferenceSelection(MemoryName("published"), 0.75)
+    job = make_job(1, novelty=novelty)
+    metadata = image_metadata(job.request, replace(_origin(job), novelty_version=9))
+    png = encode_png(Image.new("RGB", (2, 2)), metadata)
+    assert read_metadata(png).novelty == ReferenceMetadata(MemoryName("published"), 9, 0.75)
+    assert read_metadata(png).context is None
+    assert "Novelty: published@9 weight 0.75, Image:" in Image.open(io.BytesIO(png)).text["parameters"]
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)

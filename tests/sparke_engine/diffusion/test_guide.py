@@ -14,6 +14,7 @@ from sparke_engine.diffusion.seam import Step, guided_steps
 from sparke_engine.errors import NonFiniteLatents
 from sparke_engine.guidance.presets import PAPER, RELEASED, DiversityPreset
 from sparke_engine.guidance.push import Entries, Reference
+from sparke_engine.guidance.references import references_push
 from sparke_engine.guidance.released import Past, ReleasedScore, released_push
 
 PRESET = DiversityPreset(grid=(2, 2), eta=0.5, window=0.5, latent_bandwidth=1.5, max_push=10)
@@ -96,6 +97,35 @@ def test_released_takes_a_reference() -> None:
         beta=-0.5,
     )
     assert torch.equal(move.delta, expected.delta)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7])
+@pytest.mark.parametrize("weight", [0.5, -0.5])
+def test_references_move_besides_the_memory(strength: float, weight: float) -> None:
+    """In mode `denoised` the reference's move is its own, the same at every strength, within its own window."""
+    preset = replace(PRESET, reference_window=0.3)
+    reference = Reference(entries_of(preset, 70), weight)
+    memory = None if strength == 0 else entries_of(preset)
+    group = GuidedGroup(slice(0, 2), preset, strength, memory, references=(reference,))
+    clean = latents_of(0)
+    found = GroupGuide([group]).before(step_at(0, clean))
+    expected = references_push(
+        clean[:2], [reference], preset, eta=preset.reference_eta, limit=torch.full((2,), 100.0)
+    )
+    assert torch.equal(found[-1].delta, expected.delta)
+    assert len(found) == (1 if strength == 0 else 2)
+    if strength > 0:
+        plain = GroupGuide([replace(group, references=())]).before(step_at(0, clean))
+        assert torch.equal(found[0].delta, plain[0].delta)
+    at_each = [len(GroupGuide([group]).before(step_at(index, clean))) for index in range(10)]
+    within = [index < 3 for index in range(10)]
+    assert at_each == [int(active) + (strength > 0) * (index < 5) for index, active in enumerate(within)]
+
+
+def test_a_reference_of_weight_zero_moves_nothing() -> None:
+    """At strength 0 there is no move at all, so the run stays stock to the bit."""
+    group = GuidedGroup(slice(0, 3), PRESET, 0.0, None, references=(Reference(entries_of(PRESET), 0.0),))
+    assert GroupGuide([group]).before(step_at(0, latents_of(0))) == []
 
 
 def test_the_total_push_is_the_mean_and_is_bounded() -> None:

@@ -10,7 +10,7 @@ import torch
 from sparke_engine import MemoryBank, guided
 from sparke_engine.diffusion.library import default_preset, mark_preset
 from sparke_engine.diffusion.pipelines import load_pipeline
-from sparke_engine.errors import NestedGuidance, UnsupportedPipeline
+from sparke_engine.errors import InvalidArgument, NestedGuidance, UnsupportedPipeline
 from sparke_engine.guidance.presets import DiversityPreset, preset_named
 
 PRESET = DiversityPreset(grid=(4, 4), eta=0.8, window=0.5, latent_bandwidth=1.5, max_push=10)
@@ -66,6 +66,35 @@ def test_strength_zero_remembers_but_does_not_push(pipe: Any) -> None:
         with guided(pipe, bank, "a cat", strength=0.0, preset=PRESET):
             assert images_of(pipe, 1)[0].tobytes() == stock
     assert len(bank) == 2
+
+
+@pytest.mark.parametrize("member", ["novelty", "context"])
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_references_count_at_any_strength(pipe: Any, member: str, strength: float) -> None:
+    """Novelty lowers the similarity to another bank's image, context raises it; a weight of 0 or no image is stock."""
+    preset = replace(PRESET, reference_window=0.5, reference_bandwidth=2.0, reference_eta=0.5)
+    other, bank = MemoryBank(), MemoryBank()
+    with guided(pipe, other, "a dog", preset=preset):
+        images_of(pipe, 5)
+    nearness = []
+    for weighted in (None, (other, 0.0), (MemoryBank(), 1.0), (other, 0.3), (other, 1.0)):
+        bank = MemoryBank()
+        with guided(pipe, bank, "a cat", strength=strength, preset=preset, **{member: weighted}):
+            images_of(pipe, 1)
+        nearness.append(float(bank.features[0] @ other.features[0]))
+    assert nearness[0] == nearness[1] == nearness[2]
+    steps = torch.tensor(nearness[2:]).diff() * (1 if member == "context" else -1)
+    assert (steps > 0).all()
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_a_weight_outside_its_range_is_refused(pipe: Any, weight: float) -> None:
+    """Both weights are in [0, 1]: a sign is not how one asks for the opposite."""
+    with (
+        pytest.raises(InvalidArgument, match="weight of context"),
+        guided(pipe, MemoryBank(), "a cat", context=(MemoryBank(), weight)),
+    ):
+        pass
 
 
 def test_a_failed_block_remembers_nothing(pipe: Any) -> None:

@@ -1,0 +1,87 @@
+"""Novelty and context: from the memories that a request names to the engine's references."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.domain.job import Job
+from app.domain.request import ReferenceSelection
+from app.errors import ReferenceNotFound
+from app.memory.keys import MemoryKey
+from app.worker.memory_cache import MemoryCache
+from app.worker.models import LoadedModel
+from app.worker.neighbours import reference_query, to_entries
+from sparke_engine.guidance.push import Reference
+
+
+class MemoryVersions(Protocol):
+    """Which version of a memory a request reads."""
+
+    async def resolve_version(self, memory: MemoryKey, wanted: int | None, *, member: str = ...) -> int:
+        """The current one, or the one that a replay wants; InvalidRequest where there is none such yet.
+
+        `member` is the request's member that wants it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReferences:
+    """What a job's references are to the engine, and the version of each that was read (None where there is none)."""
+
+    sets: tuple[Reference, ...]
+    novelty_version: int | None
+    context_version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceReader:
+    """Reads references: memories of the job's own tenant in its model's latent space."""
+
+    versions: MemoryVersions
+    memories: MemoryCache
+
+    async def read(self, job: Job, model: LoadedModel) -> ReadReferences:
+        """Novelty at its weight, context at minus its own; a weight of 0 is looked up like any, and left out.
+
+        Raises ReferenceNotFound for a memory that holds nothing, InvalidRequest for a version that is not there yet.
+        """
+        found: list[Reference] = []
+        numbers: list[int | None] = []
+        diversity = job.request.diversity
+        for member, selection, sign in (
+            ("novelty", diversity.novelty, 1),
+            ("context", diversity.context, -1),
+        ):
+            if selection is None:
+                numbers.append(None)
+                continue
+            version, reference = await self._read_one(job, model, selection, f"diversity.{member}")
+            numbers.append(version)
+            if selection.weight > 0:
+                found.append(reference._replace(weight=sign * selection.weight))
+        return ReadReferences(tuple(found), *numbers)
+
+    async def _read_one(
+        self, job: Job, model: LoadedModel, selection: ReferenceSelection, member: str
+    ) -> tuple[int, Reference]:
+        """The version that is read, and the reference at the weight 1."""
+        key = MemoryKey(job.tenant_id, model.spec.latent_space, selection.name)
+        version = await self.versions.resolve_version(key, selection.version, member=member)
+        if version == 0:
+            raise _nothing_in(selection, model, member)
+        synced = await self.memories.sync(key, model.dimensions)
+        query = reference_query(model.engine.preset, model.dimensions, version=version)
+        entries = to_entries(await asyncio.to_thread(synced.memory.select, query))
+        if entries.num_entries == 0:
+            raise _nothing_in(selection, model, member)
+        return version, Reference(entries, 1.0)
+
+
+def _nothing_in(selection: ReferenceSelection, model: LoadedModel, member: str) -> ReferenceNotFound:
+    return ReferenceNotFound(
+        f"{member}.reference names the memory {selection.name!r}, which holds nothing in the latent space"
+        f" {model.spec.latent_space!r} of {model.spec.model_id}: make images with"
+        f" diversity.memory.name {selection.name!r} first",
+        param=f"{member}.reference",
+    )
