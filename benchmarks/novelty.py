@@ -1,11 +1,13 @@
-"""Novelty and context on the demo model: how often prompts that state no shape show one of a reference's two shapes.
+"""Novelty and context on the demo model: how often prompts that state no shape show the shapes and looks of a reference.
 
     python benchmarks/novelty.py --images 384 --out runs/novelty
 
 The reference holds 64 pictures each of "a star" and "a heart", as the model makes them without diversity guidance. A third
 of the prompts states nothing, a third a colour, a third a background; --both adds prompts that state both. Every row has
-the same prompts and seeds. An image is right where what its prompt states is there. Intervals are Wilson's, 95 %. Rows
-that are there already are read, so a run that was cut short goes on where it stood.
+the same prompts and seeds. The share of the two shapes is among all images; those of the reference's colours and
+backgrounds, each in a fifth of its pictures or more, are among images whose prompt leaves them open. An image is right
+where what its prompt states is there. Intervals are Wilson's, 95 %. Rows that are there already are read, so a run that
+was cut short goes on where it stood.
 """
 
 import argparse
@@ -36,6 +38,7 @@ IMAGES_A_REQUEST: Final = 4
 GROUPS_A_BATCH: Final = 16
 WEIGHTS: Final = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5, -0.75, -1.0)  # novelty, none, context
 PICTURES_A_ROW: Final = 16
+HEAD: Final = "| novelty | context | its shapes | its colours | its backgrounds | right | push |\n|---|---|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def generate(engine: PipelineEngine, groups: list[SampleGroup], plan: DenoisingP
     return [sample for group in made for sample in group]
 
 
-def reference_entries(engine: PipelineEngine, plan: DenoisingPlan) -> Entries:
+def reference_samples(engine: PipelineEngine, plan: DenoisingPlan) -> list[Sample]:
     """The reference: pictures of both shapes without diversity guidance."""
     groups = [
         SampleGroup(
@@ -84,8 +87,7 @@ def reference_entries(engine: PipelineEngine, plan: DenoisingPlan) -> Entries:
         for shape in REFERENCE_SHAPES
         for start in range(10**6, 10**6 + IMAGES_A_SHAPE, IMAGES_A_REQUEST)
     ]
-    features = torch.stack([sample.feature for sample in generate(engine, groups, plan)])
-    return Entries(features, torch.ones(len(features)))
+    return generate(engine, groups, plan)
 
 
 def requests(texts: list[str], weight: float, entries: Entries, strength: float) -> list[SampleGroup]:
@@ -110,53 +112,42 @@ class Row:
 
     novelty: float
     context: float
-    share: tuple[float, float, float]
-    share_by_kind: dict[str, float]
+    shapes: tuple[float, float, float]
+    colours: tuple[float, float, float]
+    backgrounds: tuple[float, float, float]
     right: tuple[float, float, float]
     push: float
 
     @classmethod
-    def of(cls, weight: float, seen: Tensor, stated: Tensor, pushes: Tensor) -> Self:
-        """The figures of all prompts, and by what they state."""
-        shows = (seen[:, :1] == torch.tensor(REFERENCE_SHAPES)).any(dim=1)
-        right = is_right(seen, stated)
-        kinds = {
-            "nothing": (stated[:, 1] == OPEN) & (stated[:, 2] == OPEN),
-            "colour": (stated[:, 1] != OPEN) & (stated[:, 2] == OPEN),
-            "background": (stated[:, 1] == OPEN) & (stated[:, 2] != OPEN),
-            "both": (stated[:, 1] != OPEN) & (stated[:, 2] != OPEN),
-        }
-        return cls(
-            max(weight, 0.0),
-            max(-weight, 0.0),
-            _share(shows),
-            {name: float(shows[rows].float().mean()) for name, rows in kinds.items() if bool(rows.any())},
-            _share(right),
-            float(pushes.mean()),
+    def of(cls, weight: float, made: dict[str, Tensor], stated: Tensor, looks: list[Tensor]) -> Self:
+        """The figures of what was made; `looks` are the reference's frequent values of each attribute."""
+        seen = made["seen"]
+        shapes, colours, backgrounds = (
+            _share(torch.isin(seen[:, column], values)[stated[:, column] == OPEN])
+            for column, values in enumerate(looks)
         )
-
-    @property
-    def head(self) -> str:
-        """The head of the Markdown table that the line belongs to."""
-        kinds = [f"prompt states {kind}" for kind in self.share_by_kind]
-        names = ["novelty", "context", "stars and hearts", *kinds, "right", "push"]
-        return f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
+        right = _share(is_right(seen, stated))
+        push = float(made["pushes"].mean())
+        return cls(abs(max(weight, 0.0)), abs(min(weight, 0.0)), shapes, colours, backgrounds, right, push)
 
     @property
     def line(self) -> str:
         """The row in Markdown."""
-        share, right = (
+        shares = [
             f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-            for value, low, high in (self.share, self.right)
-        )
-        kinds = [f"{100 * value:.0f} %" for value in self.share_by_kind.values()]
-        cells = [f"{self.novelty:g}", f"{self.context:g}", share, *kinds, right, f"{self.push:.3f}"]
-        return f"| {' | '.join(cells)} |"
+            for value, low, high in (self.shapes, self.colours, self.backgrounds, self.right)
+        ]
+        return f"| {' | '.join([f'{self.novelty:g}', f'{self.context:g}', *shares, f'{self.push:.3f}'])} |"
 
 
 def _share(hits: Tensor) -> tuple[float, float, float]:
     found: Any = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
     return float(hits.float().mean()), float(found.low), float(found.high)
+
+
+def _frequent(values: Tensor) -> Tensor:
+    """The values that a fifth or more of the reference has."""
+    return torch.nonzero(torch.bincount(values) >= len(values) / 5)[:, 0]
 
 
 class Bench:
@@ -167,10 +158,14 @@ class Bench:
         self._judge = load_judge(torch.device("cpu"))
         path = folder / "reference.safetensors"
         if not path.exists():
-            features = reference_entries(engine, setting.plan).features.contiguous()
-            save_file({"features": features}, path)
-        features = load_file(path)["features"]
+            samples = reference_samples(engine, setting.plan)
+            features = torch.stack([sample.feature for sample in samples])
+            seen = judge_pictures(self._judge, as_pictures(samples)).attributes
+            save_file({"features": features, "seen": seen}, path)
+        reference = load_file(path)
+        features = reference["features"]
         self._entries = Entries(features, torch.ones(len(features)))
+        self.looks = [_frequent(reference["seen"][:, column]) for column in range(3)]
 
     def made(self, texts: list[str], weight: float) -> dict[str, Tensor]:
         """What the judge sees, the pushes and the pictures of one weight."""
@@ -214,15 +209,16 @@ def main() -> None:
     stated = stated.repeat_interleave(IMAGES_A_REQUEST, dim=0)
     place = f"{platform.node()}, {asked.device}{', compiled' * asked.compile}"
     print(f"{place}; {len(stated)} images a row, strength {asked.strength:g}, {asked.steps} steps\n")
+    print(HEAD)
     rows: list[Row] = []
     shown: list[Tensor] = []
     for weight in asked.weights:
         made = bench.made(texts, weight)
-        rows.append(Row.of(weight, made["seen"], stated, made["pushes"]))
+        rows.append(Row.of(weight, made, stated, bench.looks))
         if abs(weight) in {0.0, 1.0}:
             shown.append(made["pictures"][:: max(1, len(stated) // PICTURES_A_ROW)][:PICTURES_A_ROW])
-        print(rows[-1].line if len(rows) > 1 else f"{rows[0].head}\n{rows[0].line}", flush=True)
-    table = "\n".join([rows[0].head, *(row.line for row in rows)])
+        print(rows[-1].line, flush=True)
+    table = "\n".join([HEAD, *(row.line for row in rows)])
     (asked.out / "table.md").write_text(f"{table}\n")
     values = {
         "preset": asdict(engine.preset),
