@@ -1,6 +1,6 @@
 """Novelty and context on the demo model: how often prompts that state no shape show the shapes and looks of a reference.
 
-    python benchmarks/novelty.py --images 384 --out runs/novelty
+    python benchmarks/novelty.py --images 384 --grid 16 --out runs/novelty-16
 
 The reference holds 64 pictures each of "a star" and "a heart", as the model makes them without diversity guidance. A third
 of the prompts states nothing, a third a colour, a third a background; --both adds prompts that state both. Every row has
@@ -192,6 +192,9 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=9.0)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--both", action="store_true", help="also prompts that state colour and background")
+    parser.add_argument(
+        "--grid", type=int, default=16, help="cells a side of the features that memories keep"
+    )
     parser.add_argument("--preset", nargs="*", default=[], help="reference_eta=1.5 and the like")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the denoiser (needs a C++ compiler)")
@@ -200,7 +203,8 @@ def main() -> None:
     asked = parser.parse_args()
     engine = demo_engine(asked.device, compiled=asked.compile)
     changes = {name: float(value) for name, value in (part.split("=") for part in asked.preset)}
-    engine.preset = replace(engine.preset, **changes)  # type: ignore[arg-type]
+    grid = (asked.grid, asked.grid)
+    engine.preset = replace(engine.preset, grid=grid, **changes)  # type: ignore[arg-type]
     setting = Setting(DenoisingPlan(64, 64, asked.steps, asked.scale), asked.strength)
     asked.out.mkdir(parents=True, exist_ok=True)
     _check_setting(asked.out, setting, engine)

@@ -173,18 +173,20 @@ PAPER = DiversityPreset(
     mode="paper", grid=None, eta=0.03, latent_bandwidth=0.8, prompt_bandwidth=0.3, power=2.0, interval=10
 )
 RELEASED = replace(PAPER, mode="released", min_prompt_kernel=0.0, max_push=10.0)
+DEMO = DiversityPreset(
+    grid=(4, 4),
+    eta=1.0,
+    strength_exponent=0.5,
+    window=0.25,
+    relax=1.0,
+    latent_bandwidth=0.8,
+    max_push=1.0,
+    reference_eta=0.8,
+    reference_window=0.5,
+)
 PRESETS: dict[str, DiversityPreset] = {
-    "demo": DiversityPreset(
-        grid=(4, 4),
-        eta=1.0,
-        strength_exponent=0.5,
-        window=0.25,
-        relax=1.0,
-        latent_bandwidth=0.8,
-        max_push=1.0,
-        reference_eta=0.8,
-        reference_window=0.5,
-    ),
+    "demo": DEMO,
+    "demo-fine": replace(DEMO, grid=(16, 16)),  # memories of it hold shapes, and references lead by them
     "toy": DiversityPreset(grid=(4, 4), eta=0.5, window=0.5),
     "sd": DiversityPreset(grid=(16, 16)),
     "sdxl": DiversityPreset(grid=(16, 16)),
