@@ -129,7 +129,7 @@ class BatchGuide:
     def _sources(self, number: int, device: torch.device) -> Entries | None:
         """What pushes a group at its strength, on the device, copied there once."""
         group = self.groups[number]
-        sources = group.entries if group.preset.mode == "denoised" else group.sources
+        sources = group.sources if group.preset.mode == "paper" else group.entries
         if sources is None:
             return None
         if number not in self._on_device:
@@ -161,18 +161,21 @@ class GroupGuide(BatchGuide):
         """Mode `released`: before every `interval`-th step. It takes one reference at most, with β = −weight."""
         self._start(step)
         moves = []
-        for group in self.groups:
-            if not (group.preset.mode == "released" and _is_time(group, step) and group.entries is not None):
+        for number, group in enumerate(self.groups):
+            if not (group.preset.mode == "released" and _is_time(group, step)):
                 continue
-            noisy, entries = step.noisy[group.rows], group.entries.to(step.noisy.device)
+            noisy, entries = step.noisy[group.rows], self._sources(number, step.noisy.device)
+            if entries is None:
+                continue
             reference = group.references[0] if group.references else None
+            asked = noisy.new_zeros(0) if entries.prompts is None else entries.prompts.asked
             push = released_push(
                 noisy,
-                noisy.new_zeros(0) if entries.prompts is None else entries.prompts.asked,
-                Past.of(entries),
+                asked,
+                Past.of(entries, asked),
                 ReleasedScore.of(group.preset),
                 eta=group.eta,
-                reference=None if reference is None else Past.of(reference.entries.to(noisy.device)),
+                reference=None if reference is None else Past.of(reference.entries.to(noisy.device), asked),
                 beta=0.0 if reference is None else -reference.weight,
             )
             moves.append(self._spend(step.noisy, group, push))
@@ -221,8 +224,10 @@ class GroupGuide(BatchGuide):
         """Mode `paper`: after every `interval`-th step."""
         moves = []
         for number, group in enumerate(self.groups):
+            if not (group.preset.mode == "paper" and _is_time(group, step)):
+                continue
             sources = self._sources(number, latents.device)
-            if group.preset.mode == "paper" and _is_time(group, step) and sources is not None:
+            if sources is not None:
                 push = paper_push(
                     latents[group.rows],
                     sources,

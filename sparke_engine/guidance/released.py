@@ -35,10 +35,10 @@ class Past(NamedTuple):
     prompt_embeddings: Float[Tensor, "k p"]
 
     @classmethod
-    def of(cls, entries: Entries) -> "Past":
-        """The past that entries are. Entries that are blind to prompts have embeddings of length 0."""
+    def of(cls, entries: Entries, asked: Float[Tensor, " p"]) -> "Past":
+        """The past that entries are. Those that are blind to prompts count as of the prompt that is asked for."""
         if entries.prompts is None:
-            return cls(entries.features, entries.features.new_zeros(entries.num_entries, 0))
+            return cls(entries.features, asked.expand(entries.num_entries, -1))
         return cls(entries.features, entries.prompts.of_entries)
 
 

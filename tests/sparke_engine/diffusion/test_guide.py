@@ -13,7 +13,7 @@ from sparke_engine.diffusion.schedulers import adapter_for
 from sparke_engine.diffusion.seam import Step, guided_steps
 from sparke_engine.errors import NonFiniteLatents
 from sparke_engine.guidance.presets import PAPER, RELEASED, DiversityPreset
-from sparke_engine.guidance.push import Entries, Reference
+from sparke_engine.guidance.push import Entries, Prompts, Reference
 from sparke_engine.guidance.references import references_push
 from sparke_engine.guidance.released import Past, ReleasedScore, released_push
 
@@ -90,10 +90,10 @@ def test_released_takes_a_reference() -> None:
     expected = released_push(
         noisy,
         torch.zeros(0),
-        Past.of(entries),
+        Past.of(entries, torch.zeros(0)),
         ReleasedScore.of(RELEASED),
         eta=RELEASED.eta,
-        reference=Past.of(other),
+        reference=Past.of(other, torch.zeros(0)),
         beta=-0.5,
     )
     assert torch.equal(move.delta, expected.delta)
@@ -126,6 +126,19 @@ def test_a_reference_of_weight_zero_moves_nothing() -> None:
     """At strength 0 there is no move at all, so the run stays stock to the bit."""
     group = GuidedGroup(slice(0, 3), PRESET, 0.0, None, references=(Reference(entries_of(PRESET), 0.0),))
     assert GroupGuide([group]).before(step_at(0, latents_of(0))) == []
+
+
+def test_released_takes_a_reference_that_is_blind_to_prompts() -> None:
+    """Beside a memory that knows prompts, its entries count as of the prompt that is asked for."""
+    asked, blind = torch.tensor([1.0, 0.0]), entries_of(RELEASED, 70)
+    entries = replace(entries_of(RELEASED), prompts=Prompts(asked, torch.eye(2)))
+    told = replace(blind, prompts=Prompts(asked, asked.expand(2, -1)))
+    deltas = []
+    for other in (blind, told):
+        group = GuidedGroup(slice(0, 3), RELEASED, 1.0, entries, references=(Reference(other, 0.5),))
+        (move,) = GroupGuide([group]).displace(step_at(9, latents_of(1), 25))
+        deltas.append(move.delta)
+    assert torch.equal(*deltas)
 
 
 def test_the_total_push_is_the_mean_and_is_bounded() -> None:
