@@ -94,9 +94,7 @@ def _runner(size: Size) -> ArmRunner:
 
 def _make_arm(text: str, size: Size) -> str:
     torch.set_num_threads(2)
-    engine = _engine(size.device)
     _runner(size).run(Arm.parse(text, _shipped_preset(size.device)), open_prompts(size.prompts), size.images)
-    del engine
     return text
 
 
