@@ -5,8 +5,7 @@
 
 On a GPU: CUDA events, eager, replayed from a CUDA graph, and compiled before it is captured, beside the bandwidth floor, which is two
 readings of the entries at the rate at which this device copies. The rival is what the formula costs by autograd through
-the whole Gram matrix. `--unet` adds a denoiser of SDXL's size with random weights, at batch 1 with classifier-free
-guidance, and what guiding its step adds, seam included.
+the whole Gram matrix. `--unet` adds whole trajectories of a denoiser of SDXL's size, see `unet_cost.py`.
 """
 
 import argparse
@@ -17,20 +16,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor
+from unet_cost import CHANNELS, SIDE, entries_of, unet_rows
 
-from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
-from sparke_engine.diffusion.seam import guided_steps
 from sparke_engine.guidance.denoised import Extrapolation, denoised_push
 from sparke_engine.guidance.presets import PRESETS, DiversityPreset
 from sparke_engine.guidance.push import Entries
 
-SIDE, CHANNELS = 128, 4  # latents of SDXL at 1024 px
 SIZES = (100, 1_000, 4_000, 10_000)
 POOLED = replace(PRESETS["sdxl"], relax=1.0)
 FULL = replace(POOLED, grid=None)
@@ -118,7 +113,7 @@ def main() -> None:
             print(_line(rows[-1]), flush=True)
     report: dict[str, Any] = {"device": name, "copy_rate": rate, "rows": [asdict(row) for row in rows]}
     if asked.unet:
-        report["unet"] = unet_rows(meter)
+        report["unet"] = unet_rows(asked.repeats)
     (asked.out / f"cost-{asked.device}.json").write_text(json.dumps(report, indent=1))
 
 
@@ -127,18 +122,6 @@ def copy_rate(device: str, meter: Meter) -> float:
     source = torch.empty(GIB // 4, dtype=torch.float16, device=device).normal_()
     target = torch.empty_like(source)
     return 2 * source.nbytes / (meter.time_ms(lambda: target.copy_(source)) / 1000)
-
-
-def entries_of(preset: DiversityPreset, num_entries: int, device: str) -> Entries:
-    """Random unit features in half precision, as a memory keeps them, and prompt weights."""
-    dim = preset.feature_map.dim(CHANNELS, SIDE, SIDE)
-    generator = torch.Generator(device).manual_seed(0)
-    rows = torch.empty(num_entries, dim, dtype=torch.float16, device=device)
-    for part in torch.split(rows, 500):
-        drawn = torch.randn(part.shape, generator=generator, device=device)
-        part.copy_(drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True))
-    weights = torch.rand(num_entries, generator=generator, device=device)
-    return Entries(rows, weights).to(torch.device(device))
 
 
 def step_row(preset: DiversityPreset, title: str, num_entries: int, *, meter: Meter, rate: float) -> Row:
@@ -217,86 +200,6 @@ def _line(row: Row) -> str:
         f"| {shown(row.compiled_ms, '.3f')} | {row.floor_ms:.3f} | {shown(row.temporary_mib, '.1f')} | {shown(row.autograd_ms, '.2f')} "
         f"| {shown(row.autograd_gib, '.2f')} |"
     )
-
-
-def unet_rows(meter: Meter) -> list[dict[str, float | str]]:
-    """A denoiser's step at batch 1 with guidance, and what guiding it adds, eager and compiled."""
-    config = {
-        "sample_size": SIDE,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "block_out_channels": (320, 640, 1280),
-        "transformer_layers_per_block": (1, 2, 10),
-        "attention_head_dim": (5, 10, 20),
-        "cross_attention_dim": 2048,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-        "use_linear_projection": True,
-    }
-    with torch.device("cuda"):
-        unet = diffusers.UNet2DConditionModel(**config).half().eval().requires_grad_(requires_grad=False)
-        latents = torch.randn(2, CHANNELS, SIDE, SIDE).half()
-        prompt = torch.randn(2, 77, 2048).half()
-        added = {"text_embeds": torch.randn(2, 1280).half(), "time_ids": torch.ones(2, 6).half()}
-        timestep = torch.tensor(500)
-
-    def predict() -> Tensor:
-        sample: Tensor = unet(latents, timestep, prompt, added_cond_kwargs=added, return_dict=False)[0]
-        return sample
-
-    rows: list[dict[str, float | str]] = []
-    print(
-        "\n| mode | denoiser, ms | step, ms | guided step, ms | added | of the denoiser |\n|---|---|---|---|---|---|"
-    )
-    for mode in ("eager", "compiled"):
-        if mode == "compiled":
-            unet.forward = torch.compile(unet.forward, mode="default")
-        denoiser_ms, halves = meter.time_ms(predict), predict()
-        stock_ms, guided_ms = step_times_ms(halves, meter)
-        added_ms = guided_ms - stock_ms
-        rows.append(
-            {"mode": mode, "denoiser_ms": denoiser_ms, "step_ms": stock_ms, "guided_step_ms": guided_ms}
-        )
-        print(
-            f"| {mode} | {denoiser_ms:.2f} | {stock_ms:.3f} | {guided_ms:.3f} | {added_ms:.3f} "
-            f"| {100 * added_ms / denoiser_ms:.2f} % |",
-            flush=True,
-        )
-    return rows
-
-
-def step_times_ms(halves: Tensor, meter: Meter) -> tuple[float, float]:
-    """One call of `scheduler.step` on what guidance makes of a prediction's halves: stock, and in the seam."""
-    scheduler = diffusers.EulerDiscreteScheduler()
-    scheduler.set_timesteps(30, device=halves.device)
-    group = GuidedGroup(slice(0, 1), POOLED, 1.0, entries_of(POOLED, 10_000, halves.device.type))
-    pipe = SimpleNamespace(scheduler=scheduler, unet=_Doubled(halves))
-    without, under = halves.chunk(2)
-    output, sample = without + 7.5 * (under - without), halves[:1].clone()
-    scheduler.scale_model_input(sample, scheduler.timesteps[1])
-
-    def step() -> object:
-        scheduler._step_index = None  # noqa: SLF001 - the same step again
-        pipe.unet(sample)
-        return scheduler.step(output, scheduler.timesteps[1], sample, return_dict=False)
-
-    stock_ms = meter.time_ms(step)
-    with guided_steps(pipe, GroupGuide([group])):
-        return stock_ms, meter.time_ms(step)
-
-
-class _Doubled(torch.nn.Module):
-    """Stands for a denoiser that has predicted `halves` at no cost."""
-
-    def __init__(self, halves: Tensor) -> None:
-        super().__init__()
-        self.halves = halves
-
-    def forward(self, sample: Tensor) -> tuple[Tensor]:
-        """The halves."""
-        del sample
-        return (self.halves,)
 
 
 if __name__ == "__main__":

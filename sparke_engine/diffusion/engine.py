@@ -14,6 +14,7 @@ from torch import Tensor
 from sparke_engine.diffusion.calls import CalledWithText
 from sparke_engine.diffusion.families import embed_prompt, family_of, served_pipelines
 from sparke_engine.diffusion.guide import FinishedRun, GuidedGroup, Method, Sparke
+from sparke_engine.diffusion.recording import StepRecorder
 from sparke_engine.diffusion.seam import guided_steps
 from sparke_engine.errors import (
     InvalidArgument,
@@ -103,6 +104,7 @@ class PipelineEngine:
         self.method: Method = Sparke() if method is None else method
         self._pipe = pipe
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
+        self._recorder = StepRecorder()
         self._call = _call_of(pipe)
         self._latent_shape = self._call.latent_shape(pipe)
         self.prompt_dim = self.embed_prompts([""]).shape[1]
@@ -134,7 +136,8 @@ class PipelineEngine:
             [self._guided(group, part) for group, part in zip(groups, rows, strict=True)]
         )
         seeds = [seed for group in groups for seed in group.seeds]
-        with self.method.around(self.pipeline, seeds), guided_steps(self.pipeline, guide, on_step):
+        seam = guided_steps(self.pipeline, guide, on_step, self._recorder)
+        with self.method.around(self.pipeline, seeds), seam:
             images = self.pipeline(
                 **self._arguments(groups, plan),
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
@@ -151,6 +154,7 @@ class PipelineEngine:
     def close(self) -> None:
         """Give the device's memory back."""
         self._pipe = None
+        self._recorder = StepRecorder()
         self._embeddings.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -11,7 +11,6 @@ s = 1 − a. Where `guidance_rescale` multiplies all that by a number of its own
 that number. Where o is no such combination, nothing is claimed.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +33,24 @@ class Told(NamedTuple):
 
     output: Float[Tensor, "b c h w"]
     scale: Float[Tensor, " b"]
+
+
+class Parts(NamedTuple):
+    """What the denoiser predicted for an output, in its order; `rescaled` says that a multiple was made of them.
+
+    Two are measured. Of three, diffusers keeps one order: without the prompt, under it, perturbed (skip-layer and
+    perturbed-attention guidance); there s is 1.
+    """
+
+    predictions: tuple[Float[Tensor, "b c h w"], ...]
+    rescaled: bool
+
+    def told(self, output: Float[Tensor, "b c h w"]) -> Told:
+        """What of the output is the prompt's."""
+        if len(self.predictions) == 3:
+            return Told(self.predictions[1], _ones(output))
+        first, second = self.predictions
+        return tell(output, first, second, rescaled=self.rescaled)
 
 
 class DenoiserWatch:
@@ -62,20 +79,17 @@ class DenoiserWatch:
         output = result[0] if isinstance(result, tuple) else result.sample
         self._outputs.append(output.detach())
 
-    def take(self, output: Float[Tensor, "b c h w"]) -> Callable[[], Told] | None:
-        """How to tell the parts of the output that the scheduler is given, once; None where it has no parts.
+    def take(self, output: Float[Tensor, "b c h w"]) -> "Parts | None":
+        """The parts of the output that the scheduler is given, once; None where it has none that can be told.
 
-        Two parts, a doubled batch or two calls, are measured. Of three, diffusers keeps one order: without the prompt,
-        under it, perturbed (skip-layer and perturbed-attention guidance); there s is 1.
+        Two are told, a doubled batch or two calls, and three, see `Parts`.
         """
         outputs, self._outputs = self._outputs, []
-        parts = self._parts(outputs, output) if outputs else []
-        if len(parts) == 2:
-            rescaled = float(getattr(self._pipe, "guidance_rescale", 0.0) or 0.0) > 0
-            return lambda: tell(output, parts[0], parts[1], rescaled=rescaled)
-        if len(parts) == 3:
-            return lambda: Told(parts[1], _ones(output))
-        return None
+        predictions = self._parts(outputs, output) if outputs else []
+        if len(predictions) not in (2, 3):
+            return None
+        rescaled = float(getattr(self._pipe, "guidance_rescale", 0.0) or 0.0) > 0
+        return Parts(tuple(predictions), rescaled)
 
     def _parts(self, outputs: list[Tensor], like: Tensor) -> list[Tensor]:
         """The predictions for the batch, in the order in which they were made; none if they are not of its shape."""

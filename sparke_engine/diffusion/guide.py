@@ -1,6 +1,6 @@
 """The guide of a device batch: each group of images is pushed by its own arithmetic, on its own rows."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -180,6 +180,22 @@ class GroupGuide(BatchGuide):
             )
             moves.append(self._spend(step.noisy, group, push))
         return moves
+
+    def settings(self, step: Step) -> Hashable | None:
+        """What `before` depends on besides tensors: each group's η, λ and η of references, and the step's share.
+
+        None for the objective `vendi`, whose spectrum is found on the host's word.
+        """
+        sizes = [
+            (group.eta_of(step), group.relax_of(step), group.reference_eta_of(step))
+            if group.preset.mode == "denoised"
+            else (0.0, 0.0, 0.0)
+            for group in self.groups
+        ]
+        acts = any(max(each) > 0 for each in sizes)
+        if not acts or any(group.preset.objective == "vendi" for group in self.groups):
+            return None
+        return step.share, tuple(sizes)
 
     def before(self, step: Step) -> list[Move]:
         """Mode `denoised`: pushes within the window, relaxed guidance in every step, references within their own window."""

@@ -2,16 +2,17 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.diffusion.extrapolation import DenoiserWatch, Told
+from sparke_engine.diffusion.extrapolation import DenoiserWatch, Parts
 from sparke_engine.diffusion.families import layout_for
 from sparke_engine.diffusion.layouts import LatentLayout
+from sparke_engine.diffusion.recording import Number, StepRecorder
 from sparke_engine.diffusion.schedulers import (
     CleanPrediction,
     NoiseLevel,
@@ -118,8 +119,21 @@ class Guide(Protocol):
         """Take the final latents of a run; of one that stops with noise left, its last predicted clean latents."""
 
 
+@runtime_checkable
+class ReplayableGuide(Guide, Protocol):
+    """A guide whose `before` can be recorded: no number on the device decides what it does, see `recording`."""
+
+    def settings(self, step: Step) -> Hashable | None:
+        """What `before` depends on in this step, besides the step's tensors and what is the same in the whole run.
+
+        None where it does nothing, or cannot be recorded.
+        """
+
+
 @contextmanager
-def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iterator[None]:
+def guided_steps(
+    pipe: Any, guide: Guide, on_step: OnStep | None = None, recorder: StepRecorder | None = None
+) -> Iterator[None]:
     """Within the block, every step of `pipe.scheduler` is guided; afterwards the pipeline is as before, whatever happens.
 
     A forward hook on the denoiser keeps, step by step, what it predicts, from which the part under the prompt is told.
@@ -127,6 +141,7 @@ def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iter
 
     `on_step(done, num_steps)` is called once a step with the number of steps done, from 1, of those that this call of the
     pipeline takes. What it raises ends the pipeline's call and comes out of the block.
+    `recorder`: one to be used again by later blocks of the same thread.
     Raises UnsupportedScheduler, or NestedGuidance where a block on this scheduler is open.
     """
     scheduler = pipe.scheduler
@@ -139,10 +154,12 @@ def guided_steps(pipe: Any, guide: Guide, on_step: OnStep | None = None) -> Iter
     layout = layout_for(pipe)
     watch = DenoiserWatch(pipe, layout)
     hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in watch.modules]
-    scheduler.step = _wrapped(_Seam(adapter, layout, watch), guide, on_step)
+    recorder = StepRecorder() if recorder is None else recorder
+    scheduler.step = _wrapped(_Seam(adapter, layout, watch, recorder), guide, on_step)
     try:
         yield
     finally:
+        recorder.forget()
         for hook in hooks:
             hook.remove()
         if before is None:
@@ -157,6 +174,34 @@ class _Seam(NamedTuple):
     adapter: SchedulerAdapter
     layout: LatentLayout
     watch: DenoiserWatch
+    recorder: StepRecorder
+
+
+class _Seen(NamedTuple):
+    """A call of `step`: its tensors in their canonical form, what the output was made from, where it stands, and x̂0."""
+
+    latents: Tensor
+    output: Tensor
+    parts: Parts | None
+    place: Place
+    level: NoiseLevel
+    prediction: CleanPrediction
+
+    def step(self) -> Step:
+        """What the guide sees of the call."""
+        latents, output, parts, place = self.latents, self.output, self.parts, self.place
+        prediction = self.prediction
+        told = None if parts is None else functools.cache(lambda: parts.told(output))
+        return Step(
+            place.step,
+            place.num_steps,
+            lambda: prediction.clean(latents.float(), output.float()),
+            None if told is None else lambda: prediction.clean(latents.float(), told().output.float()),
+            sample=latents,
+            guidance_scale=1.0 if told is None else lambda: told().scale,
+            share=place.share,
+            noise=lambda: self.level,
+        )
 
 
 def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[..., Any]:
@@ -173,20 +218,18 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
         place = counter.next(timestep)
         level = adapter.noise_level(place.position, timestep)
         prediction = adapter.kind.algebra(adapter.scheduler, level, timestep)
-        this = _seen(
-            place,
-            prediction,
-            (output, seam.watch.take(output)),
-            latents,
-            noise=lambda: level,
-        )
+        seen = _Seen(latents, output, seam.watch.take(output), place, level, prediction)
+        this = seen.step()
+        if place.starts_run:
+            seam.recorder.forget()
         if place.starts_step:
             moves = guide.displace(this)
             _carry(seam, place.position, moves)
             call.arguments["sample"] = _less(layout, call.arguments["sample"], moves)
         if prediction.can_push:
-            model_output = call.arguments["model_output"]
-            call.arguments["model_output"] = _inject(layout, prediction, model_output, guide.before(this))
+            pushed = _pushed(seam, guide, seen, this)
+            if pushed is not None:
+                call.arguments["model_output"] = layout.restored(pushed, call.arguments["model_output"])
         result = stock(*call.args[1:], **call.kwargs)
         if place.ends_step:
             moves = guide.after(this, layout.canonical(_latents(result)).float())
@@ -203,36 +246,38 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
     return step
 
 
-def _seen(
-    place: Place,
-    prediction: CleanPrediction,
-    outputs: tuple[Tensor, Callable[[], Told] | None],
-    latents: Tensor,
-    *,
-    noise: Callable[[], NoiseLevel],
-) -> Step:
-    """What the guide sees of a call. `outputs`: the model's, and how to tell what it puts out under the prompt alone."""
-    output, tell = outputs
-    told = None if tell is None else functools.cache(tell)
-    return Step(
-        place.step,
-        place.num_steps,
-        lambda: prediction.clean(latents.float(), output.float()),
-        None if told is None else lambda: prediction.clean(latents.float(), told().output.float()),
-        sample=latents,
-        guidance_scale=1.0 if told is None else lambda: told().scale,
-        share=place.share,
-        noise=noise,
+def _pushed(seam: _Seam, guide: Guide, seen: _Seen, this: Step) -> Tensor | None:
+    """The canonical output whose x̂0 is moved, in the model's dtype; None where nothing moves."""
+    output, prediction = seen.output, seen.prediction
+    records = seam.recorder.records(output.device) and prediction.bound is None
+    settings = guide.settings(this) if records and isinstance(guide, ReplayableGuide) else None
+    if settings is None:
+        moves = guide.before(this)
+        return _shifted(output, moves, prediction) if moves else None
+    parts = seen.parts or Parts((), rescaled=False)
+
+    def work(tensors: Sequence[Tensor], numbers: Sequence[Number]) -> Tensor:
+        latents, output, *predictions = tensors
+        of_sample, of_output = numbers
+        there = seen._replace(
+            latents=latents,
+            output=output,
+            parts=Parts(tuple(predictions), parts.rescaled) if predictions else None,
+            prediction=CleanPrediction(of_sample, of_output),
+        )
+        return _shifted(output, guide.before(there.step()), there.prediction)
+
+    return seam.recorder.do(
+        work,
+        (settings, parts.rescaled),
+        (seen.latents, output, *parts.predictions),
+        (prediction.of_sample, prediction.of_output),
     )
 
 
-def _inject(layout: LatentLayout, prediction: CleanPrediction, output: Tensor, moves: list[Move]) -> Tensor:
-    """The output whose x̂0 is moved, in the model's dtype."""
-
-    def shift(part: Tensor, delta: Tensor) -> Tensor:
-        return prediction.shifted(part.float(), delta).to(part.dtype)
-
-    return _changed(layout, output, moves, shift)
+def _shifted(output: Tensor, moves: list[Move], prediction: CleanPrediction) -> Tensor:
+    """The canonical output whose x̂0 is moved, in the model's dtype."""
+    return _changed(output, moves, lambda part, delta: prediction.shifted(part.float(), delta).to(part.dtype))
 
 
 def _carry(seam: _Seam, position: int, moves: list[Move]) -> None:
@@ -256,19 +301,19 @@ def _moved(layout: LatentLayout, result: Any, moves: list[Move]) -> Any:
 
 def _less(layout: LatentLayout, latents: Tensor, moves: list[Move]) -> Tensor:
     """The latents with what moves subtracted, in their dtype; the same tensor where nothing moves."""
-    return _changed(layout, latents, moves, lambda part, delta: (part.float() - delta).to(part.dtype))
-
-
-def _changed(
-    layout: LatentLayout, tensor: Tensor, moves: list[Move], change: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """A tensor of the scheduler's whose canonical latents are changed in the rows that move."""
     if not moves:
-        return tensor
-    changed = layout.canonical(tensor, moves[0].delta.shape[1]).clone()
+        return latents
+    canonical = layout.canonical(latents, moves[0].delta.shape[1])
+    changed = _changed(canonical, moves, lambda part, delta: (part.float() - delta).to(part.dtype))
+    return layout.restored(changed, latents)
+
+
+def _changed(canonical: Tensor, moves: list[Move], change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A copy that is changed in the rows that move."""
+    changed = canonical.clone()
     for rows, delta in moves:
         changed[rows] = change(changed[rows], delta)
-    return layout.restored(changed, tensor)
+    return changed
 
 
 def _latents(result: Any) -> Tensor:

@@ -36,7 +36,7 @@ def field_of(
     if preset.objective == "vendi":
         return _entropy_field(features, entries, preset, mutual=mutual)
     known = _none(features) if entries is None or entries.num_entries == 0 else entries
-    if not mutual:
+    if not mutual or features.shape[0] == 1:
         return _similarity_field(features, known, preset)
     field = mutual_field(features, preset.latent_kernel)
     if known.num_entries == 0:

@@ -22,6 +22,11 @@ class Place(NamedTuple):
     leaves_noise: bool = False
 
     @property
+    def starts_run(self) -> bool:
+        """Whether this is the first call of a run."""
+        return self.starts_step and self.step == 0
+
+    @property
     def starts_step(self) -> bool:
         """Whether the step starts from the latents of this call."""
         return self.part == 0

@@ -10,12 +10,22 @@ from sparke_engine.errors import UnsupportedScheduler
 def by_timestep(scheduler: Any, timestep: Any, expected: int | None) -> int:
     """By the value, for schedulers that count nothing. Of equal timesteps the expected one, else the first."""
     timesteps = scheduler.timesteps
-    if expected is not None and expected < len(timesteps) and bool(timesteps[expected] == timestep):
+    if expected is not None and expected < len(timesteps) and _is_same(timesteps[expected], timestep):
         return expected
     places = (timesteps == timestep).nonzero()
     if len(places) == 0:
         raise UnsupportedScheduler(f"timestep {timestep} is not one of the scheduler's {timesteps.tolist()}")
     return int(places[0].item())
+
+
+def _is_same(known: Tensor, timestep: Any) -> bool:
+    """Whether they are equal. Pipelines pass the scheduler's own numbers, which are told by their place, without waiting."""
+    if isinstance(timestep, Tensor) and (timestep.data_ptr(), timestep.dtype) == (
+        known.data_ptr(),
+        known.dtype,
+    ):
+        return True
+    return bool(known == timestep)
 
 
 def by_counter(scheduler: Any, timestep: Any, expected: int | None) -> int:

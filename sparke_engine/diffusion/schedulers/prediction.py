@@ -27,18 +27,19 @@ Bound = Callable[[Tensor, Tensor], Tensor]
 class CleanPrediction:
     """x̂0 = `of_sample` · z + `of_output` · o, where `bound` says so cut to a range: bound(z, x̂0).
 
+    Both are plain numbers, or of no axes on the latents' device, where a recording reads them anew in every step.
     A push acts before the cut, x̂0′ = bound(z, x̂0 − δ), so that it fades to nothing with δ; what it moves out of the
     range is lost.
     """
 
-    of_sample: float
-    of_output: float
+    of_sample: float | Tensor
+    of_output: float | Tensor
     bound: Bound | None = None
 
     @property
     def can_push(self) -> bool:
         """Whether x̂0 depends on the output, finitely."""
-        return self.of_output != 0 and math.isfinite(self.of_sample) and math.isfinite(self.of_output)
+        return bool(self.of_output != 0) and math.isfinite(self.of_sample) and math.isfinite(self.of_output)
 
     def clean(self, sample: Float[Tensor, "*s"], output: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """x̂0, as the scheduler goes on from it."""

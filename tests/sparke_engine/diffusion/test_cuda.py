@@ -1,13 +1,22 @@
 """Half-precision models on a CUDA device: the stock pipeline's bits at strength 0, fp32 guidance beside them."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
+from torch import Tensor, nn
 
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample, SampleGroup
+from sparke_engine.diffusion.guide import FinishedRun, GroupGuide, GuidedGroup
 from sparke_engine.diffusion.pipelines import load_engine
+from sparke_engine.diffusion.recording import StepRecorder
+from sparke_engine.diffusion.seam import guided_steps
 from sparke_engine.guidance.presets import DiversityPreset
+from sparke_engine.guidance.push import Entries
 from sparke_engine.memory_bank import MemoryBank
 
 pytestmark = [
@@ -67,3 +76,86 @@ def test_guidance_parts_from_a_memory_on_the_host(
     assert bool(torch.isfinite(features).all())
     assert all(sample.push > 0 and sample.num_neighbours == 2 for sample in pushed)
     assert float((features * known).sum(1).mean()) < 1 - 1e-4
+
+
+class Halves(nn.Module):
+    """A denoiser in half precision whose doubled batches differ."""
+
+    def forward(self, latents: Tensor) -> tuple[Tensor]:
+        """Without the prompt and under it."""
+        return (torch.cat([torch.tanh(latents), torch.tanh(latents.flip(-1)) + 0.1]),)
+
+
+def again(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """In place of a graph: the work kernel by kernel."""
+    return work
+
+
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """Within the block, whatever makes the host wait for the device is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def run_of(recorder: StepRecorder, memories: tuple[int, int], strengths: tuple[float, float]) -> FinishedRun:
+    """Two groups of two and one image, by memories of so many entries, through 20 steps of Euler's."""
+    scheduler = diffusers.EulerDiscreteScheduler()
+    scheduler.set_timesteps(20, device="cuda")
+    groups = []
+    for rows, number, strength in zip((slice(0, 2), slice(2, 3)), memories, strengths, strict=True):
+        drawn = torch.randn(number, 64, device="cuda", generator=torch.Generator("cuda").manual_seed(number))
+        features = (drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True)).half()
+        groups.append(GuidedGroup(rows, PRESET, strength, Entries(features, torch.ones(number))))
+    pipe, guide = SimpleNamespace(scheduler=scheduler, unet=Halves()), GroupGuide(groups)
+    generator = torch.Generator("cuda").manual_seed(3)
+    latents = (
+        torch.randn(3, 4, 16, 16, device="cuda", generator=generator).half() * scheduler.init_noise_sigma
+    )
+    with guided_steps(pipe, guide, recorder=recorder), torch.no_grad():
+        for index, timestep in enumerate(scheduler.timesteps):
+            without, under = pipe.unet(scheduler.scale_model_input(latents, timestep))[0].chunk(2)
+            output = without + 5.0 * (under - without)
+            if index in {4, 12}:  # all that happens once has happened, and the end has not
+                with never_waiting():
+                    latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
+            else:
+                latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
+    return guide.runs[0]
+
+
+def test_a_replayed_graph_has_the_bits_of_its_kernels() -> None:
+    """Guidance from graphs is guidance kernel by kernel, to the bit, also when graphs are recorded anew; no step waits."""
+    graphs = StepRecorder()
+    for memories in ((300, 40), (300, 40), (900, 7)):
+        found, expected = (
+            run_of(recorder, memories, (1.0, 0.5)) for recorder in (graphs, StepRecorder(again))
+        )
+        assert torch.equal(found.latents, expected.latents)
+        assert torch.equal(found.pushes, expected.pushes)
+        assert bool((found.pushes > 0).all())
+
+
+def test_an_image_does_not_depend_on_other_groups_on_the_device() -> None:
+    """Another group's memory and strength leave an image to the bit, also where they change when graphs are recorded."""
+    graphs = StepRecorder()
+    first, other, unpushed = (
+        run_of(graphs, memories, strengths)
+        for memories, strengths in (((300, 40), (1.0, 0.5)), ((300, 7), (1.0, 1.0)), ((300, 7), (1.0, 0.0)))
+    )
+    assert torch.equal(first.latents[:2], other.latents[:2])
+    assert torch.equal(first.latents[:2], unpushed.latents[:2])
+    assert not torch.equal(first.latents[2:], other.latents[2:])
+
+
+def test_graphs_hold_no_more_memory_from_run_to_run() -> None:
+    """What is recorded in one run is freed for the next."""
+    graphs = StepRecorder()
+    held = []
+    for number in range(24):
+        run_of(graphs, (1000 + number, 40), (1.0, 0.5))
+        held.append(torch.cuda.memory_reserved())
+    assert held[-1] <= held[3]
