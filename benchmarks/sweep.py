@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from demo_arms import Arm, ArmRunner, demo_engine, open_prompts
@@ -76,9 +77,19 @@ def _make(arms: list[str], size: Size, workers: int) -> None:
             print(_make_arm(arm, size), flush=True)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    number = context.Value("i", 0)
+    with ProcessPoolExecutor(workers, context, _take_device, (size.device, number)) as pool:
         for done in pool.map(_make_arm, arms, [size] * len(arms)):
             print(done, flush=True)
+
+
+def _take_device(device: str, number: Any) -> None:
+    """Workers take the GPUs of the machine in turn."""
+    with number.get_lock():
+        mine = number.value
+        number.value += 1
+    if device == "cuda":
+        torch.cuda.set_device(mine % torch.cuda.device_count())
 
 
 @cache

@@ -5,8 +5,17 @@ from dataclasses import dataclass
 from sparke_engine.baselines import RIVALS
 
 SCALE = 9.0  # the demo model's default, where its accuracy is at its height
-STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
+STRENGTHS = (0.1, 0.25, 0.5, 0.75, 0.85, 0.95, 1.0)
 BEYOND = (1.5, 2.0, 3.0, 4.5)  # η at strength 1, where the preset has 1: what more than strength 1 would do
+COARSE = (  # fewer cells, whose pushes are smoother, at sizes and for windows that no request can ask for
+    *(f"grid=2,strength={strength:g},eta={eta:g}" for eta in (1, 2) for strength in (0.5, 0.75, 0.9, 1.0)),
+    "grid=2,strength=1,eta=3",
+    "grid=2,strength=1,window=0.5,eta=2",
+    "grid=2,strength=1,window=0.5,eta=5",
+    "grid=2,strength=1,window=1,eta=0.3",
+    "grid=2,strength=1,window=1,eta=0.5",
+)
+OBJECTIVES = ("objective=vendi", "kernel=cosine,min_prompt_kernel=0", "conditional=false,min_prompt_kernel=0")
 LOWER_SCALES = (7.0, 5.0, 3.0, 2.0, 1.5, 1.2, 1.0)
 EVERY_STEP = ",interval=1"  # of twelve steps; with the published ten, there would be one push an image
 
@@ -43,14 +52,22 @@ def rival(name: str, scales: tuple[float, ...], *, seeds: str = "fresh", extra: 
 
 
 def _full() -> tuple[str, ...]:
-    arms = none((SCALE, *LOWER_SCALES)) + ours() + rival("interval", (SCALE, 3.0))
-    for name in ("cads", "spell"):
-        arms += rival(name, (SCALE, 3.0, 1.0))
-    for name in ("particles", "vendi"):
-        arms += rival(name, (SCALE, 1.0))
+    """What decides first, so that a sweep that is cut off has it."""
+    arms = none((SCALE, *LOWER_SCALES)) + ours() + [f"scale={SCALE:g},{coarse}" for coarse in COARSE]
+    arms += rival("interval", (3.0, SCALE)) + rival("spell", (1.0, SCALE, 3.0))
+    arms += rival("particles", (1.0, SCALE)) + rival(
+        "particles", (1.0,), extra=",in_features=true,with_memory=true"
+    )
     for name in ("paper", "released"):
-        arms += rival(name, (SCALE, 1.0), extra=EVERY_STEP) + rival(name, (SCALE,))
-    arms += none((SCALE, 1.0), seeds="same") + ours(seeds="same")
+        arms += rival(name, (1.0, SCALE), extra=EVERY_STEP) + rival(name, (SCALE,))
+    arms += rival("cads", (1.0, 3.0, SCALE)) + rival("vendi", (1.0, SCALE))
+    arms += [f"scale={SCALE:g},strength={size:g},{how}" for how in OBJECTIVES for size in (0.5, 1.0)]
+    return tuple(arms) + _same_seeds()
+
+
+def _same_seeds() -> tuple[str, ...]:
+    """Where nothing but the memory can make the images of a prompt differ from those of its last request."""
+    arms = none((SCALE, 1.0), seeds="same") + ours(seeds="same")
     for name in ("cads", "spell", "vendi"):
         arms += rival(name, (SCALE,), seeds="same")
     for name in ("paper", "released"):
