@@ -1,239 +1,220 @@
-"""One tenant, one prompt, up to 10,000 images: how diverse are the newest 64, and what does a growing memory cost?
+"""One prompt for ever: how diverse are the newest images of 10,000 against the first, under each way to read a memory?
 
-    python benchmarks/long_memory.py --images 10000 --workers 4
+    python benchmarks/long_memory.py --images 10000 --workers 16        one GPU: every run in a process of its own
+    python benchmarks/long_memory.py --report-only                      tables and picture from what is there
 
-Arms: no memory; every near entry a neighbour; a hash-stratified sample of 1,024; and the nearest 256 only, which for one
-prompt are the same oldest 256 for ever. The first 64 images are asked for four at a time, then more and more requests
-go side by side, none of which sees the others. Progress is saved, and a run that was cut short goes on where it stood.
+Three kinds of runs, all with requests of four images:
+
+- *fresh*: 32 tenants side by side make their first 64 images, one request after another: what the method makes of a
+  new memory. Below 256 entries every way to read a memory is the same, so that one run stands for all.
+- *long*: one tenant makes 10,000 images with new seeds. The first 64 are asked for one request at a time, then more
+  and more requests go side by side, none of which sees the others.
+- *pinned*: eight tenants send the same seeds with every request, so that nothing but the memory makes images differ.
+
+Ways to read a memory: `none`; `all`; `sample K`, the entries of least hash, as the engine's cap takes them; `nearest K`
+by prompt with equal ones in their order, as an index returns them, which for one prompt are the same oldest K for ever;
+`anew K`, a new draw for every request. Progress is saved, and a run that was cut short goes on where it stood. What
+follows from it is in `long_memory_report.py`, what it costs in `memory_cost.py`.
 """
 
 import argparse
-import json
 import multiprocessing
 import platform
-import statistics
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
 from demo_arms import as_pictures, demo_engine
-from PIL import Image
+from long_memory_report import NEWEST, Made, write_report
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sparke_engine import MemoryBank
-from sparke_engine.core.kernels import CosineKernel
-from sparke_engine.core.scores import vendi
-from sparke_engine.demo.captions import caption_table
-from sparke_engine.demo.evaluate import is_right, judge_pictures, sheet
+from sparke_engine.demo.evaluate import judge_pictures
 from sparke_engine.demo.export import load_judge
+from sparke_engine.demo.networks import Judge
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
+from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.types import Neighbours
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
-PLAN = DenoisingPlan(64, 64, 12, 9.0)
 IMAGES_A_REQUEST = 4
-NEWEST = 64
 MOST_REQUESTS_A_ROUND = 32
-OLDEST = 256
-SAMPLE = 1024
-ARMS = ("no memory", "all", "sample of 1024", "nearest 256")
-TIMED_SIZES = (0, 100, 1000, 10_000)
+ROUNDS_A_SAVE = 20
+SEEDS_A_TENANT = 100_000
+FRESH_TENANTS, PINNED_TENANTS = 32, 8
+FRESH = ("none", "all")
+LONG = ("none", "all", "sample 1024", "nearest 256")
+PINNED = ("all", "sample 256", "nearest 256", "anew 256")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One arm of the benchmark."""
+class Setting:
+    """What all runs share."""
 
-    arm: str
     prompt: str
-    images: int
     strength: float
+    steps: int
     device: str
     folder: Path
 
     @property
+    def plan(self) -> DenoisingPlan:
+        """The demo's size and guidance scale."""
+        return DenoisingPlan(64, 64, self.steps, 9.0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tenants that ask for one prompt again and again, side by side, each with a memory of its own."""
+
+    kind: str
+    memory: str
+    tenants: int
+    images: int
+    setting: Setting = field(repr=False)
+
+    @property
     def path(self) -> Path:
-        """Where the arm's progress is."""
-        return self.folder / f"{self.arm.replace(' ', '-')}.safetensors"
+        """Where the run's progress is."""
+        return self.setting.folder / f"{self.kind}-{self.memory.replace(' ', '-')}.safetensors"
+
+    def seeds(self, tenant: int, number: int) -> tuple[int, ...]:
+        """The seeds of a tenant's request whose first image is its `number`-th: new ones, or always the same."""
+        start = SEEDS_A_TENANT * tenant + (0 if self.kind == "pinned" else number)
+        return tuple(range(start, start + IMAGES_A_REQUEST))
+
+    def rounds(self, size: int) -> Iterator[int]:
+        """How many requests of a tenant go side by side, from a memory of `size` on.
+
+        One until 64 images are there, then a 32nd of what is, at most 32; with pinned seeds one, for two that read the
+        same memory would be one image twice.
+        """
+        while size < self.images:
+            by_size = max(1, size // (32 * IMAGES_A_REQUEST)) if size >= NEWEST else 1
+            left = -(-(self.images - size) // IMAGES_A_REQUEST)
+            requests = 1 if self.kind == "pinned" else min(MOST_REQUESTS_A_ROUND, by_size, left)
+            yield requests
+            size += requests * IMAGES_A_REQUEST
+
+
+def planned(setting: Setting, images: int, pinned_images: int) -> list[Run]:
+    """All runs, the longest first."""
+    return [
+        *(Run("long", memory, 1, images, setting) for memory in LONG),
+        *(Run("pinned", memory, PINNED_TENANTS, pinned_images, setting) for memory in PINNED),
+        *(Run("fresh", memory, FRESH_TENANTS, NEWEST, setting) for memory in FRESH),
+    ]
 
 
 def main() -> None:
-    """Makes the arms, then times images against the size of the memory, alone on the device."""
+    """Makes the runs that are missing, then writes tables, figures as JSON, and pictures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--prompt", default="a star")
     parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--pinned-images", type=int, default=1024)
     parser.add_argument("--strength", type=float, default=0.5)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=1, help="processes that make runs side by side")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/long-memory"))
+    parser.add_argument("--report-only", action="store_true")
     asked = parser.parse_args()
-    folder = asked.out / f"{asked.prompt.replace(' ', '-')}-{asked.strength:g}"
+    folder = asked.out / f"{asked.prompt.replace(' ', '-')}-{asked.strength:g}-{asked.steps}"
     folder.mkdir(parents=True, exist_ok=True)
-    runs = [Run(arm, asked.prompt, asked.images, asked.strength, asked.device, folder) for arm in ARMS]
+    setting = Setting(asked.prompt, asked.strength, asked.steps, asked.device, folder)
+    runs = planned(setting, asked.images, asked.pinned_images)
+    if not asked.report_only:
+        make_all(runs, asked.workers)
+    made = {(run.kind, run.memory): Made(**load_file(run.path)) for run in runs if run.path.exists()}
+    where = (
+        f"{platform.node()}, {asked.device}; {asked.images} images of {asked.prompt!r}, strength {asked.strength:g}, "
+        f"{asked.steps} steps"
+    )
+    print(write_report(made, asked.prompt, where, folder))
+
+
+def make_all(runs: list[Run], workers: int) -> None:
+    """Makes the runs, `workers` at a time."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(asked.workers, mp_context=context) as pool:
-        for done in pool.map(make, runs):
-            print(done, flush=True)
-    table, curves = report(runs)
-    table += "\n\n" + time_table(runs[1], asked.repeats)
-    where = f"{platform.node()}, {asked.device}; {asked.images} images of {asked.prompt!r}, strength {asked.strength:g}"
-    (folder / "table.md").write_text(f"{where}\n\n{table}\n")
-    (folder / "curves.json").write_text(json.dumps(curves, indent=1))
-    draw(curves, folder / "long-memory.png")
-    print(f"{where}\n\n{table}")
+    with ProcessPoolExecutor(min(workers, len(runs)), mp_context=context) as pool:
+        for done in as_completed([pool.submit(make, run) for run in runs]):
+            print(done.result(), flush=True)
 
 
 def make(run: Run) -> str:
-    """All images of an arm: what the judge sees of them, their entries, and thumbnails of the first and newest 64."""
-    torch.set_num_threads(2)
-    engine, judge = demo_engine(run.device, compiled=False), load_judge(torch.device(run.device))
-    embedding = engine.embed_prompts([run.prompt])
-    made = load_file(run.path) if run.path.exists() else _nothing(engine)
-    bank = MemoryBank()
-    bank.append(made["features"], embedding.expand(len(made["features"]), -1))
-    for number, requests in enumerate(rounds(len(bank), run.images)):
-        known = neighbours(run.arm, bank, embedding, engine)
-        seeds = range(len(bank), len(bank) + requests * IMAGES_A_REQUEST)
-        groups = [
-            SampleGroup(run.prompt, "", tuple(seeds[i : i + IMAGES_A_REQUEST]), run.strength, known)
-            for i in range(0, len(seeds), IMAGES_A_REQUEST)
-        ]
-        samples = [sample for group in engine.generate(groups, PLAN, lambda _d, _a: None) for sample in group]
-        pictures = as_pictures(samples)
-        verdict = judge_pictures(judge, pictures)
-        features = torch.stack([sample.feature for sample in samples])
+    """All images of a run: what the judge sees of them, their entries, pictures of a tenant's first and newest 64."""
+    torch.set_num_threads(1)
+    setting = run.setting
+    engine, judge = demo_engine(setting.device, compiled=False), load_judge(torch.device(setting.device))
+    embedding = engine.embed_prompts([setting.prompt])
+    made = Made(**load_file(run.path)) if run.path.exists() else Made.nothing(run.tenants, engine.feature_dim)
+    banks = [MemoryBank() for _ in range(run.tenants)]
+    for bank, features in zip(banks, made.features, strict=True):
         bank.append(features, embedding.expand(len(features), -1))
-        latest = torch.cat([made["newest"], (pictures * 255).round().byte()])
-        made = {
-            "features": torch.cat([made["features"], features]),
-            "judged": torch.cat([made["judged"], verdict.features]),
-            "attributes": torch.cat([made["attributes"], verdict.attributes]),
-            "first": latest[:NEWEST].clone() if len(made["first"]) < NEWEST else made["first"],
-            "newest": latest[-NEWEST:].clone(),
-        }
-        if number % 20 == 0:
-            save_file(made, run.path)
-    save_file(made, run.path)
-    return f"{run.arm}: {len(bank)} images"
+    for number, requests in enumerate(run.rounds(len(banks[0])), start=1):
+        made = made.plus(*_round(run, banks, requests, (engine, judge)))
+        if number % ROUNDS_A_SAVE == 0:
+            _save(made, run.path)
+    _save(made, run.path)
+    return f"{run.kind}, {run.memory}: {len(banks[0])} images for each of {run.tenants}"
 
 
-def rounds(size: int, images: int) -> Iterator[int]:
-    """How many requests go side by side: one until 64 images are there, then a 32nd of what is, at most 32."""
-    while size < images:
-        by_size = max(1, size // (32 * IMAGES_A_REQUEST)) if size >= NEWEST else 1
-        requests = min(MOST_REQUESTS_A_ROUND, by_size, -(-(images - size) // IMAGES_A_REQUEST))
-        yield requests
-        size += requests * IMAGES_A_REQUEST
+def _round(
+    run: Run, banks: list[MemoryBank], requests: int, models: tuple[PipelineEngine, Judge]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """So many requests of every tenant: features [t,i,d], judge's features and attributes, pictures of the first tenant.
+
+    They enter the banks.
+    """
+    engine, judge = models
+    setting = run.setting
+    embedding = engine.embed_prompts([setting.prompt])
+    groups = []
+    for tenant, bank in enumerate(banks):
+        known = neighbours(run.memory, bank, embedding, engine.preset)
+        for request in range(requests):
+            seeds = run.seeds(tenant, len(bank) + request * IMAGES_A_REQUEST)
+            groups.append(SampleGroup(setting.prompt, "", seeds, setting.strength, known))
+    samples = [
+        sample for group in engine.generate(groups, setting.plan, lambda _d, _a: None) for sample in group
+    ]
+    pictures = as_pictures(samples)
+    verdict = judge_pictures(judge, pictures)
+    features = torch.stack([sample.feature for sample in samples]).reshape(len(banks), -1, engine.feature_dim)
+    for bank, own in zip(banks, features, strict=True):
+        bank.append(own, embedding.expand(len(own), -1))
+    shape = (*features.shape[:2], -1)
+    shown = (pictures[: features.shape[1]] * 255).round().byte()
+    return features, verdict.features.reshape(shape), verdict.attributes.reshape(shape), shown
 
 
-def neighbours(arm: str, bank: MemoryBank, embedding: Tensor, engine: PipelineEngine) -> Neighbours | None:
-    """The neighbours that the arm gives a request."""
-    if len(bank) == 0 or arm == "no memory":
+def neighbours(
+    memory: str, bank: MemoryBank, embedding: Tensor, preset: DiversityPreset
+) -> Neighbours | None:
+    """The neighbours that a request gets, by the way its memory is read."""
+    way, _, number = memory.partition(" ")
+    if len(bank) == 0 or way == "none":
         return None
-    if arm == "nearest 256":
-        return Neighbours.of(bank.features[None, :OLDEST], bank.prompt_embeddings[None, :OLDEST])
-    most = SAMPLE if arm == "sample of 1024" else engine.preset.max_neighbours
-    return bank.neighbours(embedding, replace(engine.preset, max_neighbours=most))
+    if way == "all":
+        return bank.neighbours(embedding, preset)
+    if way == "sample":
+        return bank.neighbours(embedding, replace(preset, max_neighbours=int(number)))
+    if way == "nearest":
+        return Neighbours.of(bank.features[None, : int(number)], bank.prompt_embeddings[None, : int(number)])
+    drawn = torch.randperm(len(bank), generator=torch.Generator().manual_seed(len(bank)))[: int(number)]
+    found = Neighbours.of(bank.features[drawn][None], bank.prompt_embeddings[drawn][None])
+    return replace(found, weights=torch.full((1, len(drawn)), len(bank) / len(drawn)))
 
 
-def report(runs: list[Run]) -> tuple[str, dict[str, list[tuple[int, float, float]]]]:
-    """A row an arm: Vendi of the first and the newest 64; and (size, Vendi, share right) along the way."""
-    table = caption_table()
-    stated = table.stated[table.texts.index(runs[0].prompt)]
-    lines = [
-        "| memory | Vendi of the first 64 | of the newest 64 | ratio | right, first 1,000 | right, last 1,000 |",
-        "|---|---|---|---|---|---|",
-    ]
-    curves = {}
-    for run in runs:
-        made = load_file(run.path)
-        judged, seen = made["judged"], made["attributes"]
-        right = is_right(seen, stated.expand_as(seen)).double()
-        ends = [end for end in (64, 128, 256, 512, 1024, 2048, 4096, 8192) if end < len(judged)] + [
-            len(judged)
-        ]
-        curve = [
-            (
-                end,
-                vendi(judged[end - NEWEST : end], CosineKernel()),
-                float(right[max(0, end - 1000) : end].mean()),
-            )
-            for end in ends
-        ]
-        curves[run.arm] = curve
-        first, newest = curve[0][1], curve[-1][1]
-        lines.append(
-            f"| {run.arm} | {first:.2f} | {newest:.2f} | {newest / first:.2f} "
-            f"| {100 * float(right[:1000].mean()):.1f} % | {100 * float(right[-1000:].mean()):.1f} % |"
-        )
-        both = torch.cat([made["first"], made["newest"]]).float() / 255
-        Image.fromarray(sheet(both, 16).numpy()).save(run.path.with_suffix(".png"))
-    return "\n".join(lines), curves
-
-
-def time_table(run: Run, repeats: int) -> str:
-    """Time of one request of four images against the size of the memory, sizes in turns."""
-    engine, made = demo_engine(run.device, compiled=False), load_file(run.path)
-    embedding = engine.embed_prompts([run.prompt])
-    times_ms: dict[int, list[float]] = {size: [] for size in TIMED_SIZES if size <= len(made["features"])}
-    banks = {}
-    for size in times_ms:
-        banks[size] = MemoryBank()
-        banks[size].append(made["features"][:size], embedding.expand(size, -1))
-    for _ in range(repeats + 2):
-        for size, bank in banks.items():
-            start_s = time.perf_counter()
-            group = SampleGroup(
-                run.prompt, "", (1, 2, 3, 4), run.strength, neighbours("all", bank, embedding, engine)
-            )
-            engine.generate([group], PLAN, lambda _d, _a: None)
-            times_ms[size].append(1000 * (time.perf_counter() - start_s))
-    lines = ["| entries | one request of 4 images, ms, median | against 100 entries |", "|---|---|---|"]
-    medians = {size: statistics.median(times[2:]) for size, times in times_ms.items()}
-    lines += [
-        f"| {size:,} | {median:.1f} | {median / medians.get(100, median):.3f} |"
-        for size, median in medians.items()
-    ]
-    return "\n".join(lines)
-
-
-def draw(curves: dict[str, list[tuple[int, float, float]]], path: Path) -> None:
-    """Vendi of the newest 64 against the memory's size."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=130)
-    for arm, curve in curves.items():
-        axes.plot([size for size, _, _ in curve], [score for _, score, _ in curve], marker="o", label=arm)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([64, 256, 1024, 4096, curves[ARMS[0]][-1][0]])
-    axes.get_xaxis().set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set_xlabel("images in the memory")
-    axes.set_ylabel("Vendi score of the newest 64")
-    axes.set_ylim(bottom=0)
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
-
-
-def _nothing(engine: PipelineEngine) -> dict[str, Tensor]:
-    no_pictures = torch.zeros(0, 3, 64, 64, dtype=torch.uint8)
-    return {
-        "features": torch.zeros(0, engine.feature_dim),
-        "judged": torch.zeros(0, 128),
-        "attributes": torch.zeros(0, 4, dtype=torch.int64),
-        "first": no_pictures,
-        "newest": no_pictures.clone(),
-    }
+def _save(made: Made, path: Path) -> None:
+    """Whole or not at all, so that a run can be cut short at any time."""
+    unfinished = path.with_suffix(".unfinished")
+    save_file({name: value.contiguous() for name, value in vars(made).items()}, unfinished)
+    unfinished.replace(path)
 
 
 if __name__ == "__main__":
