@@ -45,7 +45,7 @@ ROUNDS_A_SAVE = 20
 SEEDS_A_TENANT = 100_000
 FRESH_TENANTS, PINNED_TENANTS = 32, 8
 FRESH = ("none", "all")
-LONG = ("none", "all", "sample 1024", "nearest 256")
+LONG = ("none", "all", "sample 1024", "nearest 256", "anew 256")
 PINNED = ("all", "sample 256", "nearest 256", "anew 256")
 
 
@@ -115,7 +115,7 @@ def main() -> None:
     )
     parser.add_argument("--prompt", default="a star")
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--pinned-images", type=int, default=1024)
+    parser.add_argument("--pinned-images", type=int, default=768)
     parser.add_argument("--strength", type=float, default=0.5)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--workers", type=int, default=1, help="processes that make runs side by side")
@@ -149,6 +149,9 @@ def make(run: Run) -> str:
     """All images of a run: what the judge sees of them, their entries, pictures of a tenant's first and newest 64."""
     torch.set_num_threads(1)
     setting = run.setting
+    done = f"{run.kind}, {run.memory}: {run.images} images for each of {run.tenants}"
+    if run.path.exists() and Made(**load_file(run.path)).judged.shape[1] >= run.images:
+        return done
     engine, judge = demo_engine(setting.device, compiled=False), load_judge(torch.device(setting.device))
     embedding = engine.embed_prompts([setting.prompt])
     made = Made(**load_file(run.path)) if run.path.exists() else Made.nothing(run.tenants, engine.feature_dim)
@@ -160,7 +163,7 @@ def make(run: Run) -> str:
         if number % ROUNDS_A_SAVE == 0:
             _save(made, run.path)
     _save(made, run.path)
-    return f"{run.kind}, {run.memory}: {len(banks[0])} images for each of {run.tenants}"
+    return done
 
 
 def _round(

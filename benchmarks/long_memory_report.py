@@ -33,6 +33,7 @@ NEWEST_WINDOWS = 32
 TOGETHER = 1024
 REPEAT_DISTANCE = 1e-3
 RESAMPLES = 4000
+COLOURS = {"none": "C7", "all": "C0", "sample": "C1", "nearest": "C3", "anew": "C2"}
 
 
 @dataclass(frozen=True)
@@ -265,9 +266,9 @@ def draw(windows: dict[tuple[str, str], Tensor], path: Path) -> None:
     """The scores of windows against the memory's size: new seeds on the left, the same ones on the right."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), dpi=130, sharey=True)
     for axes, kind, title in zip(panels, ("long", "pinned"), ("new seeds", "the same seeds"), strict=True):
-        for number, ((own, memory), scores) in enumerate(windows.items()):
+        for (own, memory), scores in windows.items():
             if own == kind:
-                _curve(axes, scores, memory, f"C{number % 4}")
+                _curve(axes, scores, memory, COLOURS[memory.split()[0]])
         axes.set_title(f"{title} in every request")
         axes.set_xlabel("images in the memory")
         axes.grid(visible=True, alpha=0.3)
