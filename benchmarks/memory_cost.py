@@ -27,11 +27,12 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from cost import POOLED, sdxl_unet
+from cost import POOLED
 from demo_arms import demo_engine
 from figures import Interval
 from scipy.stats import bootstrap
 from torch import Tensor
+from unet_cost import UNET
 
 from sparke_engine import MemoryBank
 from sparke_engine.core.kernels import unit
@@ -77,7 +78,9 @@ def main() -> None:
     engine = demo_engine(asked.device, compiled=False)
     rows = rows_of("demo, 4 images", timed(demo_calls(engine, SIZES), asked.repeats))
     if asked.unet:
-        pipe = pipeline_of(sdxl_unet(asked.device))
+        with torch.device(asked.device):
+            unet = diffusers.UNet2DConditionModel(**UNET)
+        pipe = pipeline_of(unet)
         rows += rows_of(
             "SDXL's size, 1 image", timed(unet_calls(pipe, UNET_SIZES, asked.unet_steps), asked.unet_repeats)
         )
@@ -105,7 +108,7 @@ def pipeline_of(unet: diffusers.UNet2DConditionModel) -> diffusers.StableDiffusi
         text_encoder_2=None,
         tokenizer=None,
         tokenizer_2=None,
-        unet=unet.bfloat16(),
+        unet=unet.bfloat16().eval().requires_grad_(requires_grad=False),
         scheduler=diffusers.EulerDiscreteScheduler(),
         add_watermarker=False,
     )
