@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparke_engine.core.kernels import GaussianPower, unit
+from sparke_engine.core.kernels import GaussianPower, exact_unit, unit
+from sparke_engine.core.rows import num_rows, same_length, same_number
 from sparke_engine.errors import ShapeMismatch
 from sparke_engine.types import NeighbourRule, Neighbours
 
@@ -36,11 +37,13 @@ class MemoryBank:
         return self._prompt_embeddings[: self._size]
 
     def append(self, features: Float[Tensor, "b d"], prompt_embeddings: Float[Tensor, "b p"]) -> None:
-        """Add b entries; rows are scaled to unit norm. Amortised O(b·(d+p))."""
-        if len(features) != len(prompt_embeddings):
-            raise ShapeMismatch(
-                f"{len(features)} features need as many prompt embeddings, got {len(prompt_embeddings)}"
-            )
+        """Add b entries; rows are scaled to unit norm. Amortised O(b·(d+p)).
+
+        Raises ShapeMismatch for what does not fit, InvalidArgument for NaN or infinity; then nothing is added.
+        """
+        num_rows(features, "features", least=0)
+        num_rows(prompt_embeddings, "prompt embeddings", least=0)
+        same_number(features, prompt_embeddings, ("features", "prompt embeddings"))
         if self._size > 0:
             expected = (self._features.shape[1], self._prompt_embeddings.shape[1])
             actual = (features.shape[1], prompt_embeddings.shape[1])
@@ -60,7 +63,11 @@ class MemoryBank:
         k for ever. O(b·n·p).
         """
         asked = unit(prompt_embeddings.float().cpu())
-        if self._size == 0:
+        if self._size > 0:
+            same_length(
+                self._prompt_embeddings, asked, ("this bank's prompt embeddings", "prompt embeddings")
+            )
+        else:
             return Neighbours.of(torch.zeros(len(asked), 0, 0), asked[:, None, :][:, :0])
         chosen = [_select(self.prompt_embeddings, prompt, rule) for prompt in asked]
         if len(chosen) == 1:
@@ -94,7 +101,7 @@ def _grown(held: Tensor, size: int, rows: Tensor) -> Tensor:
         larger = torch.empty(max(needed, 2 * len(held), 64), rows.shape[1])
         larger[:size] = held[:size] if size else larger[:0]
         held = larger
-    held[size:needed] = unit(rows.detach().float().cpu())
+    held[size:needed] = exact_unit(rows.detach().cpu()).float()
     return held
 
 

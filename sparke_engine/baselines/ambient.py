@@ -14,7 +14,7 @@ from sparke_engine.core.entropy_gradients import Population, entropy_field
 from sparke_engine.core.gradients import of_mapped
 from sparke_engine.core.kernels import CosinePower, unit
 from sparke_engine.errors import InvalidArgument
-from sparke_engine.guidance.push import ROUNDING_ULPS, Entries, scaled
+from sparke_engine.guidance.push import Entries, rounding_of, scaled
 from sparke_engine.guidance.schedule import window_weight
 from sparke_engine.memory_bank import MemoryBank
 
@@ -94,7 +94,7 @@ class AmbientVendi(Rival):
 def _ascent(embeddings: Float[Tensor, "n e"], population: Population) -> Float[Tensor, "n e"]:
     """∇ log Vendi of the embeddings and the population by each embedding, 0 where it is zero but for rounding."""
     field = entropy_field(unit(embeddings), population, CosinePower(1.0))
-    rounding = ROUNDING_ULPS * torch.finfo(embeddings.dtype).eps * field.mass
+    rounding = rounding_of(field.num_entries, embeddings.dtype) * field.mass
     is_known = torch.linalg.vector_norm(field.direction, dim=1) > rounding
     direction = torch.where(is_known[:, None], field.direction, 0.0)
     return -2 / (len(embeddings) + population.counts.sum()) * of_mapped(direction, embeddings)

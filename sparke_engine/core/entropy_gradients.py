@@ -115,10 +115,11 @@ def _logarithm_of_features(rows: Tensor, counts: Tensor, n: int) -> Float[Tensor
 
 
 def _spectrum(density: Float[Tensor, "*b m m"]) -> tuple[Float[Tensor, "*b m"], Float[Tensor, "*b m m"]]:
-    """Eigenvalues and eigenvectors; of what is not finite those of zero, since features carry NaN to the result."""
-    finite = torch.nan_to_num((density + density.mT) / 2, nan=0.0, posinf=0.0, neginf=0.0)
-    eigenvalues, vectors = torch.linalg.eigh(finite)
-    return eigenvalues, vectors
+    """Eigenvalues and eigenvectors; of a matrix that is not finite, which the solver refuses, eigenvalues of NaN."""
+    is_finite = density.isfinite().all(-1).all(-1)
+    known = torch.where(is_finite[..., None, None], (density + density.mT) / 2, 0.0)
+    eigenvalues, vectors = torch.linalg.eigh(known)
+    return torch.where(is_finite[..., None], eigenvalues, torch.nan), vectors
 
 
 def _floor(rows: Float[Tensor, "*b m d"]) -> float:

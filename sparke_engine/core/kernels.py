@@ -20,6 +20,16 @@ def unit(rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
     return rows / torch.where(norm > 0, norm, 1.0)
 
 
+def exact_unit(rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """`unit` in float64, at any scale: rows are first divided by their largest number, so that no square under- or overflows.
+
+    Twice the cost of `unit` or more, for what is not done in every step. Degenerate case: a zero row stays zero.
+    """
+    rows = rows.double()
+    largest = rows.abs().amax(dim=-1, keepdim=True) if rows.shape[-1] > 0 else rows.sum(-1, keepdim=True)
+    return unit(rows / torch.where(largest > 0, largest, 1.0))
+
+
 def squared_distance(
     a: Float[Tensor, "*b n d"], b: Float[Tensor, "*b m d"] | HalfRows
 ) -> Float[Tensor, "*b n m"]:

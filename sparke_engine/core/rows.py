@@ -23,9 +23,20 @@ def num_rows(rows: Tensor, name: str, *, least: int = 1) -> int:
     n = rows.shape[0]
     if n < least:
         raise InvalidArgument(f"{name} need at least {'one row' if least == 1 else f'{least} rows'}, got {n}")
-    if not bool(torch.isfinite(rows).all()):
-        raise InvalidArgument(f"{name} hold NaN or infinity: leave those rows out, or mend what made them")
+    check_finite(rows, name)
     return n
+
+
+def check_finite(values: Tensor, name: str) -> None:
+    """Raise InvalidArgument where one of the values is NaN or infinite. One reading of them, nothing of their size made.
+
+    Of values on a GPU the host waits for the answer.
+    """
+    if values.numel() == 0:
+        return
+    least, greatest = torch.aminmax(values)  # NaN where one is
+    if not bool(torch.isfinite(least) & torch.isfinite(greatest)):
+        raise InvalidArgument(f"{name} hold NaN or infinity: leave those rows out, or mend what made them")
 
 
 def same_number(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:

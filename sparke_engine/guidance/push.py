@@ -1,7 +1,7 @@
 """What both modes share: what pushes, and how a field becomes a push of a given size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,13 +10,15 @@ from torch import Tensor
 
 from sparke_engine.core.gradients import Field, entry_weights
 from sparke_engine.core.half import HalfRows
+from sparke_engine.core.kernels import unit
+from sparke_engine.core.rows import check_finite
 from sparke_engine.errors import InvalidArgument, ShapeMismatch
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.types import Neighbours
 
-# Below this many ulps of the mass, or an ulp for so many entries, a direction is rounding: what pushes coincides with
-# what is pushed. Where a product adds k terms one after another, sums of entries that coincide err by up to k/13 ulps;
-# products that add in blocks err far less.
+# A mean chord of at most so many ulps, or an ulp for so many entries, is rounding: what pushes coincides with what is
+# pushed. Where a product adds k terms one after another, sums of entries that coincide err by up to k/13 ulps; products
+# that add in blocks err far less.
 ROUNDING_ULPS = 32
 ENTRIES_AN_ULP = 8
 
@@ -60,20 +62,25 @@ class Entries:
     ) -> "Entries":
         """The entries that `neighbours` (b = 1) are for a prompt. Once a run: prompts do not move.
 
-        Where the preset is not conditional, a_j = weight_j whatever the prompts are.
+        Where the preset is not conditional, a_j = weight_j whatever the prompts are. Prompt embeddings count by their
+        directions. Raises InvalidArgument for NaN or infinity in what counts, and ShapeMismatch for b > 1.
         """
         if neighbours.num_problems != 1:
             raise ShapeMismatch(f"the neighbours of one group have b = 1, got b = {neighbours.num_problems}")
         present = slice(None) if bool(neighbours.mask.all()) else neighbours.mask[0]  # no copy where all are
-        features = neighbours.features[0][present]
+        features, weights = neighbours.features[0][present], neighbours.weights[0][present].float()
+        check_finite(features, "neighbours' features")
+        check_finite(weights, "neighbours' weights")
         if not preset.conditional:
-            return cls(features, neighbours.weights[0][present].float())
-        asked = prompt_embedding.float()
-        weights = neighbours.weights
+            return cls(features, weights)
+        check_finite(prompt_embedding, "the numbers of the prompt embedding")
+        asked, known = unit(prompt_embedding.float()), unit(neighbours.prompt_embeddings.float())
+        prompts = Prompts(asked, known[0][present])
+        check_finite(prompts.of_entries, "neighbours' prompt embeddings")
         if preset.objective == "rke":
-            weights = entry_weights(neighbours, asked[None], preset.prompt_kernel)
-        known = neighbours.prompt_embeddings[0][present].float()
-        return cls(features, weights[0][present].float(), Prompts(asked, known))
+            directed = replace(neighbours, prompt_embeddings=known)
+            weights = entry_weights(directed, asked[None], preset.prompt_kernel)[0][present].float()
+        return cls(features, weights, prompts)
 
     @property
     def num_entries(self) -> int:
@@ -120,10 +127,9 @@ class Reference(NamedTuple):
 
     def to(self, device: torch.device) -> "Reference":
         """The same reference on a device, in fp32."""
-        entries = self.entries
-        return Reference(
-            Entries(entries.features.to(device).float(), entries.weights.to(device)), self.weight
-        )
+        moved = self.entries.to(device)
+        single = replace(moved, features=moved.features.float(), squared_norms=None)
+        return self._replace(entries=single)
 
     def check(self, feature_dim: int) -> None:
         """Raise InvalidArgument or ShapeMismatch for a reference that latents of that feature's length cannot have."""
@@ -132,6 +138,15 @@ class Reference(NamedTuple):
         expected, actual = (self.entries.num_entries, feature_dim), tuple(self.entries.features.shape)
         if self.entries.num_entries > 0 and actual != expected:
             raise ShapeMismatch(f"a reference's features are {expected}, got {actual}")
+        check_finite(self.entries.features, "a reference's features")
+        weights = self.entries.weights
+        if not bool((torch.isfinite(weights) & (weights > 0)).all()):
+            raise InvalidArgument("a reference's entries' weights are positive and finite")
+
+
+def rounding_of(num_entries: int, dtype: torch.dtype) -> float:
+    """The length below which a mean of chords f_j − f to so many unit entries is rounding."""
+    return max(ROUNDING_ULPS, num_entries / ENTRIES_AN_ULP) * torch.finfo(dtype).eps
 
 
 def unit_direction(
@@ -144,8 +159,7 @@ def unit_direction(
     """
     mass = torch.where(field.mass > 0, field.mass, 1.0)[:, None]
     mean = field.direction / mass  # of length ≤ 2 for unit entries, so that small weights do not underflow
-    rounding = max(ROUNDING_ULPS, field.num_entries / ENTRIES_AN_ULP) * torch.finfo(mean.dtype).eps
-    is_known = torch.linalg.vector_norm(mean, dim=-1) > rounding
+    is_known = torch.linalg.vector_norm(mean, dim=-1) > rounding_of(field.num_entries, mean.dtype)
     pulled = preset.feature_map.adjoint(mean, latents).flatten(1)
     norm = torch.linalg.vector_norm(pulled, dim=-1)
     is_known = is_known & (norm > 0)

@@ -14,7 +14,7 @@ from sparke_engine.core.gradients import Field, tangent
 from sparke_engine.core.kernels import squared_distance, unit
 from sparke_engine.guidance.denoised import Extrapolation
 from sparke_engine.guidance.presets import DiversityPreset
-from sparke_engine.guidance.push import ROUNDING_ULPS, Entries, Push, Reference, scaled, unit_direction
+from sparke_engine.guidance.push import Entries, Push, Reference, rounding_of, scaled, unit_direction
 
 
 def references_push(
@@ -76,5 +76,5 @@ def reference_shift(features: Float[Tensor, "n d"], entries: Entries, preset: Di
 def _unit_shift(shift: Field) -> Float[Tensor, "n d"]:
     """μ/‖μ‖, and 0 where μ is zero but for rounding."""
     length = torch.linalg.vector_norm(shift.direction, dim=-1, keepdim=True)
-    is_known = length > ROUNDING_ULPS * torch.finfo(length.dtype).eps
+    is_known = length > rounding_of(shift.num_entries, length.dtype)
     return torch.where(is_known, shift.direction / torch.where(is_known, length, 1.0), 0.0)

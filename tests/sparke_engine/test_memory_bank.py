@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparke_engine.core.kernels import unit
-from sparke_engine.errors import ShapeMismatch
+from sparke_engine.errors import InvalidArgument, ShapeMismatch
 from sparke_engine.memory_bank import MemoryBank
 
 
@@ -78,6 +79,43 @@ def test_lengths_are_fixed_by_the_first_entry() -> None:
     with pytest.raises(ShapeMismatch, match=r"\(4, 2\), got \(5, 2\)"):
         bank.append(torch.ones(1, 5), torch.ones(1, 2))
     assert len(bank) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["features", "prompt embeddings"])
+def test_what_is_not_finite_is_refused(value: float, place: str) -> None:
+    """NaN and infinity name what holds them, and change nothing."""
+    bank, good, bad = MemoryBank(), torch.ones(2, 4).double(), torch.ones(2, 4).double()
+    bad[1, 2] = value
+    with pytest.raises(InvalidArgument, match=f"{place} hold NaN or infinity"):
+        bank.append(bad if place == "features" else good, bad if place == "prompt embeddings" else good)
+    assert len(bank) == 0
+    bank.append(good, torch.ones(2, 7))
+    assert len(bank) == 2
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-24, 1e20, 1e30])
+def test_rows_of_any_size_are_directions(scale: float) -> None:
+    """Where squares of single precision under- or overflow, the direction is kept all the same."""
+    bank = MemoryBank()
+    bank.append(scale * torch.tensor([[3.0, 4.0]]), scale * torch.tensor([[4.0, 3.0]]))
+    # at 1e-40 fp32 itself has no more than five digits
+    torch.testing.assert_close(bank.features, torch.tensor([[0.6, 0.8]]), rtol=2e-5, atol=0)
+    torch.testing.assert_close(bank.prompt_embeddings, torch.tensor([[0.8, 0.6]]), rtol=2e-5, atol=0)
+
+
+def test_rows_are_rows() -> None:
+    """A vector, and a prompt of another length than the bank's, are refused with what was expected."""
+    bank = MemoryBank()
+    jaxtyping.config.update("jaxtyping_disable", True)  # as outside of tests
+    try:
+        with pytest.raises(ShapeMismatch, match=r"features are rows \[n,d\]"):
+            bank.append(torch.ones(4), torch.ones(2))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    bank.append(torch.ones(1, 4), torch.ones(1, 2))
+    with pytest.raises(ShapeMismatch, match=r"prompt embeddings of length 2 need .* got 3"):
+        bank.neighbours(torch.ones(1, 3), Rule())
 
 
 def test_entries_are_copies() -> None:

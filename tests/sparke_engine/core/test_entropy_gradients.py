@@ -343,3 +343,18 @@ def test_what_is_not_finite_passes_on() -> None:
     for kernel in (GaussianPower(0.5, 1.0), CosinePower(1.0)):
         field = entropy_field(features, Population(torch.eye(2), torch.ones(2)), kernel)
         assert field.direction[0].isnan().all()
+
+
+@pytest.mark.parametrize("kernel", [GaussianPower(0.5, 1.0), CosinePower(1.0), CosinePower(2.0)])
+@pytest.mark.parametrize("num_entries", [2, 8])  # with the cosine kernel by [n+k,n+k] and by [d,d]
+def test_an_entry_that_is_not_finite_passes_on(kernel: KernelPower, num_entries: int) -> None:
+    """A NaN in an entry makes every direction of its problem NaN, and none of another problem."""
+    generator = torch.Generator().manual_seed(0)
+    features, entries = (
+        torch.randn(2, 2, 4, generator=generator),
+        torch.randn(2, num_entries, 4, generator=generator),
+    )
+    entries[0, 1, 1] = float("nan")
+    field = entropy_field(unit(features), Population(unit(entries), torch.ones(2, num_entries)), kernel)
+    assert field.direction[0].isnan().all()
+    assert field.direction[1].isfinite().all()

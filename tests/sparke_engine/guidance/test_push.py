@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparke_engine.core.gradients import similarity_gradient, tangent
 from sparke_engine.core.kernels import unit
-from sparke_engine.errors import ShapeMismatch
+from sparke_engine.errors import InvalidArgument, ShapeMismatch
 from sparke_engine.guidance.denoised import Extrapolation, denoised_push, share_given_up
 from sparke_engine.guidance.paper import paper_push
 from sparke_engine.guidance.presets import PAPER, DiversityPreset
@@ -300,6 +300,44 @@ def test_half_precision_neighbours_push_as_in_fp32(device: str) -> None:
         actual = denoised_push(clean.to(where), half, PRESET, eta=0.5, limit=limit.to(where)).delta
         # the direction is a sum of terms that cancel: some hundred roundings of fp32
         torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["features", "prompt_embeddings", "weights"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("conditional", [True, False])
+def test_neighbours_that_are_not_finite_are_refused(place: str, value: float, *, conditional: bool) -> None:
+    """One NaN or infinity in what counts is an error that names the place; under a mask, or where unread, it is none."""
+    known = Neighbours.of(torch.ones(1, 3, 4).half(), torch.ones(1, 3, 2))
+    broken = getattr(known, place).clone()
+    broken[0, 1] = value
+    known = replace(known, **{place: broken})
+    preset = replace(PRESET, conditional=conditional, min_prompt_kernel=1e-3 if conditional else 0.0)
+    if conditional or place != "prompt_embeddings":
+        with pytest.raises(InvalidArgument, match=f"{place.replace('_', ' ')} hold NaN or infinity"):
+            Entries.of(known, torch.ones(2), preset)
+    masked = replace(known, mask=torch.tensor([[True, False, True]]))
+    assert Entries.of(masked, torch.ones(2), preset).num_entries == 2
+
+
+def test_a_prompt_that_is_not_finite_is_refused() -> None:
+    """So is NaN in the prompt that is asked for."""
+    known = Neighbours.of(torch.ones(1, 3, 4), torch.ones(1, 3, 2))
+    with pytest.raises(InvalidArgument, match="prompt embedding hold"):
+        Entries.of(known, torch.tensor([1.0, float("nan")]), PRESET)
+
+
+@pytest.mark.parametrize("objective", ["rke", "vendi"])
+def test_prompts_of_any_length_are_directions(objective: str) -> None:
+    """Prompt embeddings ten times as long, asked and known, give the same entries."""
+    preset = replace(PRESET, objective=objective, prompt_bandwidth=0.5)
+    prompts = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(0)) + 2
+    known = Neighbours.of(torch.ones(1, 5, 4), unit(prompts))
+    asked = unit(torch.ones(6))
+    expected = Entries.of(known, asked, preset)
+    actual = Entries.of(replace(known, prompt_embeddings=10 * unit(prompts)), 0.1 * asked, preset)
+    assert expected.weights.min() > 0.05
+    torch.testing.assert_close(actual.weights, expected.weights)
+    torch.testing.assert_close(actual.prompts, expected.prompts)
 
 
 def test_a_group_has_one_problem() -> None:

@@ -168,3 +168,31 @@ def test_a_reference_that_does_not_fit_is_refused() -> None:
         Reference(entries_of(1), 1.5).check(12)
     with pytest.raises(ShapeMismatch, match="12"):
         Reference(entries_of(1), 1.0).check(16)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_reference_that_is_not_finite_is_refused(value: float) -> None:
+    """NaN or infinity in its features, and weights that no sample has, are errors, not a push of zero."""
+    good = entries_of(1, 3)
+    broken = good.features.clone()
+    broken[1, 2] = value
+    with pytest.raises(InvalidArgument, match="a reference's features hold NaN or infinity"):
+        Reference(replace(good, features=broken), 1.0).check(12)
+    for weight in (value, 0.0, -1.0):
+        with pytest.raises(InvalidArgument, match="entries' weights are positive and finite"):
+            Reference(replace(good, weights=torch.tensor([1.0, weight, 1.0])), 1.0).check(12)
+    Reference(Entries(torch.zeros(0, 0), torch.zeros(0)), 1.0).check(12)
+
+
+@pytest.mark.parametrize("copies", [1, 1000, 16384])
+@pytest.mark.parametrize("grid", [(2, 2), None])
+def test_copies_of_the_image_have_no_direction(grid: tuple[int, int] | None, copies: int) -> None:
+    """In fp32 a reference of any number of copies of the image pushes nothing: what is left of the sum is rounding."""
+    preset = replace(PRESET, grid=grid, reference_bandwidth=0.3)
+    latents = latents_of(0, 2).float()
+    for image in latents.split(1):
+        copied = Entries(preset.feature_map.feature(image).expand(copies, -1).clone(), torch.ones(copies))
+        for weight in (1.0, -1.0):
+            push = push_of(image, Reference(copied, weight), preset=preset)
+            assert torch.equal(push.delta, torch.zeros_like(push.delta))
+            assert float(push.relative) == 0
