@@ -58,7 +58,7 @@ class PaperMode(_ModeRival):
 
 @dataclass(frozen=True)
 class ReleasedMode(_ModeRival):
-    """The step of the authors' published code, before every `interval`-th step; see `guidance/released.py`."""
+    """The step of the authors' published code, before the first of every `interval` steps; see `guidance/released.py`."""
 
     mode: ClassVar[Mode] = "released"
     eta: float = RELEASED.eta

@@ -18,7 +18,7 @@ from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries, Push, Reference
 from sparke_engine.guidance.references import references_push
 from sparke_engine.guidance.released import Past, ReleasedScore, released_push
-from sparke_engine.guidance.schedule import is_interval_step, window_weight
+from sparke_engine.guidance.schedule import is_interval_start, is_interval_step, window_weight
 
 
 @dataclass(frozen=True)
@@ -158,28 +158,34 @@ class GroupGuide(BatchGuide):
     """
 
     def displace(self, step: Step) -> list[Move]:
-        """Mode `released`: before every `interval`-th step. It takes one reference at most, with β = −weight."""
+        """Mode `released`: before the first of every `interval` steps."""
         self._start(step)
         moves = []
         for number, group in enumerate(self.groups):
-            if not (group.preset.mode == "released" and _is_time(group, step)):
+            if group.preset.mode != "released" or not (group.entries is not None or group.references):
                 continue
-            noisy, entries = step.noisy[group.rows], self._sources(number, step.noisy.device)
-            if entries is None:
-                continue
-            reference = group.references[0] if group.references else None
-            asked = noisy.new_zeros(0) if entries.prompts is None else entries.prompts.asked
-            push = released_push(
-                noisy,
-                asked,
-                Past.of(entries, asked),
-                ReleasedScore.of(group.preset),
-                eta=group.eta,
-                reference=None if reference is None else Past.of(reference.entries.to(noisy.device), asked),
-                beta=0.0 if reference is None else -reference.weight,
-            )
-            moves.append(self._spend(step.noisy, group, push))
+            if group.eta > 0 and is_interval_start(step.index, group.preset.interval):
+                moves.append(self._released(number, step))
         return moves
+
+    def _released(self, number: int, step: Step) -> Move:
+        """The published step; each reference has β = −weight. Where no set tells prompts all are of one prompt."""
+        group, noisy = self.groups[number], step.noisy[self.groups[number].rows]
+        entries, references = self._sources(number, noisy.device), self._references(number, noisy.device)
+        known = Entries(noisy.new_zeros(0, 0), noisy.new_zeros(0)) if entries is None else entries
+        told = [
+            each.prompts for each in (known, *(r.entries for r in references)) if each.prompts is not None
+        ]
+        asked = told[0].asked if told else noisy.new_ones(1)
+        push = released_push(
+            noisy,
+            asked,
+            Past.of(known, asked),
+            ReleasedScore.of(group.preset),
+            eta=group.eta,
+            references=[(Past.of(other, asked), -weight) for other, weight in references],
+        )
+        return self._spend(step.noisy, group, push)
 
     def settings(self, step: Step) -> Hashable | None:
         """What `before` depends on besides tensors: each group's η, λ and η of references, and the step's share.

@@ -27,7 +27,7 @@ class DiversityPreset:
         strength_exponent: η(strength) = eta · strength^exponent, and λ(strength) likewise.
         window: the fraction of the steps, from the first, in which `denoised` pushes.
         relax: λ at strength 1: where images are near, `denoised` lowers a guidance scale s > 1 to s^(1−λ), in every step.
-        interval: `paper` acts after every `interval`-th step, `released` before it.
+        interval: `paper` acts after every `interval`-th step, `released` before the first of every `interval` steps.
         kappa: κ of the gate m/(m+κ): the mass at which η and λ have half their size.
         latent_bandwidth: σ_Z.
         prompt_bandwidth: σ_Y.
@@ -39,7 +39,8 @@ class DiversityPreset:
         reference_eta: η at the weight 1 of novelty or context in mode `denoised`, the size of their push.
         reference_window: the fraction of the steps, from the first, in which they push.
         reference_bandwidth: σ of the Gaussian kernel by which a reference's images are near, in all objectives.
-        max_push: bound on the total push, the mean over all steps of `Push.relative`; relaxation is not counted.
+        max_push: bound on the total push, the mean over all steps of `Push.relative`; relaxation is not counted. Mode
+            `released`, as published, knows no such bound, and counts every entry once, whatever its weight.
     """
 
     mode: Mode = "denoised"

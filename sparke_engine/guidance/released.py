@@ -7,11 +7,13 @@ term 1 for it), q = 1 for Gaussian and 2 for cosine kernels:
     n ≤ 10 (conditional), 20 (not)    r = n² / Σ_ij (k_Z k_Y)(i,j)²
     above                             r = n / Σ_j (k_Z k_Y)(z,j)^q
 
-The unconditional score leaves k_Y out. With a reference set: r = r_memory − β·r_reference, each by its own size.
+The unconditional score leaves k_Y out. With a reference set: r = r_memory − β·r_reference, each by its own size; of more
+than one, their sum. It acts before the first of every `interval` steps, as published (step % interval == 0 from 0).
 Faults of their bookkeeping are not part of the score and not reproduced: a memory that never grows at 50 steps, two
 entries an image on some schedulers, a batch merged into one feature, sums that underflow in half precision.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +38,14 @@ class Past(NamedTuple):
 
     @classmethod
     def of(cls, entries: Entries, asked: Float[Tensor, " p"]) -> "Past":
-        """The past that entries are. Those that are blind to prompts count as of the prompt that is asked for."""
+        """The past that entries are. Those that are blind to prompts count as of the prompt that is asked for.
+
+        Each counts once, whatever its weight, as published. Raises InvalidArgument for a negative one.
+        """
+        if bool((entries.weights < 0).any()):
+            raise InvalidArgument(
+                "mode released knows no entries of negative weight: give what attracts as a reference"
+            )
         if entries.prompts is None:
             return cls(entries.features, asked.expand(entries.num_entries, -1))
         return cls(entries.features, entries.prompts.of_entries)
@@ -83,7 +92,7 @@ class ReleasedScore:
     def ascent(
         self, latents: Float[Tensor, "n d"], prompt_embedding: Float[Tensor, " p"], past: Past
     ) -> Ascent:
-        """R and ∇r for each of n latents by itself. O(n·k·d), and O(k²·d) up to `most_pairs`.
+        """R and ∇r for each of n latents by itself, in their dtype. O(n·k·d), and O(k²·d) up to `most_pairs`.
 
         Degenerate cases: without entries r = 1 and ∇r = 0; ∇r = 0 at a latent of zero, which has no direction.
         """
@@ -135,24 +144,25 @@ def released_push(
     score: ReleasedScore,
     *,
     eta: float,
-    reference: Past | None = None,
-    beta: float = 0.0,
+    references: Sequence[tuple[Past, float]] = (),
 ) -> Push:
     """δ = −η · ‖z‖ · ∇r/‖∇r‖; z becomes z − δ before the step. A raw gradient of norm ≤ 1e-8 moves nothing.
 
-    r = r_memory − `beta` · r_reference: a positive β leads the latents toward the reference, a negative one away.
-    Computed in the dtype of `noisy`, fp32 or fp64, with features and embeddings cast to it.
+    r = r_memory − Σ β · r_reference over `references`, each with its β: a positive β leads the latents toward it, a
+    negative one away. In fp32 the sums over entries near the latents would be rounding, so all is computed in float64, of
+    which a copy of the features is made twice; given in the dtype of `noisy`. Degenerate cases: those of
+    `ReleasedScore.ascent`; a memory without entries leaves what references say.
     """
-    flat = noisy.flatten(1)
-    ascent = score.ascent(flat, prompt_embedding.to(flat.dtype), _like(memory, flat))
-    if reference is not None:
-        other = score.ascent(flat, prompt_embedding.to(flat.dtype), _like(reference, flat))
-        ascent = ascent.less(beta, other)
+    flat, asked = noisy.flatten(1).double(), prompt_embedding.to(noisy.device).double()
+    ascent = score.ascent(flat, asked, _like(memory, flat))
+    for reference, beta in references:
+        ascent = ascent.less(beta, score.ascent(flat, asked, _like(reference, flat)))
     norm = torch.linalg.vector_norm(ascent.gradient, dim=1)
     moves = norm > LEAST_GRADIENT
     relative = eta * moves.to(flat.dtype)
     size = relative * torch.linalg.vector_norm(flat, dim=1) / torch.where(moves, norm, 1.0)
-    return Push((-size[:, None] * ascent.gradient).reshape(noisy.shape), relative)
+    delta = (-size[:, None] * ascent.gradient).reshape(noisy.shape)
+    return Push(delta.to(noisy.dtype), relative.to(noisy.dtype))
 
 
 def _like(past: Past, latents: Tensor) -> Past:

@@ -18,3 +18,8 @@ def window_weight(step: int, num_steps: int, window: float) -> float:
 def is_interval_step(step: int, interval: int) -> bool:
     """True after every `interval`-th step: the 10th, 20th ... for 10, steps counted from 0."""
     return (step + 1) % interval == 0
+
+
+def is_interval_start(step: int, interval: int) -> bool:
+    """True in the first of every `interval` steps: the 1st, 11th, 21st ... for 10, steps counted from 0."""
+    return step % interval == 0

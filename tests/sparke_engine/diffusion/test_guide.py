@@ -11,7 +11,7 @@ from torch import Tensor
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.schedulers import adapter_for
 from sparke_engine.diffusion.seam import Step, guided_steps
-from sparke_engine.errors import NonFiniteLatents
+from sparke_engine.errors import InvalidArgument, NonFiniteLatents
 from sparke_engine.guidance.presets import PAPER, RELEASED, DiversityPreset
 from sparke_engine.guidance.push import Entries, Prompts, Reference
 from sparke_engine.guidance.references import references_push
@@ -70,33 +70,52 @@ def test_paper_moves_after_every_tenth_step() -> None:
     torch.testing.assert_close(move.delta.flatten(1).norm(dim=1), 0.03 * noisy.flatten(1).norm(dim=1))
 
 
-def test_released_moves_before_every_tenth_step() -> None:
-    """In mode `released` only the noisy latents before the 10th and 20th step move, by η‖z‖, away from the memory."""
+def test_released_moves_before_the_first_of_every_ten_steps() -> None:
+    """In mode `released` the noisy latents before the 1st, 11th and 21st step move, as published, by η‖z‖."""
     guide = GroupGuide([GuidedGroup(slice(0, 3), RELEASED, 1.0, entries_of(RELEASED))])
     noisy = latents_of(1)
     moved = [index for index in range(25) if guide.displace(step_at(index, noisy, 25))]
-    assert moved == [9, 19]
+    assert moved == [0, 10, 20]
     assert guide.before(step_at(0, noisy, 25)) == guide.after(step_at(9, noisy, 25), noisy) == []
-    (move,) = guide.displace(step_at(9, noisy, 25))
+    (move,) = guide.displace(step_at(10, noisy, 25))
     torch.testing.assert_close(move.delta.flatten(1).norm(dim=1), 0.03 * noisy.flatten(1).norm(dim=1))
 
 
-def test_released_takes_a_reference() -> None:
-    """A reference of weight w is the published code's with β = −w."""
-    entries, other = entries_of(RELEASED), entries_of(RELEASED, 70)
-    group = GuidedGroup(slice(0, 3), RELEASED, 1.0, entries, references=(Reference(other, 0.5),))
-    noisy = latents_of(1)
-    (move,) = GroupGuide([group]).displace(step_at(9, noisy, 25))
+@pytest.mark.parametrize("kernel", ["gaussian", "cosine"])
+@pytest.mark.parametrize("has_memory", [True, False])
+@pytest.mark.parametrize("weights", [(0.5,), (-0.5,), (0.5, -1.0), (-1.0, 0.5)])
+def test_released_takes_references(weights: tuple[float, ...], kernel: str, *, has_memory: bool) -> None:
+    """Each of weight w is the published code's reference with β = −w, of whatever memory; all of them act."""
+    preset = replace(RELEASED, kernel=kernel)
+    memory = entries_of(preset) if has_memory else None
+    references = tuple(Reference(entries_of(preset, 70 + number), w) for number, w in enumerate(weights))
+    group = GuidedGroup(slice(0, 3), preset, 1.0, memory, references=references)
+    noisy, one = latents_of(1), torch.ones(1)
+    (move,) = GroupGuide([group]).displace(step_at(0, noisy, 25))
     expected = released_push(
         noisy,
-        torch.zeros(0),
-        Past.of(entries, torch.zeros(0)),
-        ReleasedScore.of(RELEASED),
-        eta=RELEASED.eta,
-        reference=Past.of(other, torch.zeros(0)),
-        beta=-0.5,
+        one,
+        Past.of(memory if memory is not None else Entries(torch.zeros(0, 64), torch.zeros(0)), one),
+        ReleasedScore.of(preset),
+        eta=preset.eta,
+        references=[(Past.of(entries, one), -w) for entries, w in references],
     )
     assert torch.equal(move.delta, expected.delta)
+    assert expected.relative.tolist() == pytest.approx([preset.eta] * 3)
+
+
+def test_released_without_memory_and_references_moves_nothing() -> None:
+    """A first image has nothing to differ from."""
+    guide = GroupGuide([GuidedGroup(slice(0, 3), RELEASED, 1.0, None)])
+    assert guide.displace(step_at(0, latents_of(1))) == []
+
+
+def test_released_knows_no_entry_that_attracts() -> None:
+    """A negative weight, which the published score cannot count, is refused with what to do."""
+    entries = replace(entries_of(RELEASED), weights=torch.tensor([1.0, -1.0]))
+    guide = GroupGuide([GuidedGroup(slice(0, 3), RELEASED, 1.0, entries)])
+    with pytest.raises(InvalidArgument, match="as a reference"):
+        guide.displace(step_at(0, latents_of(1)))
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.7])
@@ -136,7 +155,7 @@ def test_released_takes_a_reference_that_is_blind_to_prompts() -> None:
     deltas = []
     for other in (blind, told):
         group = GuidedGroup(slice(0, 3), RELEASED, 1.0, entries, references=(Reference(other, 0.5),))
-        (move,) = GroupGuide([group]).displace(step_at(9, latents_of(1), 25))
+        (move,) = GroupGuide([group]).displace(step_at(10, latents_of(1), 25))
         deltas.append(move.delta)
     assert torch.equal(*deltas)
 
@@ -203,6 +222,7 @@ def test_moves_of_noisy_latents_last(scheduler: object, preset: DiversityPreset)
     `of_sample` · z; multistep solvers extrapolate it further.
     """
     preset = replace(preset, interval=3, eta=0.3)
+    extra_calls = 1 if isinstance(scheduler, diffusers.PNDMScheduler) else 0  # its first step takes two
     trails, scales = [], []
     for strength in (0.0, 1.0):
         guide = GroupGuide([GuidedGroup(slice(0, 3), preset, strength, entries_of(preset))])
@@ -220,9 +240,8 @@ def test_moves_of_noisy_latents_last(scheduler: object, preset: DiversityPreset)
         trails.append(trail)
     difference = [(pushed - stock).flatten() for stock, pushed in zip(*trails, strict=True)]
     first = next(call for call, moved in enumerate(difference) if moved.norm() > 0)
-    assert first == (
-        3 if isinstance(scheduler, diffusers.PNDMScheduler) else 2
-    )  # its first step takes two calls
+    assert first == (0 if preset.mode == "released" else 2 + extra_calls)
+    first += extra_calls if preset.mode == "released" else 0  # where its first step ends
     after, later = difference[first], difference[first + 1]
     assert scales[first + 2] * later.norm() > 0.95 * scales[first + 1] * after.norm()
     assert torch.nn.functional.cosine_similarity(after, later, dim=0) > 0.99

@@ -67,12 +67,78 @@ def test_a_step_is_the_gradient_of_the_definition(
         expected.append(-ETA * latent.norm() * gradient / gradient.norm())
     steps = torch.stack(expected)
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-5)):
-        push = released_push(
-            latents.to(dtype), prompt, memory, score, eta=ETA, reference=reference, beta=beta
-        )
+        references = [(reference, beta)]
+        push = released_push(latents.to(dtype), prompt, memory, score, eta=ETA, references=references)
         error = (push.delta.flatten(1).double() - steps).norm(dim=1) / steps.norm(dim=1)
         assert error.max() < tolerance
         torch.testing.assert_close(push.relative, torch.full((2,), ETA, dtype=dtype))
+
+
+@pytest.mark.parametrize("distance", [0.03, 0.01, 1e-3])
+@pytest.mark.parametrize("entries", [5, 40])
+@pytest.mark.parametrize(("conditional", "kernel"), list(product([True, False], ["gaussian", "cosine"])))
+def test_entries_that_nearly_coincide(
+    entries: int, distance: float, kernel: str, *, conditional: bool
+) -> None:
+    """In fp32, entries in one direction at that distance from latents in fp32 give autograd's step in fp64, to 1e-5."""
+    score = ReleasedScore(conditional, "cosine" if kernel == "cosine" else "gaussian")
+    generator = torch.Generator().manual_seed(20)
+    latents = torch.randn(1, CHANNELS, SIDE, SIDE, generator=generator)
+    aside = unit(torch.randn(1, D, generator=generator) + 0.5 * torch.randn(entries, D, generator=generator))
+    memory = Past(unit(latents.flatten(1)) + distance * aside, past_of(2, entries).prompt_embeddings.float())
+    prompt = memory.prompt_embeddings[0]
+    moving = latents.flatten().double().requires_grad_()
+    exact = Past(*(part.double() for part in memory))
+    (gradient,) = torch.autograd.grad(score_of(score, moving, prompt.double(), exact), moving)
+    assert gradient.norm() > 2e-8
+    step = -ETA * moving.detach().norm() * gradient / gradient.norm()
+    push = released_push(latents, prompt, memory, score, eta=ETA)
+    assert push.delta.dtype == torch.float32
+    assert (push.delta.flatten().double() - step).norm() < 1e-5 * step.norm()
+
+
+@pytest.mark.parametrize("entries", [1, 9, 30, 1000])
+@pytest.mark.parametrize("kernel", ["gaussian", "cosine"])
+def test_entries_that_coincide_move_nothing(entries: int, kernel: str) -> None:
+    """In fp32 too: the memory's feature is that of the latents but for its rounding."""
+    score = ReleasedScore(kernel="cosine" if kernel == "cosine" else "gaussian")
+    for seed in range(5):
+        latents = torch.randn(1, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+        memory = Past(unit(latents.flatten(1)).expand(entries, -1), torch.ones(entries, PROMPT_DIM))
+        push = released_push(latents, torch.ones(PROMPT_DIM), memory, score, eta=ETA)
+        assert torch.equal(push.delta, torch.zeros_like(latents))
+        assert float(push.relative) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("entries", [3, 40])
+def test_the_least_gradient(entries: int, dtype: torch.dtype) -> None:
+    """Latents so long that the raw gradient is 0.5e-8 stay; at 2e-8 they move by the whole of η."""
+    latents = torch.randn(1, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(9)).double()
+    memory, score = past_of(8, entries, latents[0]), ReleasedScore()
+    prompt = memory.prompt_embeddings[0]
+    length = float(score.ascent(latents.flatten(1), prompt, memory).gradient.norm())
+    for wanted, relative in ((0.5e-8, 0.0), (2e-8, ETA)):
+        longer = (latents * (length / wanted)).to(dtype)  # the gradient falls with the latents' length
+        push = released_push(longer, prompt, memory, score, eta=ETA)
+        assert float(push.relative) == pytest.approx(relative)
+        assert float(push.delta.norm() / longer.norm()) == pytest.approx(relative)
+
+
+def test_references_add() -> None:
+    """With two references r = r_memory − β₁ r₁ − β₂ r₂: the direction is that of the sum of their gradients."""
+    latents = torch.randn(1, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(12)).double()
+    memory, one, other = (
+        past_of(seed, entries, latents[0]) for seed, entries in ((13, 4), (14, 7), (15, 30))
+    )
+    prompt, score = memory.prompt_embeddings[0], ReleasedScore()
+    moving = latents.flatten().clone().requires_grad_()
+    terms = ((memory, 1.0), (one, 0.5), (other, -0.8))
+    r = sum(weight * score_of(score, moving, prompt, past) for past, weight in terms)
+    (gradient,) = torch.autograd.grad(r, moving)
+    push = released_push(latents, prompt, memory, score, eta=ETA, references=[(one, -0.5), (other, 0.8)])
+    expected = -ETA * latents.norm() * gradient / gradient.norm()
+    torch.testing.assert_close(push.delta.flatten(), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("entries", [3, 40])
@@ -128,7 +194,8 @@ def test_beta_leads_toward_a_reference_or_away() -> None:
     reference = Past(other, prompt[None])
 
     def nearness(beta: float) -> float:
-        push = released_push(latents, prompt, empty, ReleasedScore(), eta=0.1, reference=reference, beta=beta)
+        references = [(reference, beta)]
+        push = released_push(latents, prompt, empty, ReleasedScore(), eta=0.1, references=references)
         return float(unit((latents - push.delta).flatten(1))[0] @ unit(other)[0])
 
     assert nearness(-1.0) < nearness(0.0) < nearness(1.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparke_engine.guidance.schedule import is_interval_step, window_weight
+from sparke_engine.guidance.schedule import is_interval_start, is_interval_step, window_weight
 
 
 @given(st.integers(1, 200), st.floats(0.001, 1))
@@ -26,3 +26,9 @@ def test_interval_steps() -> None:
     """Every tenth step of 25 is the 10th and the 20th; every first is all."""
     assert [step for step in range(25) if is_interval_step(step, 10)] == [9, 19]
     assert all(is_interval_step(step, 1) for step in range(5))
+
+
+def test_interval_starts() -> None:
+    """A step at the start of every ten of 25 is the 1st, the 11th and the 21st; every first is all."""
+    assert [step for step in range(25) if is_interval_start(step, 10)] == [0, 10, 20]
+    assert all(is_interval_start(step, 1) for step in range(5))
