@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.baselines.rival import Rival, Seen, check_not_negative, check_positive
+from sparke_engine.baselines.rival import Rival, Seen
 from sparke_engine.baselines.vendi import newest
+from sparke_engine.core.domains import check_counts, check_not_negative
 from sparke_engine.core.entropy_gradients import Population, entropy_field
 from sparke_engine.core.gradients import of_mapped
 from sparke_engine.core.kernels import CosinePower, unit
@@ -50,7 +51,7 @@ class AmbientVendi(Rival):
 
     def __post_init__(self) -> None:
         check_not_negative("ambient Vendi", eta=self.eta, context_weight=self.context_weight)
-        check_positive("ambient Vendi", interval=self.interval, max_entries=self.max_entries)
+        check_counts("ambient Vendi", interval=self.interval, max_entries=self.max_entries)
         if not 0 < self.window <= 1:
             raise InvalidArgument(
                 f"ambient Vendi: the window is a fraction of the steps in (0, 1], got {self.window}"

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.baselines.rival import Rival, check_not_negative
+from sparke_engine.baselines.rival import Rival
+from sparke_engine.core.domains import check_not_negative
 from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
 
 CONDITION: Final = "encoder_hidden_states"

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sparke_engine.baselines.rival import Rival, check_positive
+from sparke_engine.baselines.rival import Rival
+from sparke_engine.core.domains import check_counts, check_positive
 from sparke_engine.diffusion.guide import BatchGuide, GroupGuide, GuidedGroup
 from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.presets import PAPER, RELEASED, DiversityPreset, KernelName, Mode
@@ -38,9 +39,8 @@ class PaperMode(_ModeRival):
     conditional: bool = True
 
     def __post_init__(self) -> None:
-        check_positive(
-            "mode paper", eta=self.eta, interval=self.interval, latent_bandwidth=self.latent_bandwidth
-        )
+        check_positive("mode paper", eta=self.eta, latent_bandwidth=self.latent_bandwidth)
+        check_counts("mode paper", interval=self.interval)
 
     def preset(self, base: DiversityPreset) -> DiversityPreset:
         """The preset `paper` with these numbers and the base's prompt bandwidth."""
@@ -68,9 +68,8 @@ class ReleasedMode(_ModeRival):
     kernel: KernelName = "gaussian"
 
     def __post_init__(self) -> None:
-        check_positive(
-            "mode released", eta=self.eta, interval=self.interval, latent_bandwidth=self.latent_bandwidth
-        )
+        check_positive("mode released", eta=self.eta, latent_bandwidth=self.latent_bandwidth)
+        check_counts("mode released", interval=self.interval)
 
     def preset(self, base: DiversityPreset) -> DiversityPreset:
         """The preset `released` with these numbers and the base's prompt bandwidth."""

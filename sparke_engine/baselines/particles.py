@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparke_engine.baselines.rival import Rival, Seen, check_not_negative
+from sparke_engine.baselines.rival import Rival, Seen
+from sparke_engine.core.domains import check_not_negative
 from sparke_engine.core.gradients import tangent
 from sparke_engine.core.kernels import squared_distance, unit
 from sparke_engine.errors import InvalidArgument

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sparke_engine.diffusion.guide import BatchGuide, GuidedGroup
 from sparke_engine.diffusion.seam import Move, Step
-from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.features import FeatureMap
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries, Push
@@ -106,20 +105,6 @@ def lift(
     factor = torch.where(norm > 0, vectors.square().sum(1) / torch.where(norm > 0, norm, 1.0), 0.0)
     lifted: Tensor = factor[:, None, None, None] * pulled
     return lifted
-
-
-def check_positive(owner: str, **values: float) -> None:
-    """Raise InvalidArgument for a value that is not positive and finite."""
-    for name, value in values.items():
-        if not 0 < value < float("inf"):
-            raise InvalidArgument(f"{owner}: {name} is positive and finite, got {value}")
-
-
-def check_not_negative(owner: str, **values: float) -> None:
-    """Raise InvalidArgument for a value that is negative, infinite or no number."""
-    for name, value in values.items():
-        if not 0 <= value < float("inf"):
-            raise InvalidArgument(f"{owner}: {name} is finite and not negative, got {value}")
 
 
 def _norms(latents: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.baselines.rival import Rival, Seen, check_not_negative, lift
+from sparke_engine.baselines.rival import Rival, Seen, lift
+from sparke_engine.core.domains import check_not_negative
 from sparke_engine.core.kernels import squared_distance, unit
 
 ROUNDING_ULPS = 32  # of squared norms: closer than that, points coincide

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.baselines.rival import Rival, Seen, check_not_negative, check_positive
+from sparke_engine.baselines.rival import Rival, Seen
+from sparke_engine.core.domains import check_counts, check_not_negative
 from sparke_engine.core.entropy_gradients import Population, entropy_field
 from sparke_engine.core.kernels import CosinePower
 from sparke_engine.errors import InvalidArgument
@@ -32,7 +33,7 @@ class LatentVendi(Rival):
 
     def __post_init__(self) -> None:
         check_not_negative("latent Vendi", eta=self.eta)
-        check_positive("latent Vendi", interval=self.interval, max_entries=self.max_entries)
+        check_counts("latent Vendi", interval=self.interval, max_entries=self.max_entries)
         if not 0 < self.window <= 1:
             raise InvalidArgument(
                 f"latent Vendi: the window is a fraction of the steps in (0, 1], got {self.window}"

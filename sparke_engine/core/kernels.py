@@ -1,5 +1,6 @@
 """Kernels on directions: what counts is where a row points, so every kernel is invariant under scale."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -7,8 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparke_engine.core.domains import check_positive
 from sparke_engine.core.half import HalfRows, products, squared_norms
 from sparke_engine.errors import InvalidArgument
+
+# Narrower than this, the rounding of a unit row in single precision is far away, and p/2σ² overflows sooner or later.
+LEAST_BANDWIDTH = 1e-6
+
+
+def check_bandwidth(owner: str, **values: float) -> None:
+    """Raise InvalidArgument for a Gaussian width that is not finite or below LEAST_BANDWIDTH."""
+    for name, value in values.items():
+        if not LEAST_BANDWIDTH <= value < math.inf:
+            raise InvalidArgument(f"{owner}: {name} is finite and at least {LEAST_BANDWIDTH:g}, got {value}")
 
 
 def unit(rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
@@ -78,8 +90,8 @@ class GaussianPower:
     power: float
 
     def __post_init__(self) -> None:
-        if not (self.bandwidth > 0 and self.power > 0):
-            raise InvalidArgument(f"bandwidth and power are positive, got {self.bandwidth} and {self.power}")
+        check_bandwidth("a Gaussian kernel", bandwidth=self.bandwidth)
+        check_positive("a Gaussian kernel", power=self.power)
 
     @property
     def steepness(self) -> float:
@@ -113,7 +125,7 @@ class CosinePower:
     power: float
 
     def __post_init__(self) -> None:
-        if not (self.power >= 1 and self.power == int(self.power)):
+        if not (1 <= self.power < math.inf and self.power == int(self.power)):
             raise InvalidArgument(
                 f"the power of a cosine kernel is a positive whole number, got {self.power}"
             )
@@ -152,8 +164,7 @@ class GaussianKernel:
     bandwidth: float
 
     def __post_init__(self) -> None:
-        if not self.bandwidth > 0:
-            raise InvalidArgument(f"a bandwidth is positive, got {self.bandwidth}")
+        check_bandwidth("a Gaussian kernel", bandwidth=self.bandwidth)
 
     def gram(self, a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
         """K_ij = k(a_i, b_j), O(n·m·d)."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sparke_engine.core.domains import check_positive
 from sparke_engine.core.kernels import squared_distance, unit
 from sparke_engine.core.rows import num_rows, same_number
 from sparke_engine.errors import InvalidArgument, ShapeMismatch
@@ -62,8 +63,9 @@ def prompt_bandwidth_from(
     for name, value in {"near": near, "far": far, "share": share}.items():
         if not 0 < value < 1:
             raise InvalidArgument(f"{name} is between 0 and 1, got {value}")
-    if not power > 0:
-        raise InvalidArgument(f"a power is positive, got {power}")
+    if far >= near:
+        raise InvalidArgument(f"far is below near, got far = {far} and near = {near}")
+    check_positive("a bandwidth from samples", power=power)
     related, unrelated = _distances(related, "related pairs"), _distances(unrelated, "unrelated pairs")
     needed = related * math.sqrt(power / (-2 * math.log(near)))
     allowed = unrelated * math.sqrt(power / (-2 * math.log(far)))

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from sparke_engine.core.kernels import CosinePower, GaussianPower, KernelPower
+from sparke_engine.core.domains import check_counts, check_positive
+from sparke_engine.core.kernels import CosinePower, GaussianPower, KernelPower, check_bandwidth
 from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.features import FeatureMap
 
@@ -66,23 +67,27 @@ class DiversityPreset:
     max_push: float = 0.5
 
     def __post_init__(self) -> None:
-        positive = {
-            "eta": self.eta,
-            "strength_exponent": self.strength_exponent,
-            "interval": self.interval,
-            "kappa": self.kappa,
-            "latent_bandwidth": self.latent_bandwidth,
-            "prompt_bandwidth": self.prompt_bandwidth,
-            "power": self.power,
-            "max_neighbours": self.max_neighbours,
-            "max_spectral_entries": self.max_spectral_entries,
-            "reference_eta": self.reference_eta,
-            "reference_bandwidth": self.reference_bandwidth,
-            "max_push": self.max_push,
-        }
-        for name, value in positive.items():
-            if not value > 0:
-                raise InvalidArgument(f"a preset's {name} is positive, got {value}")
+        check_positive(
+            "a preset",
+            eta=self.eta,
+            strength_exponent=self.strength_exponent,
+            kappa=self.kappa,
+            power=self.power,
+            reference_eta=self.reference_eta,
+            max_push=self.max_push,
+        )
+        check_bandwidth(
+            "a preset",
+            latent_bandwidth=self.latent_bandwidth,
+            prompt_bandwidth=self.prompt_bandwidth,
+            reference_bandwidth=self.reference_bandwidth,
+        )
+        check_counts(
+            "a preset",
+            interval=self.interval,
+            max_neighbours=self.max_neighbours,
+            max_spectral_entries=self.max_spectral_entries,
+        )
         for name, value in {"window": self.window, "reference_window": self.reference_window}.items():
             if not 0 < value <= 1:
                 raise InvalidArgument(f"a preset's {name} is a fraction in (0, 1], got {value}")
@@ -106,7 +111,7 @@ class DiversityPreset:
                 "a preset that is not conditional, or whose kernel is cosine, takes all entries: its min_prompt_kernel "
                 f"is 0, got {self.min_prompt_kernel}"
             )
-        if self.kernel == "cosine" and not self.power.is_integer():
+        if self.kernel == "cosine" and self.power != int(self.power):
             raise InvalidArgument(f"the power of a cosine kernel is a whole number, got {self.power}")
         if self.kernel == "cosine" and self.conditional and self.objective == "rke" and self.power % 2 == 1:
             raise InvalidArgument(

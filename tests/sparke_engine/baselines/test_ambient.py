@@ -109,7 +109,10 @@ def test_window_and_interval(latents_of: Latents, seen_of: See) -> None:
     assert AmbientVendi(decode, encode, MemoryBank(), eta=0.0).push(seen_of(latents_of(0))) is None
 
 
-@pytest.mark.parametrize("wrong", [{"eta": -1.0}, {"window": 0.0}, {"interval": 0}, {"context_weight": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"eta": -1.0}, {"window": 0.0}, {"interval": 0}, {"max_entries": True}, {"context_weight": -1.0}],
+)
 def test_nonsense_is_refused(wrong: dict[str, Any]) -> None:
     """Parameters out of their domain, and a rival by name without what it needs, are InvalidArgument."""
     with pytest.raises(InvalidArgument):

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from sparke_engine.core.kernels import CosinePower, GaussianPower, KernelPower, unit
+from sparke_engine.core.kernels import (
+    CosinePower,
+    GaussianKernel,
+    GaussianPower,
+    KernelPower,
+    exact_unit,
+    unit,
+)
 from sparke_engine.errors import InvalidArgument
 
 POWERS = [GaussianPower(0.4, 1.0), GaussianPower(0.9, 2.5), *(CosinePower(float(p)) for p in (1, 2, 3, 4))]
@@ -43,8 +50,34 @@ def test_the_sign_of_a_cosine_power() -> None:
     assert CosinePower(1.0).values_and_pulls(rows[:1], rows)[1].tolist() == [[1, 1, 1, 1]]
 
 
-@pytest.mark.parametrize("power", [0.0, -1.0, 1.5, float("nan")])
+@pytest.mark.parametrize("power", [0.0, -1.0, 1.5, float("nan"), float("inf")])
 def test_the_power_of_a_cosine_is_a_positive_whole_number(power: float) -> None:
     """Another power of a negative number is none."""
     with pytest.raises(InvalidArgument, match="whole number"):
         CosinePower(power)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, 1e-200, 1e-9, float("nan"), float("inf")])
+def test_a_bandwidth_is_positive_and_finite(bandwidth: float) -> None:
+    """Nor is it so narrow that the rounding of a unit row is far away."""
+    for make in (GaussianKernel, lambda width: GaussianPower(width, 2.0)):
+        with pytest.raises(InvalidArgument, match="bandwidth"):
+            make(bandwidth)
+
+
+@pytest.mark.parametrize("power", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_gaussian_power_is_positive_and_finite(power: float) -> None:
+    """Another is refused."""
+    with pytest.raises(InvalidArgument, match="power"):
+        GaussianPower(0.5, power)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e-24, 1.0, 1e20, 1e300])
+def test_exact_unit_keeps_the_direction(scale: float) -> None:
+    """Where squares under- or overflow too; zeros stay zeros."""
+    rows = exact_unit(scale * torch.tensor([[3.0, -4.0], [0.0, 0.0]], dtype=torch.float64))
+    # 1e-320 itself has three digits
+    expected = torch.tensor([[0.6, -0.8], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(rows, expected, rtol=1e-3 if scale < 1e-300 else 1e-15, atol=0)
+    single = exact_unit(torch.tensor([[3e-24, -4e-24]]))
+    torch.testing.assert_close(single, expected[:1], rtol=1e-6, atol=0)

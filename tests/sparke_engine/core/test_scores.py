@@ -176,9 +176,3 @@ def test_prompts_must_match_features() -> None:
     """A conditional score refuses another number of prompts."""
     with pytest.raises((ShapeMismatch, TypeError)):
         cond_rke(torch.ones(3, 2), torch.ones(2, 2), (CosineKernel(), CosineKernel()))
-
-
-def test_a_bandwidth_is_positive() -> None:
-    """A Gaussian kernel of width 0 is refused."""
-    with pytest.raises(InvalidArgument, match="positive"):
-        GaussianKernel(0.0)

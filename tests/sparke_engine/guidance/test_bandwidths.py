@@ -124,8 +124,12 @@ def test_what_is_no_sample_is_refused() -> None:
         prompt_bandwidth_from(good / 0, good)
     with pytest.raises(InvalidArgument, match="far is between 0 and 1"):
         prompt_bandwidth_from(good, good, far=0.0)
-    with pytest.raises(InvalidArgument, match="a power is positive"):
-        prompt_bandwidth_from(good, good, power=0.0)
+    for near, far in ((0.01, 0.5), (0.3, 0.3)):
+        with pytest.raises(InvalidArgument, match="far is below near"):
+            prompt_bandwidth_from(good, good, near=near, far=far)
+    for power in (0.0, float("inf")):
+        with pytest.raises(InvalidArgument, match="power is positive and finite"):
+            prompt_bandwidth_from(good, good, power=power)
     with pytest.raises((ShapeMismatch, TypeError)):
         prompt_bandwidth_from(good[None], good)
     with pytest.raises((ShapeMismatch, TypeError)):

@@ -23,6 +23,15 @@ def test_eta_grows_with_strength(name: str, one: float, other: float) -> None:
     assert preset.relax_at(low) <= preset.relax_at(high)
 
 
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("strength", [0.25, 0.81])
+def test_strength_is_raised_to_the_exponent(exponent: float, strength: float) -> None:
+    """η and λ at a strength are the preset's times strength^exponent, both."""
+    preset = DiversityPreset(eta=1.4, relax=0.7, strength_exponent=exponent)
+    assert preset.eta_at(strength) == pytest.approx(1.4 * strength**exponent)
+    assert preset.relax_at(strength) == pytest.approx(0.7 * strength**exponent)
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
 def test_a_strength_is_a_fraction(strength: float) -> None:
     """Strengths outside [0, 1] are refused."""
@@ -43,12 +52,31 @@ def test_a_strength_is_a_fraction(strength: float) -> None:
         {"max_spectral_entries": 0},
         {"min_prompt_kernel": 2.0},
         {"power": float("nan")},
+        {"power": float("inf")},
+        {"eta": float("inf")},
+        {"kappa": float("inf")},
+        {"max_push": float("inf")},
+        {"reference_eta": float("inf")},
+        {"strength_exponent": float("inf")},
+        {"latent_bandwidth": float("inf")},
+        {"latent_bandwidth": 1e-200},
+        {"prompt_bandwidth": 1e-9},
+        {"reference_bandwidth": 1e-9},
+        {"interval": 0},
+        {"interval": 2.5},
+        {"interval": 2.0},
+        {"interval": True},
+        {"max_neighbours": 0.5},
+        {"max_spectral_entries": 10.5},
     ],
+    ids=str,
 )
 def test_a_preset_is_checked(wrong: dict[str, float]) -> None:
-    """A preset with a number outside its domain cannot be made."""
+    """A preset with a number outside its domain cannot be made, nor with a fraction for a count."""
+    preset = DiversityPreset()
+    vars(preset).update(wrong)  # past what checks annotations in tests alone
     with pytest.raises(InvalidArgument, match=next(iter(wrong))):
-        replace(DiversityPreset(), **wrong)
+        preset.__post_init__()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +86,7 @@ def test_a_preset_is_checked(wrong: dict[str, float]) -> None:
         ({"conditional": False}, "its min_prompt_kernel is 0, got 0.001"),
         ({"kernel": "cosine"}, "its min_prompt_kernel is 0, got 0.001"),
         ({"kernel": "cosine", "min_prompt_kernel": 0.0, "power": 1.5}, "whole number, got 1.5"),
+        ({"kernel": "cosine", "min_prompt_kernel": 0.0, "power": 3}, "an even power, got 3"),
         ({"kernel": "cosine", "min_prompt_kernel": 0.0, "power": 3.0}, "an even power, got 3.0"),
     ],
 )
@@ -84,6 +113,14 @@ def test_the_kernels_that_a_preset_names() -> None:
     cosine = replace(gaussian, kernel="cosine", min_prompt_kernel=0.0, power=2.0)
     assert cosine.latent_kernel == cosine.prompt_kernel == CosinePower(2.0)
     assert cosine.kernel_of_power(1.0) == cosine.prompt_kernel_of_power(1.0) == CosinePower(1.0)
+
+
+def test_a_whole_power_is_a_power() -> None:
+    """A power of 2 is that of 2.0, for either kernel."""
+    for kernel in ("gaussian", "cosine"):
+        preset = DiversityPreset(kernel=kernel, min_prompt_kernel=0.0, power=2)
+        assert preset == replace(preset, power=2.0)
+        assert preset.latent_kernel == replace(preset, power=2.0).latent_kernel
 
 
 def test_given_bandwidths_replace_the_presets() -> None:
