@@ -11,15 +11,14 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from demo_prompts import Prompts
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sparke_engine import MemoryBank
 from sparke_engine.baselines import make_rival
-from sparke_engine.demo.captions import caption_table
 from sparke_engine.demo.evaluate import judge_pictures
 from sparke_engine.demo.networks import Judge
-from sparke_engine.demo.scene import OPEN
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample, SampleGroup
 from sparke_engine.diffusion.guide import Method, Sparke
 from sparke_engine.diffusion.pipelines import DEMO, load_engine
@@ -41,31 +40,6 @@ def demo_engine(device: str, *, compiled: bool) -> PipelineEngine:
         denoiser = engine.pipeline.unet
         denoiser.forward = torch.compile(denoiser.forward)
     return engine
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Texts with what each states, int64 [n,4] in the order of `scene.ATTRIBUTES`."""
-
-    texts: tuple[str, ...]
-    stated: Tensor
-
-
-def open_prompts(number: int) -> Prompts:
-    """Prompts that leave something open: a quarter states the shape alone, the rest a colour or a background too."""
-    table = caption_table()
-    wanted = []
-    for index in range(number):
-        shape, turn, kind = index % 8, index // 8, (index // 8) % 4
-        colour = (3 * shape + turn + 1) % 8 if kind in (1, 3) else OPEN
-        background = (5 * shape + turn + 4) % 8 if kind == 2 or (kind == 3 and turn >= 4) else OPEN
-        wanted.append((shape, OPEN if kind == 3 and turn >= 4 else colour, background, OPEN))
-    stated = torch.tensor(wanted)
-    texts = []
-    for index, row in enumerate(stated):
-        phrasings = torch.nonzero((table.stated == row).all(dim=1))[:, 0]
-        texts.append(table.texts[int(phrasings[index % len(phrasings)])])
-    return Prompts(tuple(texts), stated)
 
 
 @dataclass(frozen=True)
@@ -105,9 +79,9 @@ class Arm:
         made = replace(made, **{name: _read(value, getattr(made, name)) for name, value in values.items()})
         return cls(text, scale, strength, made.preset(_with_fields(preset, changes)), made, same_seeds)
 
-    def seeds(self, prompt: int, number: int) -> tuple[int, ...]:
+    def seeds(self, first: int, prompt: int, number: int) -> tuple[int, ...]:
         """The seeds of a prompt's request in round `number`."""
-        start = 1000 * prompt + (0 if self.same_seeds else IMAGES_A_ROUND * number)
+        start = first + 1000 * prompt + (0 if self.same_seeds else IMAGES_A_ROUND * number)
         return tuple(range(start, start + IMAGES_A_ROUND))
 
 
@@ -180,7 +154,7 @@ class ArmRunner:
             SampleGroup(
                 prompt=text,
                 negative_prompt="",
-                seeds=arm.seeds(index, number),
+                seeds=arm.seeds(prompts.first_seed, index, number),
                 strength=arm.strength,
                 neighbours=bank.neighbours(self._engine.embed_prompts([text]), arm.preset)
                 if len(bank)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_arms import Arm, ArmRunner, demo_engine, open_prompts
+from demo_arms import Arm, ArmRunner, demo_engine
+from demo_prompts import SPLITS, open_prompts
 from figures import Figures, conditional_rke, data_outcome, difference, figures, mean_of, ratio
 
 from sparke_engine.demo.export import load_judge
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("arms", nargs="+", help="scale=4,strength=0.5[,field of the preset=value]...")
     parser.add_argument("--out", type=Path, default=Path("runs/diversity"))
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -74,8 +76,8 @@ def main() -> None:
     asked = parser.parse_args()
     engine = demo_engine(asked.device, compiled=asked.compile)
     judge = load_judge(torch.device(asked.device))
-    prompts = open_prompts(asked.prompts)
-    folder = asked.out / f"{asked.prompts}x{asked.images}-{asked.steps}"
+    prompts = open_prompts(asked.prompts, asked.split)
+    folder = asked.out / f"{asked.split}-{asked.prompts}x{asked.images}-{asked.steps}"
     runner = ArmRunner(engine, judge, folder, steps=asked.steps)
     preset = engine.preset
     done: dict[str, tuple[Figures, float]] = {}

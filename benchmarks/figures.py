@@ -5,7 +5,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from demo_arms import Outcome, Prompts
+from demo_arms import Outcome
+from demo_prompts import Prompts
 from scipy.stats import bootstrap
 from torch import Tensor
 

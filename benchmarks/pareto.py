@@ -106,48 +106,83 @@ def method_table(measured: list[Measured]) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A rival's arm and the arm of ours that is as accurate and has the highest Vendi score."""
+    """A rival's arm, and ours mixed to its accuracy: `share` of the images by the first of two arms, the rest by the other.
+
+    Strengths are continuous, and a user may ask for either; what the mixture gives is what both give, on the line
+    between them. Where all of ours are less accurate than the rival it is the most accurate alone.
+    """
 
     rival: Measured
-    ours: Measured
+    ours: tuple[Measured, Measured]
+    share: float
     accuracy: Interval
     vendi: Interval
     cond_vendi: Interval
 
     @property
     def verdict(self) -> str:
-        """Ahead beyond the interval in both scores, behind in one, or even."""
-        lows = (self.vendi.low, self.cond_vendi.low)
-        if min(lows) > 1:
+        """Ahead or behind beyond the interval in both scores, less accurate beyond the interval, or even."""
+        if self.accuracy.high < 0:
+            return "less accurate"
+        if min(self.vendi.low, self.cond_vendi.low) > 1:
             return "ahead"
-        return "behind" if min(self.vendi.high, self.cond_vendi.high) < 1 else "even"
+        return "behind" if max(self.vendi.high, self.cond_vendi.high) < 1 else "even"
+
+    @property
+    def ours_text(self) -> str:
+        """What is mixed."""
+        first, second = (", ".join(f"{n} {v}" for n, v in one.settings.items()) for one in self.ours)
+        if first == second:
+            return first
+        return f"{self.share:.0%} {first}; {1 - self.share:.0%} {second}"
 
 
 def comparisons(measured: list[Measured]) -> list[Comparison]:
-    """One for each rival's arm, with ours of the same seeds policy; none where no arm of ours is as accurate."""
+    """One for each rival's arm, with ours of the same seeds policy."""
     found = []
     for rival in measured:
         if rival.is_ours or rival.name == "data":
             continue
         same = "same seeds" in rival.method
-        able = [
-            one
-            for one in measured
-            if one.is_ours and ("same seeds" in one.method) == same and one.accuracy >= rival.accuracy
-        ]
-        if not able:
-            able = [max((o for o in measured if o.is_ours), key=lambda o: o.accuracy, default=rival)]
-        best = max(able, key=lambda one: one.vendi)
-        found.append(
-            Comparison(
-                rival,
-                best,
-                difference(best.figures.accuracy, rival.figures.accuracy),
-                ratio(best.figures.vendi, rival.figures.vendi),
-                ratio(best.cond_vendi, rival.cond_vendi),
-            )
-        )
+        own = [one for one in measured if one.is_ours and ("same seeds" in one.method) == same]
+        if own:
+            found.append(_comparison(rival, own))
     return found
+
+
+def _comparison(rival: Measured, own: list[Measured]) -> Comparison:
+    """With the mixture of two arms that has the rival's accuracy and the highest Vendi score."""
+    above = [one for one in own if one.accuracy >= rival.accuracy]
+    below = [one for one in own if one.accuracy < rival.accuracy]
+    if above:
+        pairs = [(one, other) for one in above for other in (one, *below)]
+        first, second = max(pairs, key=lambda pair: _mixed_vendi(*pair, rival.accuracy))
+    else:
+        first = second = max(own, key=lambda one: one.accuracy)
+    share = _share(first, second, rival.accuracy)
+
+    def mixed(of: Callable[[Measured], Tensor]) -> Tensor:
+        return share * of(first) + (1 - share) * of(second)
+
+    return Comparison(
+        rival,
+        (first, second),
+        share,
+        difference(mixed(lambda one: one.figures.accuracy), rival.figures.accuracy),
+        ratio(mixed(lambda one: one.figures.vendi), rival.figures.vendi),
+        ratio(mixed(lambda one: one.cond_vendi), rival.cond_vendi),
+    )
+
+
+def _share(first: Measured, second: Measured, accuracy: float) -> float:
+    """How much of the first makes a mixture with the second that accurate; 1 where both are as accurate."""
+    apart = first.accuracy - second.accuracy
+    return 1.0 if apart <= 0 else min(max((accuracy - second.accuracy) / apart, 0.0), 1.0)
+
+
+def _mixed_vendi(first: Measured, second: Measured, accuracy: float) -> float:
+    share = _share(first, second, accuracy)
+    return share * first.vendi + (1 - share) * second.vendi
 
 
 def comparison_table(measured: list[Measured]) -> str:
@@ -158,9 +193,8 @@ def comparison_table(measured: list[Measured]) -> str:
     ]
     for one in sorted(comparisons(measured), key=lambda each: (each.rival.method, -each.rival.accuracy)):
         setting = ", ".join(f"{n} {v}" for n, v in one.rival.settings.items() if n != "method")
-        ours = ", ".join(f"{n} {v}" for n, v in one.ours.settings.items())
         lines.append(
-            f"| {one.rival.method} | {setting} | {one.rival.accuracy:.2f} | {ours} "
+            f"| {one.rival.method} | {setting} | {one.rival.accuracy:.2f} | {one.ours_text} "
             f"| {one.accuracy.text('+.2f', factor=100)} | {one.vendi.text('.3f')} "
             f"| {one.cond_vendi.text('.3f')} | {one.verdict} |"
         )

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_arms import Arm, ArmRunner, demo_engine, open_prompts
+from demo_arms import Arm, ArmRunner, demo_engine
+from demo_prompts import SPLITS, Split, open_prompts
 from figures import conditional_vendi, data_outcome, figures, precision_of
 from pareto import Measured, comparison_table, method_table, plot
 from sweep_arms import PLANS
@@ -38,6 +39,7 @@ class Size:
     prompts: int
     images: int
     steps: int
+    split: Split
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", default=[], help="further arms, as in benchmarks/diversity.py")
     parser.add_argument("--out", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--prompts", type=int)
+    parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--images", type=int)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--workers", type=int, default=1, help="processes that make arms side by side")
@@ -57,12 +60,13 @@ def main() -> None:
     asked = parser.parse_args()
     plan = PLANS[asked.plan]
     prompts, images = asked.prompts or plan.prompts, asked.images or plan.images
-    size = Size(asked.out / f"{prompts}x{images}-{asked.steps}", asked.device, prompts, images, asked.steps)
+    folder = asked.out / f"{asked.split}-{prompts}x{images}-{asked.steps}"
+    size = Size(folder, asked.device, prompts, images, asked.steps, asked.split)
     arms = list(dict.fromkeys([*plan.arms, *asked.arms]))
     if not asked.report_only:
         _make(arms, size, asked.workers)
     measured = _measure(arms, size)
-    where = f"{platform.node()}, {asked.device}; {prompts} prompts of {images} images, {asked.steps} steps"
+    where = f"{platform.node()}, {asked.device}; {prompts} {asked.split} prompts of {images} images, {asked.steps} steps"
     tables = f"{where}\n\n{method_table(measured)}\n\n{comparison_table(measured)}\n"
     (size.folder / "sweep.md").write_text(tables)
     rows = [one.row() for one in measured]
@@ -105,7 +109,7 @@ def _runner(size: Size) -> ArmRunner:
 
 def _make_arm(text: str, size: Size) -> str:
     torch.set_num_threads(2)
-    _runner(size).run(Arm.parse(text, _shipped_preset(size.device)), open_prompts(size.prompts), size.images)
+    _runner(size).run(Arm.parse(text, _shipped_preset(size.device)), open_prompts(size.prompts, size.split), size.images)
     return text
 
 
@@ -116,7 +120,7 @@ def _shipped_preset(device: str) -> DiversityPreset:
 
 def _measure(arms: list[str], size: Size) -> list[Measured]:
     """The figures of all arms that are complete."""
-    prompts, engine, runner = open_prompts(size.prompts), _engine(size.device), _runner(size)
+    prompts, engine, runner = open_prompts(size.prompts, size.split), _engine(size.device), _runner(size)
     embeddings = engine.embed_prompts(prompts.texts)
     judge = load_judge(torch.device(size.device))
     data = data_outcome(prompts, size.images, judge)
