@@ -38,7 +38,9 @@ def open_prompts(number: int, split: Split = "test") -> Prompts:
     for index in range(number):
         turn, place = divmod(index, 8)
         shape = (turn + place) % 8
-        value = (2 * (place // 2) + (shape + parity) % 2) % 8  # of the parity of its shape in one split, not in the other
+        value = (
+            2 * (place // 2) + (shape + parity) % 2
+        ) % 8  # of the parity of its shape in one split, not in the other
         colour, background = (value, OPEN) if place % 2 else (OPEN, value if place else OPEN)
         row = torch.tensor((shape, colour, background, OPEN))
         phrasings = torch.nonzero((table.stated == row).all(dim=1))[:, 0]

@@ -1,6 +1,6 @@
 """Which method is ahead of which: the tables and the plot of `benchmarks/sweep.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self

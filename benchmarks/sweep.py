@@ -109,7 +109,9 @@ def _runner(size: Size) -> ArmRunner:
 
 def _make_arm(text: str, size: Size) -> str:
     torch.set_num_threads(2)
-    _runner(size).run(Arm.parse(text, _shipped_preset(size.device)), open_prompts(size.prompts, size.split), size.images)
+    _runner(size).run(
+        Arm.parse(text, _shipped_preset(size.device)), open_prompts(size.prompts, size.split), size.images
+    )
     return text
 
 

@@ -1,15 +1,16 @@
 """The guide of a device batch: each group of images is pushed by its own arithmetic, on its own rows."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparke_engine.diffusion.recording import Number, Ready
 from sparke_engine.diffusion.seam import Move, Step
 from sparke_engine.errors import NonFiniteLatents
 from sparke_engine.guidance.denoised import Extrapolation, denoised_push
@@ -151,6 +152,24 @@ class BatchGuide:
         return Move(group.rows, push.delta)
 
 
+class Sizes(NamedTuple):
+    """How strongly a group is pushed in a step of mode `denoised`: plain numbers, or numbers on the device."""
+
+    eta: Number
+    relax: Number
+    reference_eta: Number
+
+    @property
+    def diversity_acts(self) -> bool:
+        """Whether memory and fellow images do anything."""
+        return bool(self.eta > 0) or bool(self.relax > 0)
+
+    @property
+    def references_act(self) -> bool:
+        """Whether references do."""
+        return bool(self.reference_eta > 0)
+
+
 class GroupGuide(BatchGuide):
     """The modes of this engine. Nothing of a group enters another's arithmetic.
 
@@ -187,56 +206,62 @@ class GroupGuide(BatchGuide):
         )
         return self._spend(step.noisy, group, push)
 
-    def settings(self, step: Step) -> Hashable | None:
-        """What `before` depends on besides tensors: each group's η, λ and η of references, and the step's share.
+    def ready(self, step: Step) -> Ready | None:
+        """Settings: which of its two pushes each group has, and the step's share; numbers: their η, λ and η of references.
 
         None for the objective `vendi`, whose spectrum is found on the host's word.
         """
-        sizes = [
-            (group.eta_of(step), group.relax_of(step), group.reference_eta_of(step))
-            if group.preset.mode == "denoised"
-            else (0.0, 0.0, 0.0)
-            for group in self.groups
-        ]
-        acts = any(max(each) > 0 for each in sizes)
-        if not acts or any(group.preset.objective == "vendi" for group in self.groups):
+        sizes = [self._sizes(number, step) for number in range(len(self.groups))]
+        acts = tuple((each.diversity_acts, each.references_act) for each in sizes)
+        if not any(map(any, acts)) or any(group.preset.objective == "vendi" for group in self.groups):
             return None
-        return step.share, tuple(sizes)
+        if self._spent is None:
+            device = self._spent_of(step.noisy).device
+            for number in range(len(self.groups)):
+                self._sources(number, device)
+                self._references(number, device)
+        return Ready((step.share, acts), tuple(float(size) for each in sizes for size in each))
 
     def before(self, step: Step) -> list[Move]:
         """Mode `denoised`: pushes within the window, relaxed guidance in every step, references within their own window."""
         moves = []
-        for number, group in enumerate(self.groups):
-            if group.preset.mode != "denoised":
-                continue
-            if max(group.eta_of(step), group.relax_of(step)) > 0:
-                moves.append(self._diversity(number, step))
-            if group.reference_eta_of(step) > 0:
-                moves.append(self._toward_references(number, step))
+        for number in range(len(self.groups)):
+            sizes = self._sizes(number, step)
+            held = sizes if step.numbers is None else Sizes(*step.numbers[3 * number : 3 * number + 3])
+            if sizes.diversity_acts:
+                moves.append(self._diversity(number, step, held))
+            if sizes.references_act:
+                moves.append(self._toward_references(number, step, held))
         return moves
 
-    def _diversity(self, number: int, step: Step) -> Move:
+    def _sizes(self, number: int, step: Step) -> "Sizes":
+        group = self.groups[number]
+        if group.preset.mode != "denoised":
+            return Sizes(0.0, 0.0, 0.0)
+        return Sizes(group.eta_of(step), group.relax_of(step), group.reference_eta_of(step))
+
+    def _diversity(self, number: int, step: Step, sizes: "Sizes") -> Move:
         """The push from memory and fellow images, and relaxed guidance."""
         group, clean = self.groups[number], step.clean[self.groups[number].rows]
         push = denoised_push(
             clean,
             self._sources(number, clean.device),
             group.preset,
-            eta=group.eta_of(step),
+            eta=sizes.eta,
             limit=self._limit(step.clean, group, step.num_steps),
             extrapolation=_extrapolation(group, step),
-            relax=group.relax_of(step),
+            relax=sizes.relax,
         )
         return self._spend(step.clean, group, push, share=step.share)
 
-    def _toward_references(self, number: int, step: Step) -> Move:
+    def _toward_references(self, number: int, step: Step, sizes: "Sizes") -> Move:
         """The push away from novelty's images and toward those of context, besides the other."""
         group, clean = self.groups[number], step.clean[self.groups[number].rows]
         push = references_push(
             clean,
             self._references(number, clean.device),
             group.preset,
-            eta=group.reference_eta_of(step),
+            eta=sizes.reference_eta,
             limit=self._limit(step.clean, group, step.num_steps),
             extrapolation=_extrapolation(group, step),
         )

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sparke_engine.diffusion.extrapolation import DenoiserWatch, Parts
 from sparke_engine.diffusion.families import layout_for
 from sparke_engine.diffusion.layouts import LatentLayout
-from sparke_engine.diffusion.recording import Number, StepRecorder
+from sparke_engine.diffusion.recording import Number, Ready, StepRecorder
 from sparke_engine.diffusion.schedulers import (
     CleanPrediction,
     NoiseLevel,
@@ -38,6 +38,7 @@ class Step:
     """One call of `scheduler.step`: `index` of `num_steps`, its latents, and what it predicts, computed when read.
 
     Where a scheduler takes several calls for a step, each has `share` of it and has the step's index.
+    `numbers` are those of `RecordableGuide.ready` where the step is recorded, None elsewhere.
     """
 
     def __init__(  # noqa: PLR0913 - what a step is seen of, each part read on its own
@@ -51,10 +52,12 @@ class Step:
         guidance_scale: float | Callable[[], Tensor] = 1.0,
         share: float = 1.0,
         noise: Callable[[], NoiseLevel] | None = None,
+        numbers: Sequence[Number] | None = None,
     ) -> None:
         self.index = index
         self.num_steps = num_steps
         self.share = share
+        self.numbers = numbers
         self._sample = sample
         self._predict = predict
         self._predict_prompted = predict_prompted
@@ -120,13 +123,13 @@ class Guide(Protocol):
 
 
 @runtime_checkable
-class ReplayableGuide(Guide, Protocol):
-    """A guide whose `before` can be recorded: no number on the device decides what it does, see `recording`."""
+class RecordableGuide(Guide, Protocol):
+    """A guide whose `before` can be recorded: nothing that is on the device decides what it does, see `recording`."""
 
-    def settings(self, step: Step) -> Hashable | None:
-        """What `before` depends on in this step, besides the step's tensors and what is the same in the whole run.
+    def ready(self, step: Step) -> Ready | None:
+        """Bring what `before` reads to the device, and say what it depends on besides this step's tensors.
 
-        None where it does nothing, or cannot be recorded.
+        The numbers come back as `step.numbers`. None where it does nothing, or cannot be recorded.
         """
 
 
@@ -187,7 +190,7 @@ class _Seen(NamedTuple):
     level: NoiseLevel
     prediction: CleanPrediction
 
-    def step(self) -> Step:
+    def step(self, numbers: Sequence[Number] | None = None) -> Step:
         """What the guide sees of the call."""
         latents, output, parts, place = self.latents, self.output, self.parts, self.place
         prediction = self.prediction
@@ -201,6 +204,7 @@ class _Seen(NamedTuple):
             guidance_scale=1.0 if told is None else lambda: told().scale,
             share=place.share,
             noise=lambda: self.level,
+            numbers=numbers,
         )
 
 
@@ -250,28 +254,28 @@ def _pushed(seam: _Seam, guide: Guide, seen: _Seen, this: Step) -> Tensor | None
     """The canonical output whose x̂0 is moved, in the model's dtype; None where nothing moves."""
     output, prediction = seen.output, seen.prediction
     records = seam.recorder.records(output.device) and prediction.bound is None
-    settings = guide.settings(this) if records and isinstance(guide, ReplayableGuide) else None
-    if settings is None:
+    ready = guide.ready(this) if records and isinstance(guide, RecordableGuide) else None
+    if ready is None:
         moves = guide.before(this)
         return _shifted(output, moves, prediction) if moves else None
     parts = seen.parts or Parts((), rescaled=False)
 
     def work(tensors: Sequence[Tensor], numbers: Sequence[Number]) -> Tensor:
         latents, output, *predictions = tensors
-        of_sample, of_output = numbers
+        of_sample, of_output, *of_guide = numbers
         there = seen._replace(
             latents=latents,
             output=output,
             parts=Parts(tuple(predictions), parts.rescaled) if predictions else None,
             prediction=CleanPrediction(of_sample, of_output),
         )
-        return _shifted(output, guide.before(there.step()), there.prediction)
+        return _shifted(output, guide.before(there.step(of_guide)), there.prediction)
 
     return seam.recorder.do(
         work,
-        (settings, parts.rescaled),
+        (ready.settings, parts.rescaled),
         (seen.latents, output, *parts.predictions),
-        (prediction.of_sample, prediction.of_output),
+        (prediction.of_sample, prediction.of_output, *ready.numbers),
     )
 
 

@@ -28,10 +28,10 @@ def denoised_push(
     entries: Entries | None,
     preset: DiversityPreset,
     *,
-    eta: float,
+    eta: float | Float[Tensor, ""],
     limit: Float[Tensor, " n"],
     extrapolation: Extrapolation | None = None,
-    relax: float = 0.0,
+    relax: float | Float[Tensor, ""] = 0.0,
 ) -> Push:
     """δ = r·(x̂0 − x̂0ᶜ) + min(η·g, limit)·‖x̂0′‖·φᵀ(D⊥)/‖φᵀ(D⊥)‖ for the n images of one group; x̂0 becomes x̂0 − δ.
 

@@ -22,7 +22,7 @@ def references_push(
     references: Sequence[Reference],
     preset: DiversityPreset,
     *,
-    eta: float,
+    eta: float | Float[Tensor, ""],
     limit: Float[Tensor, " n"],
     extrapolation: Extrapolation | None = None,
 ) -> Push:

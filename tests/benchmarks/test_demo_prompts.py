@@ -25,7 +25,9 @@ def test_no_prompt_comes_twice(split: str) -> None:
 def test_what_is_tuned_on_is_not_reported() -> None:
     """The splits share no text, no stated pair of attributes and no seed."""
     test, tuning = (open_prompts(64, split) for split in SPLITS)
-    pairs = [{tuple(row) for row in split.stated.tolist() if max(row[1:]) != OPEN} for split in (test, tuning)]
+    pairs = [
+        {tuple(row) for row in split.stated.tolist() if max(row[1:]) != OPEN} for split in (test, tuning)
+    ]
     assert len(pairs[0]) == len(pairs[1]) == 56
     assert not pairs[0] & pairs[1]
     assert not set(test.texts) & set(tuning.texts)

@@ -119,7 +119,7 @@ def run_of(recorder: StepRecorder, memories: tuple[int, int], strengths: tuple[f
         for index, timestep in enumerate(scheduler.timesteps):
             without, under = pipe.unet(scheduler.scale_model_input(latents, timestep))[0].chunk(2)
             output = without + 5.0 * (under - without)
-            if index in {4, 12}:  # all that happens once has happened, and the end has not
+            if index in {4, 12}:  # what happens once in a run has happened, and the end has not
                 with never_waiting():
                     latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
             else:
@@ -130,7 +130,7 @@ def run_of(recorder: StepRecorder, memories: tuple[int, int], strengths: tuple[f
 def test_a_replayed_graph_has_the_bits_of_its_kernels() -> None:
     """Guidance from graphs is guidance kernel by kernel, to the bit, also when graphs are recorded anew; no step waits."""
     graphs = StepRecorder()
-    for memories in ((300, 40), (300, 40), (900, 7)):
+    for memories in ((300, 40), (300, 40), (5, 7), (3000, 700), (17000, 1)):
         found, expected = (
             run_of(recorder, memories, (1.0, 0.5)) for recorder in (graphs, StepRecorder(again))
         )
