@@ -1,4 +1,9 @@
-"""Reads the catalogue of models (`models.toml`) into `ModelSpec`s."""
+"""Reads the catalogue of models (`models.toml`) into `ModelSpec`s.
+
+A model's `diversity_preset` is the name of a preset, a table of its own, or a file with that table (`*.toml`, relative to
+the catalogue), as `sparke calibrate` writes it. A table that states a grid has another feature map than the model's
+kind, so its memories have another latent space: the grid becomes part of the space's name.
+"""
 
 import tomllib
 from collections.abc import Mapping
@@ -11,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.domain.ids import ModelId, parse_latent_space, parse_model_id
 from app.domain.model import ModelSpec, SizeLimits
+from app.domain.preset import TABLE, PresetSpec
 from app.errors import ConfigurationError, InvalidId
 
 Catalogue = Mapping[ModelId, ModelSpec]
@@ -41,7 +47,12 @@ def parse_catalogue(text: str, *, folder: Path | None, name: str) -> Catalogue:
         raise ConfigurationError(f"{name}: expected one or more [[models]] tables and nothing else")
     specs: dict[ModelId, ModelSpec] = {}
     for table in tables:
-        spec = _read_model(table, where=f"{name}: model {table.get('model_id', '(without model_id)')}")
+        where = f"{name}: model {table.get('model_id', '(without model_id)')}"
+        if "diversity_preset" in table:
+            preset = _read_preset(table["diversity_preset"], folder=folder, where=where)
+            spec = _in_own_space(_read_model(table | {"diversity_preset": preset}, where=where), where=where)
+        else:
+            spec = _read_model(table, where=where)
         if spec.model_id in specs:
             raise ConfigurationError(f"{name}: model {spec.model_id} is given twice")
         if folder is not None and spec.source.startswith("."):
@@ -62,17 +73,64 @@ def _read_model(table: dict[str, object], *, where: str) -> ModelSpec:
         parse_model_id(spec.model_id)
         parse_latent_space(spec.latent_space)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise ConfigurationError(f"{where}: {problems}") from error
+        raise ConfigurationError(f"{where}: {_problems(error)}") from error
     except InvalidId as error:
         raise ConfigurationError(f"{where}: {error.message}") from error
     fault = _find_contradiction(spec)
     if fault is not None:
         raise ConfigurationError(f"{where}: {fault}")
     return spec
+
+
+def _read_preset(given: object, *, folder: Path | None, where: str) -> object:
+    """A preset's table, from the catalogue or from the file that is named; what else is given is left as it is."""
+    if isinstance(given, str) and given.endswith(".toml"):
+        path = Path(given) if folder is None else folder / given
+        where = f"{where}: {path}"
+        given = _table_of(path, where)
+    if not isinstance(given, dict):
+        return given
+    unknown = set(given) - {member.name for member in fields(PresetSpec)}
+    if unknown:
+        members = ", ".join(sorted(unknown))
+        raise ConfigurationError(f"{where}: unknown member of diversity_preset: {members}")
+    try:
+        return TypeAdapter(PresetSpec).validate_python(given)
+    except ValidationError as error:
+        raise ConfigurationError(f"{where}: diversity_preset: {_problems(error)}") from error
+
+
+def _table_of(path: Path, where: str) -> object:
+    """The one table of a file, as `sparke calibrate` writes it."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{where} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{where} is not TOML: {error}") from error
+    models = document.get("models")
+    table = models.get("diversity_preset") if isinstance(models, dict) else None
+    if not isinstance(table, dict) or document != {"models": {"diversity_preset": table}}:
+        raise ConfigurationError(f"{where}: expected the table {TABLE} and nothing else")
+    return table
+
+
+def _in_own_space(spec: ModelSpec, *, where: str) -> ModelSpec:
+    """The model with its grid in the name of its latent space where it states one: features of two grids never mix."""
+    preset = spec.diversity_preset
+    if isinstance(preset, str) or preset.grid_name is None:
+        return spec
+    try:
+        return replace(spec, latent_space=parse_latent_space(f"{spec.latent_space}-{preset.grid_name}"))
+    except InvalidId as error:
+        raise ConfigurationError(f"{where}: with its grid, {error.message}") from error
+
+
+def _problems(error: ValidationError) -> str:
+    """What is wrong, member by member."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
+    )
 
 
 def _find_contradiction(spec: ModelSpec) -> str | None:

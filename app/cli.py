@@ -77,6 +77,48 @@ def worker(
         raise typer.Exit(EXIT_CONFIGURATION) from error
 
 
+@cli.command("calibrate")
+def calibrate_model(  # noqa: PLR0913, PLR0917 - each is an option of the command
+    model: Annotated[str, typer.Argument(help="A model of the catalogue [SPARKE_MODELS_FILE].")],
+    prompts: Annotated[
+        Path,
+        typer.Option(help="Prompts, one a line; blank lines divide groups of paraphrases, if there are any."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where to write the preset. Else it is printed.")] = None,
+    images: Annotated[int, typer.Option(min=2, help="Images of each prompt, or group, in each trial.")] = 8,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps [the model's default].")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=0, help="Scale [the model's default].")] = None,
+    keep: Annotated[
+        float, typer.Option(help="What images at strength 1 keep of what unguided ones say of their prompts.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of each prompt's first image.")] = 0,
+    eta_factor: Annotated[
+        list[float], typer.Option(help="Times the preset's eta is tried at; give it several times.")
+    ] = [0.25, 0.5, 1.0, 2.0, 4.0],  # noqa: B006 - typer's way to state a default; it is not written to
+) -> None:
+    """Make a diversity preset for a model from a small sample of its own images. Needs no judge."""
+    settings = _settings()
+    if out is not None and not out.parent.is_dir():
+        raise ConfigurationError(f"--out: there is no folder {out.parent}")
+    let_threads_sleep()
+    from app.calibrate import Choices, run_calibration  # noqa: PLC0415 - loads torch, as the worker does
+
+    found = run_calibration(
+        settings,
+        model,
+        prompts,
+        Choices(images, steps, guidance_scale, keep, seed, tuple(eta_factor)),
+        on_trial=lambda done, total: typer.echo(f"trial {done} of {total}", err=True),
+    )
+    if out is None:
+        typer.echo(found.commented_toml, nl=False)
+        typer.echo("Put this below the model in the catalogue.", err=True)
+        return
+    out.write_text(found.commented_toml, encoding="utf-8")
+    typer.echo(found.table, nl=False)
+    typer.echo(f'Written. In the catalogue, as a path from there: diversity_preset = "{out}"', err=True)
+
+
 @keys.command("create")
 def create_key(
     tenant: Annotated[str, typer.Option(help="Whose key: lower-case letters, digits, - and _")],

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic_core import PydanticUndefined
 
 from app.domain.model import Dtype, ModelSpec, SizeLimits
+from app.domain.preset import PresetSpec
 from app.settings import Settings
 
 TARGET = Path(__file__).with_name("configuration.md")
@@ -15,7 +16,7 @@ SETTINGS = Path(__file__).resolve().parents[1] / "app" / "settings.py"
 
 HEAD = """# Configuration
 
-Written by `make docs` from `app/settings.py` and `app/domain/model.py`. Do not edit.
+Written by `make docs` from `app/settings.py`, `app/domain/model.py` and `app/domain/preset.py`. Do not edit.
 
 ## Settings
 
@@ -36,6 +37,13 @@ SIZES = """
 The table `[models.size]` says which sizes a model takes, in pixels:
 """
 
+PRESETS = """
+The table `[models.diversity_preset]` holds members of a preset of the model's own, as
+[`sparke calibrate`](calibration.md) writes them; those that are absent are those of `base`. Where it states a `grid`, the
+model's memories lie in a latent space of that grid (`demo` becomes `demo-8x8`), since features of two grids cannot be
+compared; state it only where it differs from that of `base`.
+"""
+
 ABOUT_MODELS = {
     "model_id": "How requests name it: letters, digits, `.`, `_`, `-`.",
     "source": "A hub id, a folder in diffusers format (one that begins with `.` is relative to the file), "
@@ -50,20 +58,54 @@ ABOUT_MODELS = {
     "max_steps": "The most that a request may ask for.",
     "default_guidance_scale": "Classifier-free guidance where a request names none.",
     "max_guidance_scale": "The most that a request may ask for.",
-    "diversity_preset": "`default` is the preset of the model's kind; `paper` is Algorithm 1. "
-    "All are in `sparke_engine/guidance/presets.py`.",
+    "diversity_preset": "A name (`default` is the preset of the model's kind, `paper` is Algorithm 1; all are in "
+    "`sparke_engine/guidance/presets.py`), the table below, or a file `*.toml` with that table, relative to this one.",
     "default_strength": "Diversity strength, 0 to 1, where a request names none.",
     "default_width_px": "Width where a request names no size.",
     "default_height_px": "Height where a request names no size.",
     "min_px": "Least side.",
     "max_px": "Largest side.",
     "multiple_px": "Both sides are multiples of it.",
+    "base": "Name of the preset whose members hold where none is given.",
+    "mode": "`denoised` acts on predicted clean latents, `paper` is Algorithm 1, `released` the published code's step.",
+    "objective": "What pushes raise.",
+    "kernel": "Of features and of prompts.",
+    "conditional": "Whether entries count by the nearness of their prompts; a preset that is not has "
+    "`min_prompt_kernel` 0.",
+    "grid": "`[rows, columns]` that latents are averaged to, or `whole`.",
+    "eta": "Size of a push at strength 1, in norms of the latents.",
+    "strength_exponent": "η(strength) = eta · strength^exponent.",
+    "window": "Share of the steps, from the first, in which `denoised` pushes.",
+    "relax": "How far guidance is relaxed at strength 1 where images are near.",
+    "interval": "`paper` and `released` act in every step of that many.",
+    "kappa": "Mass at which pushes have half their size.",
+    "latent_bandwidth": "Width of the kernel of features.",
+    "prompt_bandwidth": "Width of the kernel of prompts.",
+    "power": "Power of both kernels.",
+    "min_prompt_kernel": "Entries whose prompt kernel is below it are no neighbours.",
+    "max_neighbours": "Above it a sample stands for all neighbours.",
+    "max_spectral_entries": "The same in `vendi`.",
+    "reference_eta": "Size of the push of novelty and context at weight 1.",
+    "reference_window": "Share of the steps in which they push.",
+    "reference_bandwidth": "Width of the kernel by which a reference's images are near.",
+    "max_push": "Bound on the total push, the mean over all steps.",
 }
 
 
 def render() -> str:
     """The whole page."""
-    return "".join((HEAD, *_setting_tables(), MODELS, _members(ModelSpec), SIZES, _members(SizeLimits)))
+    return "".join(
+        (
+            HEAD,
+            *_setting_tables(),
+            MODELS,
+            _members(ModelSpec),
+            SIZES,
+            _members(SizeLimits),
+            PRESETS,
+            _members(PresetSpec),
+        )
+    )
 
 
 def _setting_tables() -> Iterator[str]:
@@ -90,7 +132,7 @@ def _groups() -> list[tuple[str, list[str]]]:
     return groups
 
 
-def _members(kind: type[ModelSpec] | type[SizeLimits]) -> str:
+def _members(kind: type[ModelSpec | SizeLimits | PresetSpec]) -> str:
     lines = ["\n| member | type | default | meaning |\n|---|---|---|---|\n"]
     hints = get_type_hints(kind)
     for field in fields(kind):
@@ -106,9 +148,15 @@ def _type(hint: Any) -> str:
         return ", ".join(f"`{name}`" for name in get_args(Dtype))
     if hint is SizeLimits:
         return "table"
+    if hint == str | PresetSpec:
+        return "string or table"
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    if get_origin(kinds[0]) is tuple:
+        return "two integers, or a string"
+    if get_origin(kinds[0]) is Literal:
+        return ", ".join(f"`{name}`" for name in get_args(kinds[0]))
     kind = getattr(kinds[0], "__supertype__", kinds[0])
-    return {str: "string", int: "integer", float: "number"}[kind]
+    return {str: "string", int: "integer", float: "number", bool: "boolean"}[kind]
 
 
 def _show(value: Any) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.domain.ids import LatentSpace, ModelId
+from app.domain.preset import PresetSpec
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -24,7 +25,8 @@ class ModelSpec:
     """One model: where its weights are, how it is run, and which preset pushes it.
 
     `source` is a hub id, a local directory, or `builtin:demo` / `builtin:toy`. Models with one VAE, feature map and
-    prompt encoder may share a `latent_space`, and so a memory.
+    prompt encoder may share a `latent_space`, and so a memory. `diversity_preset` is the name of a preset, or members of
+    the model's own.
     """
 
     model_id: ModelId
@@ -38,5 +40,5 @@ class ModelSpec:
     max_steps: int = 100
     default_guidance_scale: float = 5.0
     max_guidance_scale: float = 30.0
-    diversity_preset: str = "default"
+    diversity_preset: str | PresetSpec = "default"
     default_strength: float = 0.5

@@ -15,6 +15,7 @@ from app.worker.device import DeviceThread
 from app.worker.memory_cache import Dimensions
 from sparke_engine.diffusion.engine import ImageEngine
 from sparke_engine.diffusion.pipelines import load_engine
+from sparke_engine.errors import InvalidArgument
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ def choose_models(catalogue: Mapping[ModelId, ModelSpec], wanted: Sequence[Model
 
 
 def check_latent_spaces(loaded: Mapping[ModelId, LoadedModel]) -> None:
-    """Models that name one latent space share memories: ConfigurationError where their vectors differ in length."""
+    """Models that name one latent space share memories: ConfigurationError where vectors differ in length or in grid."""
     first: dict[LatentSpace, LoadedModel] = {}
     for model in loaded.values():
         other = first.setdefault(model.spec.latent_space, model)
@@ -51,6 +52,12 @@ def check_latent_spaces(loaded: Mapping[ModelId, LoadedModel]) -> None:
             raise ConfigurationError(
                 f"models {other.spec.model_id} and {model.spec.model_id} name one latent space,"
                 f" {model.spec.latent_space}, but have {other.dimensions} and {model.dimensions};"
+                " give one of them another latent_space"
+            )
+        if model.engine.preset.grid != other.engine.preset.grid:
+            raise ConfigurationError(
+                f"models {other.spec.model_id} and {model.spec.model_id} name one latent space,"
+                f" {model.spec.latent_space}, but pool to {other.engine.preset.grid} and {model.engine.preset.grid};"
                 " give one of them another latent_space"
             )
 
@@ -65,25 +72,36 @@ def choose_device(wanted: str) -> str:
 
 
 def load_spec(spec: ModelSpec, device: str) -> ImageEngine:
-    """The engine of a catalogue entry."""
-    return load_engine(
-        spec.source,
-        revision=spec.revision,
-        dtype=spec.dtype,
-        scheduler=spec.scheduler,
-        preset=spec.diversity_preset,
-        device=device,
-    )
+    """The engine of a catalogue entry. ConfigurationError for a preset that is unknown, or whose members do not agree."""
+    preset = spec.diversity_preset
+    name, changes = (preset, {}) if isinstance(preset, str) else (preset.base, preset.changes)
+    try:
+        return load_engine(
+            spec.source,
+            revision=spec.revision,
+            dtype=spec.dtype,
+            scheduler=spec.scheduler,
+            preset=name,
+            preset_changes=changes,
+            device=device,
+        )
+    except InvalidArgument as error:
+        raise ConfigurationError(f"model {spec.model_id}: {error}") from error
 
 
 async def load_model(
     spec: ModelSpec, thread: DeviceThread, *, load: Callable[[ModelSpec], ImageEngine], metrics: Metrics
 ) -> LoadedModel:
-    """Load one model on the device thread. Unavailable, with the model and the cause, where that fails."""
+    """Load one model on the device thread. Unavailable, with the model and the cause, where that fails.
+
+    ConfigurationError, as it comes, where the model's entry is wrong.
+    """
     log = _log.bind(model=spec.model_id, source=spec.source)
     started_s = time.perf_counter()
     try:
         engine = await thread.run(lambda: load(spec))
+    except ConfigurationError:
+        raise
     except Exception as error:
         log.exception("model_not_loaded")
         raise Unavailable(f"model {spec.model_id} cannot be loaded from {spec.source!r}: {error}") from error

@@ -1,6 +1,8 @@
 """Loading: a hub id, a local directory, or a built-in model becomes a pipeline or an engine."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -31,19 +33,22 @@ def load_engine(
     dtype: str = "float32",
     scheduler: str | None = None,
     preset: str | DiversityPreset = "default",
+    preset_changes: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> ImageEngine:
     """An engine from a hub id, a directory, `builtin:demo` or `builtin:toy`.
 
     `scheduler` is the class name of another scheduler of the same family; "default" is the preset of the model's kind.
+    `preset_changes` are fields of the preset by name, in place of its own.
     Raises ModelNotLoadable, UnsupportedPipeline, UnsupportedScheduler, or InvalidArgument for an unknown preset or dtype.
     """
     if source == TOY:
-        return ToyEngine(_resolve(preset, preset_named("toy")))
+        return ToyEngine(replace(_resolve(preset, preset_named("toy")), **(preset_changes or {})))
     if dtype not in DTYPES:
         raise InvalidArgument(f"a model's dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
     pipe = load_pipeline(source, revision=revision, dtype=DTYPES[dtype], scheduler=scheduler)
-    return PipelineEngine(pipe.to(device), _resolve(preset, default_preset(pipe)))
+    chosen = replace(_resolve(preset, default_preset(pipe)), **(preset_changes or {}))
+    return PipelineEngine(pipe.to(device), chosen)
 
 
 def load_demo_pipeline(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
