@@ -19,9 +19,10 @@ from app.worker.models import choose_device, load_spec
 from sparke_engine.diffusion.calibration import Calibration, CalibrationPlan, calibrate
 from sparke_engine.diffusion.engine import DenoisingPlan, ImageEngine
 from sparke_engine.errors import SparkeError
+from sparke_engine.guidance.calibration import kept
 
 MIN_SCENES = 2
-COLUMNS = ("eta", "push", "Vendi", "information", "kept")
+COLUMNS = ("eta", "push", "Vendi", "information", "kept", "+-")
 
 Scenes = tuple[tuple[str, ...], ...]
 
@@ -132,7 +133,7 @@ def _outcome(
     found, plan = of
     lines = [
         f"Diversity preset of {spec.model_id} ({spec.source}), made by `sparke calibrate`:",
-        f"{len(scenes)} scenes, {plan.images} images of each from seed {plan.first_seed}, {plan.plan.steps} steps,",
+        f"{len(scenes)} scenes, {plan.images} images of each, seeds from {plan.first_seed}, {plan.plan.steps} steps,",
         f"guidance scale {plan.plan.guidance_scale:g}.",
         "",
         *_rows(found),
@@ -144,14 +145,13 @@ def _outcome(
 
 def _rows(found: Calibration) -> list[str]:
     """One line a trial."""
-    whole = found.trials[0].information
     rows = [COLUMNS] + [
         (
             f"{trial.eta:.3g}",
             f"{trial.push:.3f}",
             f"{trial.vendi:.2f}",
             f"{trial.information:.4f}",
-            f"{100 * trial.information / whole:.0f} %",
+            *(f"{100 * part:.0f} %" for part in kept(trial, found.trials[0])),
         )
         for trial in found.trials
     ]

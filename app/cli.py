@@ -90,8 +90,8 @@ def calibrate_model(  # noqa: PLR0913, PLR0917 - each is an option of the comman
     guidance_scale: Annotated[float | None, typer.Option(min=0, help="Scale [the model's default].")] = None,
     keep: Annotated[
         float, typer.Option(help="What images at strength 1 keep of what unguided ones say of their prompts.")
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of each prompt's first image.")] = 0,
+    ] = 0.6,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
     eta_factor: Annotated[
         list[float], typer.Option(help="Times the preset's eta is tried at; give it several times.")
     ] = [0.25, 0.5, 1.0, 2.0, 4.0],  # noqa: B006 - typer's way to state a default; it is not written to

@@ -47,7 +47,7 @@ class CalibrationPlan:
     Attributes:
         plan: size, steps and guidance scale, as the model is to be used.
         images: of each prompt, at least 2; requests of 4 of them, each of which remembers those before.
-        first_seed: the seed of a prompt's first image; the same in every trial.
+        first_seed: the seed of the first image; prompts have seeds of their own, which are the same in every trial.
         eta_factors: the η that are tried, in multiples of the preset's.
         keep: the share of the information on its prompt that an image keeps at strength 1.
         batch_images: most images at a time on the device.
@@ -57,7 +57,7 @@ class CalibrationPlan:
     images: int = 8
     first_seed: int = 0
     eta_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    keep: float = 0.5
+    keep: float = 0.6
     batch_images: int = 16
 
     def __post_init__(self) -> None:
@@ -178,11 +178,11 @@ class _Sampler:
                     SampleGroup(
                         prompt,
                         "",
-                        tuple(self.plan.first_seed + seed for seed in seeds),
+                        tuple(self.plan.first_seed + number * self.plan.images + seed for seed in seeds),
                         strength,
                         bank.neighbours(embedding[None], preset) if len(bank) else None,
                     )
-                    for prompt, embedding in zip(self.prompts, embeddings, strict=True)
+                    for number, (prompt, embedding) in enumerate(zip(self.prompts, embeddings, strict=True))
                 ]
                 turn = [
                     self._batch(groups, numbers, recorded)
@@ -197,14 +197,14 @@ class _Sampler:
         """The figures of what was made."""
         kernel = GaussianKernel(preset.latent_bandwidth)
         of_prompt = [made.features[made.prompts == number] for number in range(len(self.prompts))]
-        information = [
-            self._information(made, rows) for rows in _ranges(len(made.prompts), self.plan.batch_images)
-        ]
+        information = torch.cat(
+            [self._information(made, rows) for rows in _ranges(len(made.prompts), self.plan.batch_images)]
+        )
         return Trial(
             eta,
             float(made.pushes.mean()),
             sum(vendi(features, kernel) for features in of_prompt) / len(of_prompt),
-            float(torch.cat(information).mean()),
+            tuple(information.unflatten(0, (len(self.prompts), -1)).mean(1).tolist()),
         )
 
     def _batch(self, groups: Sequence[SampleGroup], numbers: range, recorded: Recorded) -> _Made:

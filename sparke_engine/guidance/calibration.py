@@ -6,6 +6,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -24,13 +25,25 @@ class Trial:
         eta: η.
         push: the mean push, in norms of the latents.
         vendi: the Vendi score of the features of one prompt's images, the mean over prompts.
-        information: the mean of `prompt_information`.
+        of_prompts: of each prompt's images the mean of `prompt_information`.
     """
 
     eta: float
     push: float
     vendi: float
-    information: float
+    of_prompts: tuple[float, ...]
+
+    @property
+    def information(self) -> float:
+        """The mean over prompts, in nats."""
+        return sum(self.of_prompts) / len(self.of_prompts)
+
+
+class Kept(NamedTuple):
+    """A share of the information of unguided images, and its standard error over prompts."""
+
+    share: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,7 @@ class FullStrength:
 
 
 def prompt_information(
-    errors: Float[Tensor, "n k"], errors_without: Float[Tensor, "n k"]
+    errors: Float[Tensor, "n k"], errors_without: Float[Tensor, "m l"]
 ) -> Float[Tensor, " n"]:
     """I = mean_k log(e∅_k / e_k): what knowing an image's prompt is worth to the denoiser that is to restore the image.
 
@@ -66,6 +79,21 @@ def prompt_information(
     return ratio.log().mean(1)
 
 
+def kept(trial: Trial, unguided: Trial) -> Kept:
+    """R = Σ_p I_p / Σ_p I⁰_p over P prompts, with √(Σ_p (I_p − r·I⁰_p)² / (P(P−1))) / mean I⁰, which sees them in pairs.
+
+    Degenerate case: one prompt has no standard error, and nan is given.
+    Source: the ratio estimator, e.g. Cochran, Sampling Techniques, 1977, section 6.3.
+    """
+    number, whole = len(unguided.of_prompts), unguided.information
+    share = trial.information / whole
+    if number < 2:
+        return Kept(share, math.nan)
+    pairs = zip(trial.of_prompts, unguided.of_prompts, strict=True)
+    squares = sum((own - share * other) ** 2 for own, other in pairs)
+    return Kept(share, math.sqrt(squares / (number * (number - 1))) / whole)
+
+
 def full_strength(trials: Sequence[Trial], *, keep: float) -> FullStrength:
     """The largest η up to which images keep the share `keep` of the information that unguided ones have.
 
@@ -85,12 +113,12 @@ def full_strength(trials: Sequence[Trial], *, keep: float) -> FullStrength:
             f"images made without guidance say nothing of their prompts ({whole:.3g} nats): use prompts that this model "
             "draws, more steps, or a larger guidance scale"
         )
-    kept = [trial.information / whole for trial in pushed]
-    fails = next((index for index, share in enumerate(kept) if share < keep), len(kept))
-    if fails in {0, len(kept)}:
-        index = min(fails, len(kept) - 1)
-        return FullStrength(pushed[index].eta, kept[index], is_bracketed=False)
-    above, below = kept[fails - 1], kept[fails]
+    shares = [kept(trial, unguided[0]).share for trial in pushed]
+    fails = next((index for index, share in enumerate(shares) if share < keep), len(shares))
+    if fails in {0, len(shares)}:
+        index = min(fails, len(shares) - 1)
+        return FullStrength(pushed[index].eta, shares[index], is_bracketed=False)
+    above, below = shares[fails - 1], shares[fails]
     way = (above - keep) / (above - below)
     low, high = math.log(pushed[fails - 1].eta), math.log(pushed[fails].eta)
     return FullStrength(math.exp(low + way * (high - low)), keep, is_bracketed=True)

@@ -3,6 +3,7 @@
 import pytest
 
 from app.catalogue import load_catalogue, parse_catalogue
+from app.domain.preset import PresetSpec
 from app.errors import ConfigurationError
 
 GOOD = """
@@ -70,3 +71,95 @@ def test_a_missing_file_is_a_wrong_setting(tmp_path):
     """The message names it."""
     with pytest.raises(ConfigurationError, match=r"none\.toml"):
         load_catalogue(tmp_path / "none.toml")
+
+
+TABLE = """
+[models.diversity_preset]
+base = "sdxl"
+eta = 0.7
+prompt_bandwidth = 0.55
+"""
+
+
+def test_a_model_may_have_a_preset_of_its_own():
+    """A table below it, or a file with that table; what is absent is the base's; the latent space stays."""
+    (spec,) = parse_catalogue(GOOD + TABLE, folder=None, name="here").values()
+    assert spec.diversity_preset == PresetSpec(base="sdxl", eta=0.7, prompt_bandwidth=0.55)
+    assert spec.diversity_preset.changes == {"eta": 0.7, "prompt_bandwidth": 0.55}
+    assert spec.latent_space == "sdxl"
+
+
+def test_a_preset_may_lie_in_a_file(tmp_path):
+    """Relative to the catalogue, as `sparke calibrate` writes it."""
+    (tmp_path / "own.toml").write_text("# how it was made" + TABLE, encoding="utf-8")
+    path = tmp_path / "models.toml"
+    path.write_text(GOOD.replace('dtype = "float16"', 'diversity_preset = "own.toml"'), encoding="utf-8")
+    assert load_catalogue(path)["sdxl-1.0"].diversity_preset == PresetSpec(
+        "sdxl", eta=0.7, prompt_bandwidth=0.55
+    )
+
+
+@pytest.mark.parametrize(
+    ("grid", "space", "member"),
+    [("[8, 8]", "sdxl-8x8", (8, 8)), ("[2, 32]", "sdxl-2x32", (2, 32)), ('"whole"', "sdxl-whole", None)],
+)
+def test_another_grid_is_another_latent_space(grid, space, member):
+    """Features of two grids cannot be compared, so their memories never meet, also where lengths agree."""
+    (spec,) = parse_catalogue(f"{GOOD}{TABLE}grid = {grid}\n", folder=None, name="here").values()
+    assert spec.latent_space == space
+    assert spec.diversity_preset.changes["grid"] == member
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("etta = 1.0", "etta"),
+        ("kappa = 0", "kappa: .*greater than 0"),
+        ("kappa = inf", "kappa: .*finite"),
+        ("window = 1.5", "window"),
+        ("relax = -0.1", "relax"),
+        ("grid = [0, 4]", "grid"),
+        ('grid = "hole"', "grid"),
+        ('mode = "best"', "mode"),
+        ('kappa = "much"', "kappa"),
+        ("interval = 2.5", "interval"),
+    ],
+)
+def test_a_fault_of_a_preset_is_named(line, message):
+    """With the model and the member, when the catalogue is read: in the API too, which has no engine."""
+    with pytest.raises(ConfigurationError, match=f"^here: model sdxl-1.0: .*diversity_preset.*{message}"):
+        parse_catalogue(f"{GOOD}{TABLE}{line}\n", folder=None, name="here")
+
+
+def test_a_grid_that_makes_a_name_too_long_is_a_fault():
+    """The name with the grid is a name of a latent space as any other."""
+    long = GOOD.replace('latent_space = "sdxl"', f'latent_space = "{"s" * 60}"')
+    with pytest.raises(ConfigurationError, match="with its grid"):
+        parse_catalogue(f"{long}{TABLE}grid = [16, 16]\n", folder=None, name="here")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"[models", "is not TOML"),
+        (b"\xff", "is not TOML"),
+        (b"[preset]\neta = 1", "expected the table"),
+        (b"[models]\nx = 1\n[models.diversity_preset]\neta = 1", "expected the table"),
+        (b"[models]\ndiversity_preset = 'demo'", "expected the table"),
+        (b"[models.diversity_preset]\neta = -1", "eta"),
+    ],
+)
+def test_a_fault_of_a_presets_file_is_named(tmp_path, content, message):
+    """Missing, not TOML, something else, or a value out of its range: the message has the file."""
+    if content is not None:
+        (tmp_path / "own.toml").write_bytes(content)
+    text = GOOD.replace('dtype = "float16"', 'diversity_preset = "own.toml"')
+    with pytest.raises(ConfigurationError, match=rf"own\.toml.*{message}"):
+        parse_catalogue(text, folder=tmp_path, name="here")
+
+
+def test_a_preset_that_is_neither_is_refused():
+    """A number is no preset."""
+    with pytest.raises(ConfigurationError, match="diversity_preset"):
+        parse_catalogue(GOOD.replace('dtype = "float16"', "diversity_preset = 3"), folder=None, name="here")

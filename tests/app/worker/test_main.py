@@ -142,13 +142,14 @@ async def test_a_worker_removes_images_past_their_time(settings, make_job):
     assert (await store.get(record.result.images[0].storage_key)).startswith(b"\x89PNG")
 
 
-async def test_models_of_one_latent_space_must_have_equal_vectors(settings):
-    """Else each would find the other's entries corrupt: the worker does not start, and names both."""
+@pytest.mark.parametrize("finer", [(8, 8), (2, 8)])
+async def test_models_of_one_latent_space_must_have_equal_vectors(settings, finer):
+    """Else each would find the other's entries corrupt, or compare what is not alike: no worker starts, and both are named."""
     text = settings.models_file.read_text()
     settings.models_file.write_text(text + text.replace('model_id = "toy"', 'model_id = "finer"'))
 
     def load(spec):
-        grid = (8, 8) if spec.model_id == "finer" else (4, 4)
+        grid = finer if spec.model_id == "finer" else (4, 4)
         return ToyEngine(replace(preset_named("toy"), grid=grid))
 
     with pytest.raises(ConfigurationError, match="toy and finer name one latent space"):

@@ -1,0 +1,111 @@
+"""Calibration as a library: the demo model gets bandwidths and η of its own; what cannot be calibrated is refused."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sparke_engine.diffusion.calibration import Calibration, CalibrationPlan, calibrate
+from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine
+from sparke_engine.diffusion.pipelines import DEMO, TOY, load_engine
+from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
+
+SCENES = (("a star", "a picture of a star"), ("a red circle",))
+PLAN = CalibrationPlan(
+    DenoisingPlan(64, 64, 4, 9.0), images=3, eta_factors=(8.0, 0.5), keep=0.9, batch_images=2
+)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[PipelineEngine]:
+    """The demo model."""
+    loaded = load_engine(DEMO)
+    assert isinstance(loaded, PipelineEngine)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
+def found(engine: PipelineEngine) -> Calibration:
+    """A calibration with very few images, in batches smaller than a request."""
+    return calibrate(engine, SCENES, PLAN)
+
+
+def test_trials_go_from_none_to_much(found: Calibration, engine: PipelineEngine):
+    """By η; without guidance nothing is pushed; a huge push leaves less of the prompt and more diversity than a small one."""
+    eta = engine.preset.eta
+    assert [trial.eta for trial in found.trials] == [0, 0.5 * eta, 8 * eta]
+    unguided, small, huge = found.trials
+    assert unguided.push == 0 < small.push < huge.push
+    assert unguided.information > small.information > huge.information
+    assert unguided.vendi < small.vendi < huge.vendi
+    assert all(len(trial.of_prompts) == len(SCENES) for trial in found.trials)
+
+
+def test_the_preset_is_the_engines_but_for_what_was_measured(found: Calibration, engine: PipelineEngine):
+    """Bandwidths, η, and a bound that does not cut such pushes short; the engine has its own preset as before."""
+    preset = found.preset
+    assert preset.eta == found.strength.eta
+    assert preset.prompt_bandwidth == found.prompt_bandwidth.bandwidth
+    assert 0 < preset.latent_bandwidth < 2
+    same = replace(
+        engine.preset,
+        eta=preset.eta,
+        latent_bandwidth=preset.latent_bandwidth,
+        prompt_bandwidth=preset.prompt_bandwidth,
+        max_push=preset.max_push,
+    )
+    assert preset == same
+    assert preset.max_push >= preset.eta * preset.window
+    assert engine.preset == load_engine(DEMO).preset
+
+
+def test_a_calibration_is_repeatable(found: Calibration, engine: PipelineEngine):
+    """The same seeds, the same figures; other seeds, others."""
+    assert calibrate(engine, SCENES, PLAN).preset == found.preset
+    assert calibrate(engine, SCENES, replace(PLAN, first_seed=9)).preset != found.preset
+
+
+def test_an_engine_is_as_before_after_an_error(model_directories: dict[str, Path]):
+    """A network of random weights says nothing of its prompts, or little; whatever comes of it, preset and method stay."""
+    engine = load_engine(str(model_directories["sd"]))
+    assert isinstance(engine, PipelineEngine)
+    preset, method = engine.preset, engine.method
+
+    def refuse(done: int, total: int) -> None:
+        raise ConnectionError(f"{done} of {total}")
+
+    with pytest.raises(ConnectionError, match="1 of 3"):
+        calibrate(engine, SCENES, replace(PLAN, plan=DenoisingPlan(32, 32, 2, 5.0)), refuse)
+    assert (engine.preset, engine.method) == (preset, method)
+
+
+@pytest.mark.parametrize("scenes", [(), (("a star",),), (("a star",), ())])
+def test_too_few_scenes_are_refused(engine: PipelineEngine, scenes: tuple[tuple[str, ...], ...]):
+    """None, one, or one without a prompt."""
+    with pytest.raises(InvalidArgument, match="two scenes"):
+        calibrate(engine, scenes, PLAN)
+
+
+def test_the_toy_has_no_denoiser_to_ask():
+    """It is an engine, but not of a model."""
+    with pytest.raises(UnsupportedPipeline, match="ToyEngine"):
+        calibrate(load_engine(TOY), SCENES, PLAN)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": 1},
+        {"first_seed": -1},
+        {"eta_factors": ()},
+        {"eta_factors": (0.0,)},
+        {"keep": 1.0},
+        {"batch_images": 0},
+    ],
+)
+def test_a_plan_that_measures_nothing_is_refused(change: dict[str, object]):
+    """Each member is named."""
+    with pytest.raises(InvalidArgument):
+        replace(PLAN, **change)
