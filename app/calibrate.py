@@ -98,7 +98,7 @@ def read_scenes(path: Path) -> Scenes:
     for line in map(str.strip, text.splitlines()):
         if line:
             parts[-1].append(line)
-        elif parts[-1]:
+        else:
             parts.append([])
     parts = [list(dict.fromkeys(part)) for part in parts if part]
     scenes = parts if len(parts) > 1 else [[line] for part in parts for line in part]

@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from demo_arms import IMAGES_A_ROUND, Prompts, as_pictures, demo_engine, open_prompts
+from demo_arms import IMAGES_A_ROUND, as_pictures, demo_engine
+from demo_prompts import Prompts, open_prompts
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -64,6 +65,9 @@ def main() -> None:
         over_all = spearmanr(values, right).statistic
         over_broken = spearmanr([values[i] for i in broken], [right[i] for i in broken]).statistic
         print(f"- {name}: {over_all:.3f}, {over_broken:.3f}")
+    print(
+        f"\nArea under the curve, right from wrong among all images by their information: {bench.area():.3f}"
+    )
 
 
 class Bench:
@@ -73,6 +77,7 @@ class Bench:
         self.engine, self.prompts, self.images = engine, prompts, images
         self.preset, self.judge = engine.preset, load_judge(torch.device("cpu"))
         self.unguided: tuple[Tensor, float] | None = None
+        self.images_seen: list[tuple[Tensor, Tensor]] = []
 
     def row(self, scale: float, setting: tuple[float, float] | None) -> dict[str, float]:
         """Makes the images of one setting and prints its line; the first call is the reference of the others."""
@@ -85,7 +90,9 @@ class Bench:
             restoration_errors(self.engine, latents, asked, plan, first_seed=2**31)
             for asked in (texts, [""] * len(texts))
         )
-        information = float(prompt_information(errors, errors_without).mean())
+        each = prompt_information(errors, errors_without)
+        self.images_seen.append((each, right))
+        information = float(each.mean())
         statistics = torch.cat([latents.mean((2, 3)), latents.std((2, 3)), _roughness(latents)], 1)
         if self.unguided is None:
             self.unguided = (statistics, information)
@@ -104,6 +111,11 @@ class Bench:
             flush=True,
         )
         return found
+
+    def area(self) -> float:
+        """How often a right image says more of its prompt than a wrong one, over all settings."""
+        information, right = (torch.cat(part) for part in zip(*self.images_seen, strict=True))
+        return float((information[right][:, None] > information[~right]).double().mean())
 
     def _make(self, preset: Any, scale: float, *, strength: float) -> tuple[Tensor, Tensor]:
         """Final latents [n,c,h,w], prompts first, and whether the judge finds each image right [n]."""
@@ -134,15 +146,17 @@ class Bench:
                 seen = judge_pictures(self.judge, as_pictures(samples)).attributes
                 stated = self.prompts.stated.repeat_interleave(IMAGES_A_ROUND, dim=0)
                 shape = (len(groups), IMAGES_A_ROUND)
-                right.append(is_right(seen, stated).unflatten(0, shape))
-                latents.append(recorded.last_run.latents.cpu().unflatten(0, shape))
+                right.append(is_right(seen, stated).reshape(shape))
+                latents.append(
+                    recorded.last_run.latents.cpu().reshape(*shape, *recorded.last_run.latents.shape[1:])
+                )
         return torch.cat(latents, 1).flatten(0, 1), torch.cat(right, 1).flatten()
 
     @torch.no_grad()
     def _round_trip(self, latents: Tensor) -> float:
         """‖encode(decode(z)) − z‖² / ‖z‖², the mean."""
         vae, errors = self.engine.pipeline.vae, []
-        for part in latents.split(64):
+        for part in torch.split(latents, 64):
             z = part.to(vae.device)
             again = vae.encode(vae.decode(z).sample).latent_dist.mode()
             errors.append((again - z).flatten(1).square().sum(1) / z.flatten(1).square().sum(1))

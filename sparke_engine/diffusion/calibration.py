@@ -204,7 +204,7 @@ class _Sampler:
             eta,
             float(made.pushes.mean()),
             sum(vendi(features, kernel) for features in of_prompt) / len(of_prompt),
-            tuple(information.unflatten(0, (len(self.prompts), -1)).mean(1).tolist()),
+            tuple(information.reshape(len(self.prompts), -1).mean(1).tolist()),
         )
 
     def _batch(self, groups: Sequence[SampleGroup], numbers: range, recorded: Recorded) -> _Made:

@@ -95,5 +95,5 @@ def test_no_command_but_worker_loads_torch():
 def test_help_names_every_command():
     """The commands that the design names, and no work done to say so."""
     said = _sparke("--help").stdout
-    assert all(command in said for command in ("serve", "api", "worker", "keys"))
+    assert all(command in said for command in ("serve", "api", "worker", "calibrate", "keys"))
     assert all(command in _sparke("keys", "--help").stdout for command in ("create", "list", "revoke"))

@@ -153,7 +153,8 @@ async def test_models_of_one_latent_space_must_have_equal_vectors(settings, fine
         return ToyEngine(replace(preset_named("toy"), grid=grid))
 
     with pytest.raises(ConfigurationError, match="toy and finer name one latent space"):
-        await work(settings, asyncio.Event(), load=load)
+        async with asyncio.timeout(30):  # a worker that starts would work until it is stopped
+            await work(settings, asyncio.Event(), load=load)
 
 
 async def test_two_workers_share_a_memory(settings, make_job):
