@@ -36,6 +36,36 @@ are guided as well where the pipeline takes them; each has tests of its own. Pre
 |---|---|---|---|---|---|---|---|
 """
 
+TAIL = """
+## What a block sees of its calls
+
+`guided` wraps three things of the one pipeline while its block lasts: its scheduler's `step`, a hook on its denoiser, and
+`check_inputs`, by which pipelines check their own arguments.
+
+- **Negative prompts**: a call with one that is not empty, or with an embedding of one, keeps its guidance, as relaxing it
+  would relax the wish too. Kandinsky takes one and does not show it: there guidance is kept unless you say
+  `keeps_guidance=False`. Presets with `relax = 0` relax nothing in any case.
+- **Prompts**: a call with prompts that differ is refused, since all its images are remembered under the block's. DiT and
+  Kandinsky show no prompts: there it is up to you.
+- **Another pipeline** on the same scheduler, such as one made of `pipe.components`, is refused in its first step. So is a
+  loop of your own: use `guided_steps` on an object that has the scheduler and the denoiser. PixArt, DiT and the combined
+  Kandinsky do not tell when they begin: there it is not noticed.
+- A block that made nothing, or whose pipeline got another scheduler, ends with an error; what was made in a run that was
+  interrupted is not remembered, and a warning says so.
+
+## Stages
+
+Where two stages make one image, such as a base and a refiner, or an image and its enlargement, only the last one's is to be
+remembered, and it should not be pushed away from its own first stage:
+
+```python
+with guided(base, bank, prompt, remember=False):
+    draft = base(prompt).images[0]
+with guided(refiner, bank, prompt):
+    image = refiner(prompt, image=draft).images[0]
+```
+"""
+
 LATENTS = {
     "LatentLayout": "as they are",
     "PackedLatents": "packed by 2×2",
@@ -56,7 +86,7 @@ def main() -> None:
 def render() -> str:
     """The document."""
     cases = runpy.run_path(str(CASES))["CASES"]
-    return HEAD + "".join(f"| {' | '.join(_cells(case))} |\n" for case in cases)
+    return HEAD + "".join(f"| {' | '.join(_cells(case))} |\n" for case in cases) + TAIL
 
 
 def _cells(case: Any) -> Iterator[str]:

@@ -7,6 +7,7 @@ SparkeError
 ├── UnsupportedPipeline    unsupported_pipeline   latents or outputs in a form that the seam does not know
 ├── UnsupportedScheduler   unsupported_scheduler  no algebra for this scheduler or prediction type
 ├── NestedGuidance         nested_guidance        the scheduler is guided already
+├── MisplacedGuidance      misplaced_guidance     not this pipeline, or not its scheduler, ran in a guided block
 ├── ModelNotLoadable       model_not_loadable     the source holds no model that can be loaded
 └── BrokenOutput           broken_output          the model gave something that cannot be an answer
     ├── NonFiniteLatents   non_finite_latents     NaN or infinity in the latents
@@ -56,6 +57,12 @@ class NestedGuidance(SparkeError):
     """The scheduler is guided already; two pushes at once would not know of each other."""
 
     code = "nested_guidance"
+
+
+class MisplacedGuidance(SparkeError):
+    """A guided block in which its pipeline made nothing, or had another scheduler, or another pipeline ran on its own."""
+
+    code = "misplaced_guidance"
 
 
 class ModelNotLoadable(SparkeError):

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparke_engine.diffusion.layouts import LatentLayout
+from sparke_engine.errors import MisplacedGuidance
 
 # Three roundings make the output from its parts, each of half an ulp of numbers no larger than those below.
 TOLERANCE_ULPS = 2.0
@@ -53,13 +54,32 @@ class Parts(NamedTuple):
         return tell(output, first, second, rescaled=self.rescaled)
 
 
+class _Used(int):
+    """A number of timesteps that a run was told already, or that was there before the block."""
+
+
 class DenoiserWatch:
-    """A forward hook, with keyword arguments, that keeps what the denoiser predicts between two steps."""
+    """A forward hook, with keyword arguments, that keeps what the denoiser predicts between two steps.
+
+    Pipelines that tell their number of timesteps set it anew in each call, before its first step. So a run that starts
+    while it is an old one is of another pipeline on the same scheduler, or of a loop of the caller's own.
+    """
 
     def __init__(self, pipe: Any, layout: LatentLayout) -> None:
         self._pipe = pipe
         self._layout = layout
         self._outputs: list[Tensor] = []
+        self._tells = hasattr(type(pipe), "num_timesteps")
+        self._mark(_Used)
+
+    def close(self) -> None:
+        """Leave the pipeline as it was."""
+        self._mark(int)
+
+    def _mark(self, kind: type[int]) -> None:
+        number = getattr(self._pipe, "_num_timesteps", None)
+        if self._tells and isinstance(number, int):
+            self._pipe._num_timesteps = kind(number)  # noqa: SLF001 - equal, and reads as what it was
 
     @property
     def modules(self) -> list[Any]:
@@ -68,8 +88,18 @@ class DenoiserWatch:
         return [module for module in named if module is not None]
 
     def num_timesteps(self) -> int | None:
-        """How many calls of `step` the pipeline's call that is under way will make; None where it does not tell."""
+        """How many calls of `step` the pipeline's call that is under way will make; None where it does not tell.
+
+        Asked once a run. Raises MisplacedGuidance where the run is not of a call of this pipeline.
+        """
         number = getattr(self._pipe, "_num_timesteps", None)
+        if self._tells and (isinstance(number, _Used) or not isinstance(number, int)):
+            raise MisplacedGuidance(
+                f"the scheduler of this guided {type(self._pipe).__name__} is stepped by something else, such as another "
+                "pipeline made of its parts, which would be pushed under a prompt that is not its own: give that a "
+                "scheduler of its own, or call it outside the block"
+            )
+        self._mark(_Used)
         return number if isinstance(number, int) else None
 
     def __call__(self, _module: Any, inputs: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:

@@ -20,6 +20,7 @@ from sparke_engine.diffusion.prompt_embedding import (
     image_embedding,
 )
 from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
+from sparke_engine.guidance.features import FeatureMap
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,18 @@ def layout_for(pipe: Any) -> LatentLayout:
     """A fresh layout for one block on this pipeline; [b,c,h,w] itself for a class that is not known."""
     family = FAMILIES.get(type(pipe).__name__)
     return LatentLayout() if family is None else family.layout()
+
+
+def feature_dim_of(pipe: Any, feature_map: FeatureMap) -> int | None:
+    """The length of what an image of this pipeline is remembered by; None where only a run tells.
+
+    That is a video's, and any where the map has no grid: there it depends on the size of what is made.
+    """
+    autoencoder = getattr(pipe, "vae", None) or getattr(pipe, "movq", None)
+    channels = getattr(getattr(autoencoder, "config", None), "latent_channels", None)
+    if feature_map.grid is None or channels is None or family_of(pipe).layout is FramesAsChannels:
+        return None
+    return feature_map.dim(int(channels), *feature_map.grid)
 
 
 @torch.no_grad()

@@ -1,16 +1,19 @@
 """For library users: a stock pipeline, a memory bank, and one `with` block."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 
-from sparke_engine.diffusion.families import embed_prompt, family_of
+from sparke_engine.diffusion.asked import Asked, heard_calls, shows_calls, takes_negative_prompt
+from sparke_engine.diffusion.families import embed_prompt, family_of, feature_dim_of
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.prompt_embedding import Prompt
-from sparke_engine.diffusion.seam import OnStep, guided_steps
-from sparke_engine.errors import InvalidArgument
+from sparke_engine.diffusion.seam import Move, OnStep, Runs, Step, guided_steps
+from sparke_engine.errors import InvalidArgument, MisplacedGuidance, ShapeMismatch
 from sparke_engine.guidance.presets import DiversityPreset, preset_named
 from sparke_engine.guidance.push import Entries, Reference
 from sparke_engine.memory_bank import MemoryBank
@@ -26,11 +29,12 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     prompt: Prompt,
     *,
     strength: float = 0.5,
-    keeps_guidance: bool = False,
+    keeps_guidance: bool | None = None,
     preset: DiversityPreset | None = None,
     on_step: OnStep | None = None,
     novelty: Weighted | None = None,
     context: Weighted | None = None,
+    remember: bool = True,
 ) -> Iterator[GroupGuide]:
     """Within the block, images that `pipe` makes for `prompt` are pushed away from the bank and from one another.
 
@@ -38,26 +42,112 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
             images = pipe(prompt, num_images_per_prompt=4).images
 
     The neighbours are read once, on entry. Where the block ends well, the finished images enter the bank, also at
-    strength 0; where it raises, nothing does. All images of one call are taken as one group of this prompt, which is
-    what the pipeline reads: a text, a class of DiT, or an embedding of the caller's own as a tensor.
-    A preset may relax classifier-free guidance where images are near. Set `keeps_guidance` where the pipeline is called with a negative
-    prompt, which would be relaxed with it.
+    strength 0; where it raises, nothing does, nor do images of a run that was interrupted, of which a warning tells. With
+    `remember=False` nothing enters: so say in all stages but the last where several make one image. All images of one call
+    are taken as one group of this prompt, which is what the pipeline reads: a text, a class of DiT, or an embedding of the
+    caller's own as a tensor.
+
+    A preset may relax classifier-free guidance where images are near, but not guidance that leads away from a negative
+    prompt, which would be relaxed with it. With `keeps_guidance=None` each call is looked at: guidance is kept where it has
+    a negative prompt that is not empty, or an embedding of one, or where the pipeline takes one and does not show what it is
+    called with. True and False say so for all calls.
 
     `novelty` leads away from the images of another bank and `context` toward them, each a bank with a weight in [0, 1]:
     `guided(pipe, bank, prompt, novelty=(published, 0.75), context=(brand, 0.5))`. All images of those banks count,
     whatever their prompts, and they do so in the mode `denoised` at any strength, also at 0. An empty bank adds nothing.
+
+    Raises, before the block, UnsupportedPipeline, UnsupportedScheduler, NestedGuidance, InvalidArgument, or ShapeMismatch for
+    a bank of another kind of images; from within the pipeline's call InvalidArgument for prompts that differ,
+    MisplacedGuidance where another pipeline runs on this scheduler, and ShapeMismatch in the first step where only that
+    tells; after it MisplacedGuidance where the pipeline made nothing, or had another scheduler.
     """
     preset = preset if preset is not None else default_preset(pipe)
+    if not 0 <= strength <= 1:
+        raise InvalidArgument(f"a strength is in [0, 1], got {strength}")
+    references = _references(novelty, context)
+    widths = _Widths.of(bank, references)
+    widths.check(feature_dim_of(pipe, preset.feature_map))
     embedding = embed_prompt(pipe, prompt)
     neighbours = bank.neighbours(embedding[None], preset)
     entries = Entries.of(neighbours, embedding, preset) if bool(neighbours.mask.any()) else None
-    references = _references(novelty, context)
-    guide = GroupGuide([GuidedGroup(slice(None), preset, strength, entries, keeps_guidance, references)])
-    with guided_steps(pipe, guide, on_step):
+    keeps = keeps_guidance if keeps_guidance is not None else _may_hide_a_negative_prompt(pipe)
+    group = GuidedGroup(slice(None), preset, strength, entries, keeps, references)
+    guide = _BlockGuide([group], widths=widths, looks=keeps_guidance is None)
+    with heard_calls(pipe, guide.hear), guided_steps(pipe, guide, on_step) as runs:
         yield guide
-    for run in guide.runs:
+    _check_runs(pipe, runs)
+    for run in guide.runs if remember else ():
         features = preset.feature_map.feature(run.latents)
         bank.append(features, embedding.expand(len(features), -1))
+
+
+class _Widths(NamedTuple):
+    """The lengths of features that an image is to be compared with; 0 where there are none."""
+
+    bank: int
+    references: tuple[int, ...]
+
+    @classmethod
+    def of(cls, bank: MemoryBank, references: tuple[Reference, ...]) -> "_Widths":
+        return cls(
+            bank.features.shape[1], tuple(reference.entries.features.shape[1] for reference in references)
+        )
+
+    def check(self, expected: int | None) -> None:
+        """Raise ShapeMismatch where an image's feature has another length; None is not known."""
+        for name, width in (("bank", self.bank), *(("reference", width) for width in self.references)):
+            if expected is not None and width not in {0, expected}:
+                raise ShapeMismatch(
+                    f"under this preset an image of this pipeline has a feature of {expected} numbers, and this {name} holds "
+                    f"features of {width}: take a bank that was filled with this preset and kind of model, or its preset"
+                )
+
+
+@dataclass
+class _BlockGuide(GroupGuide):
+    """The guide of one group, whose memory and references are known to fit once there are latents.
+
+    `looks`: whether guidance is kept is told by each call.
+    """
+
+    widths: _Widths = _Widths(0, ())  # noqa: RUF009 - immutable
+    looks: bool = True
+
+    def hear(self, asked: Asked) -> None:
+        """Be told of a call. Raises InvalidArgument for prompts that differ."""
+        if not asked.has_one_prompt:
+            raise InvalidArgument(
+                "one guided block is for one prompt, under which all its images are remembered, and this call has several: "
+                "open a block for each"
+            )
+        if self.looks:
+            self.groups = [replace(self.groups[0], keeps_guidance=asked.leads_away)]
+
+    def displace(self, step: Step) -> list[Move]:
+        """As for any group; before the first step, the check."""
+        if step.index == 0:
+            feature_map = self.groups[0].preset.feature_map
+            self.widths.check(feature_map.dim(*step.noisy.shape[1:]))
+        return super().displace(step)
+
+
+def _may_hide_a_negative_prompt(pipe: Any) -> bool:
+    return takes_negative_prompt(pipe) and not shows_calls(pipe)
+
+
+def _check_runs(pipe: Any, runs: Runs) -> None:
+    """Raise or warn where a block that ended well did not make what was meant."""
+    if runs.started == 0:
+        raise MisplacedGuidance(
+            f"the guided {type(pipe).__name__} made nothing in its block, so that nothing was guided or remembered: call that "
+            "pipeline, with the scheduler that it has before the block"
+        )
+    if runs.finished < runs.started:
+        warnings.warn(
+            f"{runs.started - runs.finished} of {runs.started} runs of the guided pipeline stopped before their last step: "
+            "their images are not remembered",
+            stacklevel=4,
+        )
 
 
 def _references(novelty: Weighted | None, context: Weighted | None) -> tuple[Reference, ...]:

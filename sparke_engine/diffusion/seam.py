@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -21,7 +22,7 @@ from sparke_engine.diffusion.schedulers import (
     StepCounter,
     adapter_for,
 )
-from sparke_engine.errors import NestedGuidance, UnsupportedPipeline, UnsupportedScheduler
+from sparke_engine.errors import MisplacedGuidance, NestedGuidance, UnsupportedPipeline, UnsupportedScheduler
 
 OnStep = Callable[[int, int], None]
 _MARK: Final = "__sparke_guided__"
@@ -133,10 +134,18 @@ class RecordableGuide(Guide, Protocol):
         """
 
 
+@dataclass
+class Runs:
+    """How many runs began in a block, and how many of them came to their end."""
+
+    started: int = 0
+    finished: int = 0
+
+
 @contextmanager
 def guided_steps(
     pipe: Any, guide: Guide, on_step: OnStep | None = None, recorder: StepRecorder | None = None
-) -> Iterator[None]:
+) -> Iterator[Runs]:
     """Within the block, every step of `pipe.scheduler` is guided; afterwards the pipeline is as before, whatever happens.
 
     A forward hook on the denoiser keeps, step by step, what it predicts, from which the part under the prompt is told.
@@ -145,7 +154,8 @@ def guided_steps(
     `on_step(done, num_steps)` is called once a step with the number of steps done, from 1, of those that this call of the
     pipeline takes. What it raises ends the pipeline's call and comes out of the block.
     `recorder`: one to be used again by later blocks of the same thread.
-    Raises UnsupportedScheduler, or NestedGuidance where a block on this scheduler is open.
+    Raises UnsupportedScheduler, or NestedGuidance where a block on this scheduler is open; MisplacedGuidance where another
+    pipeline runs on it, and at the end of a block in which the pipeline was given another scheduler.
     """
     scheduler = pipe.scheduler
     adapter = adapter_for(scheduler)
@@ -158,11 +168,18 @@ def guided_steps(
     watch = DenoiserWatch(pipe, layout)
     hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in watch.modules]
     recorder = StepRecorder() if recorder is None else recorder
-    scheduler.step = _wrapped(_Seam(adapter, layout, watch, recorder), guide, on_step)
+    runs = Runs()
+    scheduler.step = _wrapped(_Seam(adapter, layout, watch, recorder, runs), guide, on_step)
     try:
-        yield
+        yield runs
+        if pipe.scheduler is not scheduler:
+            raise MisplacedGuidance(
+                f"the pipeline was given a {type(pipe.scheduler).__name__} within the block, whose steps were not guided: "
+                "give it before the block"
+            )
     finally:
         recorder.forget()
+        watch.close()
         for hook in hooks:
             hook.remove()
         if before is None:
@@ -178,6 +195,7 @@ class _Seam(NamedTuple):
     layout: LatentLayout
     watch: DenoiserWatch
     recorder: StepRecorder
+    runs: Runs
 
 
 class _Seen(NamedTuple):
@@ -225,6 +243,7 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
         seen = _Seen(latents, output, seam.watch.take(output), place, level, prediction)
         this = seen.step()
         if place.starts_run:
+            seam.runs.started += 1
             seam.recorder.forget()
         if place.starts_step:
             moves = guide.displace(this)
@@ -242,6 +261,7 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
         if place.ends_run:
             final = this.clean if place.leaves_noise else layout.canonical(_latents(result)).float()
             guide.finish(final, place.num_steps)
+            seam.runs.finished += 1
         if place.ends_step and on_step is not None:
             on_step(place.step + 1, place.num_steps)
         return result

@@ -115,12 +115,10 @@ def test_a_failed_block_remembers_nothing(pipe: Any) -> None:
 
 def test_blocks_do_not_nest(pipe: Any) -> None:
     """A block within a block on one pipeline is an error."""
-    with (
-        guided(pipe, MemoryBank(), "a cat", preset=PRESET),
-        pytest.raises(NestedGuidance),
-        guided(pipe, MemoryBank(), "a dog", preset=PRESET),
-    ):
-        pytest.fail("the inner block must not be entered")
+    with guided(pipe, MemoryBank(), "a cat", preset=PRESET):
+        with pytest.raises(NestedGuidance), guided(pipe, MemoryBank(), "a dog", preset=PRESET):
+            pytest.fail("the inner block must not be entered")
+        images_of(pipe, 1)
 
 
 def test_other_prompts_are_no_neighbours(pipe: Any) -> None:

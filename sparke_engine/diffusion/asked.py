@@ -1,0 +1,80 @@
+"""What a stock pipeline is called with, seen where it checks its own arguments."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments that a pipeline's call hands to its own check, by name."""
+
+    arguments: dict[str, Any]
+
+    @property
+    def leads_away(self) -> bool:
+        """Whether a negative prompt is given: a text that is not empty, or any embedding, whatever it is of."""
+        return any(_is_given(value) for name, value in self.arguments.items() if name.startswith("negative_"))
+
+    @property
+    def has_one_prompt(self) -> bool:
+        """Whether all images have one prompt. O(embeddings) where those are given, with one wait for the device."""
+        return all(_is_one(value) for name, value in self.arguments.items() if name.startswith("prompt"))
+
+
+def shows_calls(pipe: Any) -> bool:
+    """Whether the pipeline checks its prompts by a method, as nearly all do; DiT and Kandinsky do not."""
+    return hasattr(type(pipe), "check_inputs")
+
+
+def takes_negative_prompt(pipe: Any) -> bool:
+    """Whether its call has an argument for what to lead away from, as a text or an embedding."""
+    return any(name.startswith("negative_") for name in inspect.signature(type(pipe).__call__).parameters)
+
+
+@contextmanager
+def heard_calls(pipe: Any, hear: Callable[[Asked], None]) -> Iterator[None]:
+    """Within the block `hear` is told of every call of the pipeline, after its own check and before all else.
+
+    What it raises ends the call. Nothing is heard where the pipeline does not show its calls.
+    """
+    if not shows_calls(pipe):
+        yield
+        return
+    before, stock = vars(pipe).get("check_inputs"), pipe.check_inputs
+    signature = inspect.signature(stock)
+
+    @functools.wraps(stock)
+    def check_inputs(*args: Any, **kwargs: Any) -> Any:
+        result = stock(*args, **kwargs)
+        hear(Asked(dict(signature.bind(*args, **kwargs).arguments)))
+        return result
+
+    pipe.check_inputs = check_inputs
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipe.check_inputs
+        else:
+            pipe.check_inputs = before
+
+
+def _is_given(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_is_given(each) for each in value)
+    return isinstance(value, Tensor) or bool(value)
+
+
+def _is_one(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(each == value[0] for each in value if not isinstance(each, Tensor))
+    if isinstance(value, Tensor) and value.ndim > 1:
+        return torch.equal(value, value[:1].expand_as(value))
+    return True
