@@ -7,13 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparke_engine.baselines.rival import Rival, Seen
+from sparke_engine.baselines.rival import Rival, Seen, pairs
 from sparke_engine.core.domains import check_not_negative
 from sparke_engine.core.gradients import tangent
-from sparke_engine.core.kernels import squared_distance, unit
+from sparke_engine.core.kernels import unit
 from sparke_engine.errors import InvalidArgument
-
-ROUNDING_ULPS = 32  # of squared norms: closer than that, points coincide
 
 
 def repulsion(
@@ -24,21 +22,22 @@ def repulsion(
 ) -> Float[Tensor, "*b n d"]:
     """Σ_j a_ij · 2 w_ij (u_i − u_j)/h_i with w_ij = exp(−‖u_i − u_j‖²/h_i): −∇ Σ_j a_ij w_ij at a fixed bandwidth.
 
-    h_i = median_j(‖u_i − u_j‖)²/log(m_i + 1) over the m_i others that are not the point itself, for each point by itself;
-    of an even number the lower median. fp32 or fp64. O(n·m·d) time, O(n·m) memory. Degenerate cases: 0 without others, and
-    where the median is 0 but for rounding: half the others coincide with the point, and no scale is left.
+    h_i = median_j(‖u_i − u_j‖)²/log m_i over the m_i others that are not the point itself, for each point by itself, as
+    published (there m is the number of images less one); of an even number the lower median. fp32 or fp64 in and out,
+    float64 inside. O(n·m·d) time, O(n·m + m·d) memory. Degenerate cases: of a single other h would be infinite and two
+    images would never part, so log 2 stands for log 1; 0 without others, and where the median is 0 but for rounding: half
+    the others coincide with the point, and no scale is left.
     """
     if others.shape[-2] == 0:
         return torch.zeros_like(points)
-    squared = squared_distance(points, others)
-    num_others = (~is_self).sum(-1, keepdim=True)
-    median = squared.masked_fill(is_self, math.nan).nanmedian(dim=-1, keepdim=True).values
-    rounding = ROUNDING_ULPS * torch.finfo(points.dtype).eps * points.square().sum(-1, keepdim=True)
-    has_scale = median > rounding
-    bandwidth = torch.where(has_scale, median, 1.0) / torch.log(num_others + 1.0).to(points.dtype)
+    squared, is_apart = pairs(points, others)
+    known = torch.where(is_apart, squared, 0.0)
+    median = known.masked_fill(is_self, math.nan).nanmedian(dim=-1, keepdim=True).values
+    num_others = (~is_self).sum(-1, keepdim=True).clamp_min(2)
+    bandwidth = torch.where(median > 0, median, 1.0) / torch.log(num_others.double())
     pull = weights * 2 * torch.exp(-squared / bandwidth) / bandwidth
-    pull = torch.where(has_scale & ~is_self, pull, 0.0)
-    return pull.sum(-1, keepdim=True) * points - pull @ others
+    pull = torch.where((median > 0) & ~is_self, pull, 0.0)
+    return (pull.sum(-1, keepdim=True) * points - pull @ others.double()).to(points.dtype)
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class ParticleGuidance(Rival):
     def _of_features(self, seen: Seen) -> Tensor:
         mapped = seen.feature_map.apply(seen.clean)
         features, num_images = unit(mapped), len(mapped)
-        known = seen.entries if self.with_memory else None
+        known = seen.known if self.with_memory else None
         num_entries = 0 if known is None else known.num_entries
         others, weights = features, torch.ones(num_images, num_images + num_entries).to(features)
         if known is not None:

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparke_engine.core.kernels import squared_distance
 from sparke_engine.diffusion.guide import BatchGuide, GuidedGroup
 from sparke_engine.diffusion.seam import Move, Step
 from sparke_engine.guidance.features import FeatureMap
 from sparke_engine.guidance.presets import DiversityPreset
-from sparke_engine.guidance.push import Entries, Push
+from sparke_engine.guidance.push import ROUNDING_ULPS, Entries, Push
 
 
 class Seen(NamedTuple):
@@ -27,6 +28,15 @@ class Seen(NamedTuple):
     step: Step
     clean: Float[Tensor, "n c h w"]
     entries: Entries
+
+    @property
+    def known(self) -> Entries:
+        """The entries in the dtype of `clean`."""
+        features, weights = (
+            self.entries.features.to(self.clean.dtype),
+            self.entries.weights.to(self.clean.dtype),
+        )
+        return Entries(features, weights)
 
     @property
     def feature_map(self) -> FeatureMap:
@@ -105,6 +115,20 @@ def lift(
     factor = torch.where(norm > 0, vectors.square().sum(1) / torch.where(norm > 0, norm, 1.0), 0.0)
     lifted: Tensor = factor[:, None, None, None] * pulled
     return lifted
+
+
+def pairs(
+    points: Float[Tensor, "*b n d"], others: Float[Tensor, "*b m d"]
+) -> tuple[Float[Tensor, "*b n m"], Bool[Tensor, "*b n m"]]:
+    """‖u_i − u_j‖² in float64, and whether it is more than rounding.
+
+    In float64, since by one product in fp32 the distance of near points is rounding from 2e-3 of their norm. Closer than
+    `ROUNDING_ULPS` of the points' own dtype, points coincide. O(n·m·d).
+    """
+    exact = points.double()
+    ulps, own = torch.finfo(torch.float64).eps * ROUNDING_ULPS, torch.finfo(points.dtype).eps * ROUNDING_ULPS
+    squared = squared_distance(exact, others.double())
+    return squared, squared > (own**2 + ulps) * exact.square().sum(-1, keepdim=True)
 
 
 def _norms(latents: Tensor) -> Tensor:

@@ -6,11 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.baselines.rival import Rival, Seen, lift
+from sparke_engine.baselines.rival import Rival, Seen, lift, pairs
 from sparke_engine.core.domains import check_not_negative
-from sparke_engine.core.kernels import squared_distance, unit
-
-ROUNDING_ULPS = 32  # of squared norms: closer than that, points coincide
+from sparke_engine.core.kernels import unit
 
 
 def sparse_repellency(
@@ -21,15 +19,14 @@ def sparse_repellency(
 ) -> Float[Tensor, "*b n d"]:
     """Δ_i = Σ_j a_ij · max(r/‖u_i − z_j‖ − 1, 0) · (u_i − z_j): for one ball of weight 1, to its surface and no further.
 
-    fp32 or fp64. O(n·m·d) time, O(n·m) memory. Degenerate cases: 0 without balls; a centre that the point coincides with,
-    but for rounding, gives no direction and counts as absent.
+    fp32 or fp64 in and out, float64 inside: the nearest balls push most. O(n·m·d) time, O(n·m + m·d) memory. Degenerate
+    cases: 0 without balls; a centre that the point coincides with, but for rounding, gives no direction and counts as
+    absent.
     """
-    squared = squared_distance(points, shielded)
-    rounding = ROUNDING_ULPS * torch.finfo(points.dtype).eps * points.square().sum(-1, keepdim=True)
-    is_apart = squared > rounding
+    squared, is_apart = pairs(points, shielded)
     distance = torch.where(is_apart, squared, 1.0).sqrt()
     factor = torch.where(is_apart, weights * (radius / distance - 1).clamp_min(0), 0.0)
-    return factor.sum(-1, keepdim=True) * points - factor @ shielded
+    return (factor.sum(-1, keepdim=True) * points - factor @ shielded.double()).to(points.dtype)
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,8 @@ class Spell(Rival):
             return None
         mapped = seen.feature_map.apply(seen.clean)
         features, num_images = unit(mapped), len(mapped)
-        weights = seen.entries.weights.expand(num_images, -1)
-        centres = seen.entries.features
+        weights = seen.known.weights.expand(num_images, -1)
+        centres = seen.known.features
         if self.with_fellows:
             others = 1 - torch.eye(num_images, dtype=features.dtype, device=features.device)
             centres, weights = torch.cat([centres, features]), torch.cat([weights, others], dim=1)

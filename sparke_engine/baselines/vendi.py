@@ -45,7 +45,7 @@ class LatentVendi(Rival):
         eta = self.eta * window_weight(step.index, step.num_steps, self.window)
         if eta == 0 or step.index % self.interval != 0:
             return None
-        known = newest(seen.entries, self.max_entries)
+        known = newest(seen.known, self.max_entries)
         population = Population(known.features, known.weights.clamp_min(0))
         field = entropy_field(seen.feature_map.feature(seen.clean), population, CosinePower(1.0))
         direction = unit_direction(field, seen.group.preset, seen.clean)

@@ -3,7 +3,7 @@
 A number x in fp32 is scale · (hi + lo) to 2⁻²² of the largest of its row, hi and lo in fp16. So a product of a few fp32
 rows with many fp16 rows is one matrix product of twice as many fp16 rows, added up in fp32: the many are neither
 converted nor copied, and reading them is all that it costs. On a CPU, which has no such product, they are converted a
-block at a time.
+block at a time, and to double precision where the few are.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK_ROWS = 1024
+from sparke_engine.core.rows import BLOCK_ROWS
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class HalfRows:
     def products(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """⟨row, kept row⟩ in fp32. O(n·k·d), bound by one reading of the kept rows for small n."""
         if not self.values.is_cuda:
-            blocks = [rows @ block.float().mT for block in torch.split(self.values, BLOCK_ROWS)]
+            blocks = [rows @ block.to(rows.dtype).mT for block in torch.split(self.values, BLOCK_ROWS)]
             return torch.cat(blocks, dim=-1) if blocks else rows.new_zeros(len(rows), 0)
         parts, scale = _halves(rows)
         both = torch.mm(parts, self.values.mT, out_dtype=torch.float32)
@@ -46,7 +46,7 @@ class HalfRows:
                 torch.split(weights, BLOCK_ROWS, dim=-1), torch.split(self.values, BLOCK_ROWS), strict=True
             )
             for some, block in blocks:
-                total = total + some @ block.float()
+                total = total + some @ block.to(some.dtype)
             return total
         parts, scale = _halves(weights)
         both = torch.mm(parts, self.values, out_dtype=torch.float32)

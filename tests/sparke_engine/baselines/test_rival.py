@@ -33,7 +33,7 @@ def entries_of(seed: int, k: int = 4) -> Entries:
     return Entries(PRESET.feature_map.feature(latents), torch.ones(k))
 
 
-def step_of(clean: Tensor, index: int = 0) -> Step:
+def step_of(clean: Tensor, index: int = 0, share: float = 1.0) -> Step:
     """A step at σ̃ = 4/3 with classifier-free guidance."""
     return Step(
         index,
@@ -43,6 +43,7 @@ def step_of(clean: Tensor, index: int = 0) -> Step:
         sample=clean,
         guidance_scale=5.0,
         noise=lambda: NoiseLevel(0.6, 0.8),
+        share=share,
     )
 
 
@@ -81,6 +82,19 @@ def test_strength_scales_and_the_mean_is_reported(latents_of: Latents) -> None:
         guide.finish(clean, 10)
         torch.testing.assert_close(guide.runs[run].pushes, torch.tensor([0.05, 0.025, 0.025]))
     assert Constant().guide([GuidedGroup(slice(0, 3), PRESET, 0.0, None)]).before(step_of(clean)) == []
+
+
+def test_a_push_in_each_of_two_calls_is_one_push(latents_of: Latents) -> None:
+    """Where a scheduler calls twice for a step, each call's push counts half."""
+    clean = latents_of(0)
+    guide = Constant().guide([GuidedGroup(slice(None), PRESET, 1.0, None)])
+    for index in range(10):
+        guide.displace(step_of(clean, index, share=0.5))
+        for _ in range(2):
+            (move,) = guide.before(step_of(clean, index, share=0.5))
+            torch.testing.assert_close(move.delta, 0.1 * clean)
+    guide.finish(clean, 10)
+    torch.testing.assert_close(guide.runs[0].pushes, torch.full((3,), 0.1))
 
 
 def test_latents_of_zero_report_no_push() -> None:

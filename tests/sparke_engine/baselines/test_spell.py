@@ -9,6 +9,7 @@ from torch import Tensor
 from sparke_engine.baselines import Spell
 from sparke_engine.baselines.rival import Seen
 from sparke_engine.baselines.spell import sparse_repellency
+from sparke_engine.core.kernels import unit
 from sparke_engine.guidance.features import FeatureMap
 from sparke_engine.guidance.push import Entries
 
@@ -59,6 +60,40 @@ def test_a_centre_gives_no_direction(latents_of: Latents) -> None:
     moved = sparse_repellency(points, centres, weights, 2.0)
     torch.testing.assert_close(moved, sparse_repellency(points, centres[1:], weights[:, 1:], 2.0))
     assert not sparse_repellency(points, points, weights[:, :1], 2.0).any()
+
+
+@pytest.mark.parametrize("distance", [1e-1, 1e-3, 1e-4])
+@pytest.mark.parametrize("dimension", [64, 1024])
+def test_the_nearest_balls_push_most(dimension: int, distance: float) -> None:
+    """In fp32 a point that nearly coincides with a centre is moved to the ball's surface, as in float64."""
+    generator = torch.Generator().manual_seed(dimension)
+    point = unit(torch.randn(1, dimension, generator=generator))
+    centres = unit(point + distance * unit(torch.randn(3, dimension, generator=generator)))
+    expected = slow_repellency(point[0].double(), centres.double(), torch.ones(3).double(), 0.8)
+    moved = sparse_repellency(point, centres, torch.ones(1, 3), 0.8)
+    assert moved.dtype == torch.float32
+    assert expected.norm() > 0.5
+    assert (moved[0].double() - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_centre_but_for_rounding_gives_no_direction(dtype: torch.dtype) -> None:
+    """One direction, made a unit vector in two ways, is one place: what differs is rounding and gets no push."""
+    points = torch.randn(50, 1024, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    centres = unit(3 * points)
+    assert not torch.equal(unit(points), centres)
+    for point, centre in zip(unit(points).split(1), centres.split(1), strict=True):
+        assert not sparse_repellency(point, centre, torch.ones(1, 1, dtype=dtype), 0.8).any()
+
+
+@pytest.mark.parametrize("with_fellows", [True, False])
+def test_entries_in_half_precision(latents_of: Latents, seen_of: See, *, with_fellows: bool) -> None:
+    """Entries that a memory keeps in half precision count as the same numbers in single precision."""
+    clean, feature_map = latents_of(0, 3), FeatureMap((2, 2))
+    half = Entries(feature_map.feature(latents_of(7, 2)).half(), torch.tensor([1.0, 0.4]))
+    single = Entries(half.features.float(), half.weights)
+    rival = Spell(radius=1.7, with_fellows=with_fellows)
+    assert torch.equal(rival.push(seen_of(clean, half)), rival.push(seen_of(clean, single)))
 
 
 @pytest.mark.parametrize("grid", [(2, 2), None])

@@ -38,6 +38,18 @@ def test_products_are_those_of_single_precision(device: str, n: int, k: int, d: 
     torch.testing.assert_close(kept.squared_norms.cpu().double(), exact.square().sum(-1), rtol=1e-6, atol=0)
 
 
+def test_double_precision_stays_double() -> None:
+    """On a CPU, products of float64 rows are float64's, to its rounding."""
+    rows, weights, kept = (
+        rows_of(0, 3, 40).double(),
+        rows_of(1, 3, 2500).double(),
+        HalfRows.of(rows_of(2, 2500, 40)),
+    )
+    exact = kept.values.double()
+    torch.testing.assert_close(kept.products(rows), rows @ exact.mT, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(kept.weighted_sums(weights), weights @ exact, rtol=1e-12, atol=1e-15)
+
+
 def test_two_halves_make_a_single() -> None:
     """Hi + lo is the row to 2⁻²² of its largest number; zeros stay zeros."""
     rows = torch.cat([rows_of(3, 4, 50), torch.zeros(1, 50)])

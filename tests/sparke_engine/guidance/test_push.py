@@ -340,6 +340,20 @@ def test_prompts_of_any_length_are_directions(objective: str) -> None:
     torch.testing.assert_close(actual.prompts, expected.prompts)
 
 
+def test_half_precision_neighbours_push_latents_in_double() -> None:
+    """Entries in half precision push float64 latents as the same numbers in float64 do."""
+    clean, features = latents_of(0, 2), PRESET.feature_map.feature(latents_of(1, 5)).half()
+    limit = torch.full((2,), 10.0, dtype=torch.float64)
+    half, double = (
+        Entries(rows, torch.ones(5, dtype=torch.float64)) for rows in (features, features.double())
+    )
+    actual, expected = (
+        denoised_push(clean, entries, PRESET, eta=0.5, limit=limit).delta for entries in (half, double)
+    )
+    assert actual.dtype == torch.float64
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)  # norms of half rows are kept in fp32
+
+
 def test_a_group_has_one_problem() -> None:
     """Neighbours of two problems are no group's."""
     known = Neighbours.of(torch.zeros(2, 1, 3), torch.zeros(2, 1, 2))
