@@ -31,7 +31,8 @@ class AmbientVendi(Rival):
 
     over the embeddings e = `encode`(`decode`(x̂0)) of the request's images, cosine kernel. The past is `bank`, a MemoryBank of
     embeddings of finished images, which the caller fills; its entries count by their prompts' nearness, of more than
-    `max_entries` the newest. The prompt is told by the group's own entries; where it has none only fellow images count.
+    `max_entries` the newest. Under a preset that is blind to prompts the whole bank counts; else, where nothing tells the
+    group's prompt, only fellow images do.
     `exemplars` [m,e]: embeddings of real images, of weight w = `context_weight`.
 
     `decode` takes latents [n,c,h,w] in fp32 to pictures, `encode` pictures to embeddings [n,e], both differentiable and each
@@ -83,11 +84,13 @@ class AmbientVendi(Rival):
         return slope - self.context_weight * _ascent(embeddings, real)
 
     def _past(self, embeddings: Float[Tensor, "n e"], seen: Seen) -> Entries:
-        own, preset = seen.group.entries, seen.group.preset
-        if own is None or own.prompts is None or len(self.bank) == 0:
+        asked, preset = seen.group.asked, seen.group.preset
+        if len(self.bank) == 0 or (preset.conditional and asked is None):
             return Entries(embeddings[:0], embeddings.new_zeros(0))
-        asked = own.prompts.asked
-        found = Entries.of(self.bank.neighbours(asked[None], preset), asked.cpu(), preset)
+        if asked is None or not preset.conditional:
+            found = Entries(self.bank.features, torch.ones(len(self.bank)))
+        else:
+            found = Entries.of(self.bank.neighbours(asked[None], preset), asked.cpu(), preset)
         known = newest(found, self.max_entries)
         return Entries(known.features.to(embeddings), known.weights.to(embeddings))
 

@@ -177,9 +177,9 @@ class PipelineEngine:
 
     def _guided(self, group: SampleGroup, rows: slice) -> GuidedGroup:
         preset = self._preset_of(group)
-        entries = None
-        if group.neighbours is not None and group.strength > 0:
-            entries = Entries.of(group.neighbours, self._embed(group.prompt), preset)
+        entries, asked = None, None if group.strength == 0 else self._embed(group.prompt)
+        if group.neighbours is not None and asked is not None:
+            entries = Entries.of(group.neighbours, asked, preset)
         return GuidedGroup(
             rows,
             preset,
@@ -187,6 +187,7 @@ class PipelineEngine:
             entries,
             keeps_guidance=bool(group.negative_prompt),
             references=group.references,
+            prompt_embedding=asked,
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.recording import Number, Ready
 from sparke_engine.diffusion.seam import Move, Step
 from sparke_engine.errors import NonFiniteLatents
@@ -29,6 +30,7 @@ class GuidedGroup:
     `keeps_guidance`: classifier-free guidance carries a wish of its own, a negative prompt, and is not relaxed.
     `references`: further sets that push or pull. In mode `denoised` each does by its own weight alone, also at strength 0;
     in the modes `paper` and `released` they are part of what moves at the group's strength.
+    `prompt_embedding`: of the prompt that is asked for, where it is known; for rivals with a memory of their own.
     """
 
     rows: slice
@@ -37,6 +39,14 @@ class GuidedGroup:
     entries: Entries | None
     keeps_guidance: bool = False
     references: tuple[Reference, ...] = ()
+    prompt_embedding: Float[Tensor, " p"] | None = None
+
+    @property
+    def asked(self) -> Float[Tensor, " p"] | None:
+        """The unit embedding of the prompt that is asked for, from the entries or as given; None where neither tells."""
+        if self.entries is not None and self.entries.prompts is not None:
+            return self.entries.prompts.asked
+        return None if self.prompt_embedding is None else unit(self.prompt_embedding.float())
 
     @property
     def eta(self) -> float:
@@ -192,10 +202,8 @@ class GroupGuide(BatchGuide):
         group, noisy = self.groups[number], step.noisy[self.groups[number].rows]
         entries, references = self._sources(number, noisy.device), self._references(number, noisy.device)
         known = Entries(noisy.new_zeros(0, 0), noisy.new_zeros(0)) if entries is None else entries
-        told = [
-            each.prompts for each in (known, *(r.entries for r in references)) if each.prompts is not None
-        ]
-        asked = told[0].asked if told else noisy.new_ones(1)
+        told = [other.entries.prompts.asked for other in references if other.entries.prompts is not None]
+        asked = group.asked if group.asked is not None else (*told, noisy.new_ones(1))[0]
         push = released_push(
             noisy,
             asked,

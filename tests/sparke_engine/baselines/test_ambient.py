@@ -1,6 +1,7 @@
 """Ambient Vendi guidance: the gradient through decoder and encoder, the bank of embeddings, a real pipeline."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,28 @@ def test_who_counts(latents_of: Latents, seen_of: See) -> None:
     torch.testing.assert_close(pushed.push(asked(seen_of(clean))), few)
     assert not torch.allclose(few, alone.push(seen_of(clean)))
     assert not alone.push(seen_of(clean[:1])).any()
+
+
+def test_the_prompt_is_the_groups(latents_of: Latents, seen_of: See) -> None:
+    """A group that has no latent entries yet is told its prompt all the same, and the bank counts by it."""
+    clean, rival = latents_of(0, 2), AmbientVendi(decode, encode, bank_of(6))
+    expected = rival.push(asked(seen_of(clean)))
+    told = asked(seen_of(clean))
+    group = replace(told.group, entries=None, prompt_embedding=3 * PROMPT)
+    torch.testing.assert_close(rival.push(told._replace(group=group)), expected)
+
+
+def test_a_blind_preset_counts_the_whole_bank(latents_of: Latents, seen_of: See) -> None:
+    """Where the preset is blind to prompts each of the bank's newest counts once, whatever its prompt and the group's."""
+    clean, bank, same = latents_of(0, 2), bank_of(6), MemoryBank()
+    same.append(bank.features[2:], PROMPT.expand(4, -1))
+    expected = AmbientVendi(decode, encode, same).push(asked(seen_of(clean)))
+    seen = seen_of(clean)
+    blind = DiversityPreset(grid=(2, 2), conditional=False, min_prompt_kernel=0.0)
+    for entries in (None, seen.entries):
+        group = GuidedGroup(slice(None), blind, 1.0, entries)
+        pushed = AmbientVendi(decode, encode, bank, max_entries=4).push(seen._replace(group=group))
+        torch.testing.assert_close(pushed, expected)
 
 
 def test_what_coincides_is_not_pushed(latents_of: Latents, seen_of: See) -> None:
