@@ -54,13 +54,8 @@ def same_length(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:
 
 
 def row_blocks(rows: Tensor, block_rows: int) -> Iterator[Tensor]:
-    """The rows, at most `block_rows` at a time, in single precision where they are in half."""
+    """The rows, at most `block_rows` at a time."""
     if block_rows < 1:
         raise InvalidArgument(f"a block has at least one row, got {block_rows}")
     for start in range(0, rows.shape[0], block_rows):
-        yield at_least_single(rows[start : start + block_rows])
-
-
-def at_least_single(rows: Tensor) -> Tensor:
-    """The rows in single precision where they are in half, else as they are."""
-    return rows.float() if rows.dtype.itemsize < 4 else rows
+        yield rows[start : start + block_rows]

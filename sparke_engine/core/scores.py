@@ -7,7 +7,8 @@ With Gram matrices K of kernels that have k(x, x) = 1, and H₁ the von Neumann 
     Vendi       exp H₁(K_Z/n)
     Cond-Vendi  exp(H₁(K_Z ∘ K_Y / n) − H₁(K_Y/n))
 
-Sums run in float64 whatever the input, kernels in fp32 at least. Rows that are none, not finite or not paired
+Kernels and sums are in float64 whatever the input, from the rows' directions at any scale, and k(x, x) is 1: in single
+precision rounding would take RKE above n under a narrow kernel. A copy of the rows in float64 is made. Rows that are none, not finite or not paired
 raise InvalidArgument. Sources: arXiv 2506.10173; Friedman and Dieng, arXiv 2210.02410 (Vendi).
 """
 
@@ -17,14 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.core.kernels import CosineKernel, Kernel
-from sparke_engine.core.rows import BLOCK_ROWS, at_least_single, num_rows, row_blocks, same_number
+from sparke_engine.core.kernels import CosineKernel, Kernel, exact_unit
+from sparke_engine.core.rows import BLOCK_ROWS, num_rows, row_blocks, same_number
 
 
 def rke(features: Float[Tensor, "n d"], kernel: Kernel, *, block_rows: int = BLOCK_ROWS) -> float:
     """RKE = n² / Σ_ij k_Z(i,j)². O(n²·d) time, O(block_rows·n) memory."""
     n = _count(features)
-    total = sum(_sum(gram.double().square()) for gram in _gram_blocks(features, kernel, block_rows))
+    total = sum(_sum(gram.square()) for gram in _gram_blocks(features, kernel, block_rows))
     return n**2 / total
 
 
@@ -45,9 +46,9 @@ def cond_rke(
         strict=True,
     )
     for gram, prompt_gram in pairs:
-        squared = prompt_gram.double().square()
+        squared = prompt_gram.square()
         of_prompts += _sum(squared)
-        joint += _sum(squared * gram.double().square())
+        joint += _sum(squared * gram.square())
     return of_prompts / joint
 
 
@@ -65,8 +66,7 @@ def cond_vendi(
     """Cond-Vendi = exp(H₁(K_Z ∘ K_Y / n) − H₁(K_Y/n)), `kernels` = (k_Z, k_Y). O(n³)."""
     n = _count(features, prompt_embeddings)
     kernel, prompt_kernel = kernels
-    features, prompt_embeddings = features.double(), prompt_embeddings.double()
-    joint = kernel.gram(features, features) * prompt_kernel.gram(prompt_embeddings, prompt_embeddings)
+    joint = _gram(features, kernel) * _gram(prompt_embeddings, prompt_kernel)
     return float(torch.exp(_entropy(joint / n) - _entropy_of(prompt_embeddings, prompt_kernel)))
 
 
@@ -93,23 +93,31 @@ def _count(features: Tensor, prompt_embeddings: Tensor | None = None) -> int:
 
 
 def _gram_blocks(rows: Tensor, kernel: Kernel, block_rows: int) -> Iterator[Tensor]:
-    everything = at_least_single(rows)
-    for block in row_blocks(rows, block_rows):
-        yield kernel.gram(block, everything)
+    """K in float64, some rows at a time, with a diagonal of ones."""
+    directions, start = exact_unit(rows), 0
+    for block in row_blocks(directions, block_rows):
+        gram = kernel.gram(block, directions)
+        gram.diagonal(start).fill_(1.0)
+        yield gram
+        start += len(block)
+
+
+def _gram(rows: Tensor, kernel: Kernel) -> Tensor:
+    (gram,) = _gram_blocks(rows, kernel, len(rows))
+    return gram
 
 
 def _sum(values: Tensor) -> float:
-    return float(values.sum(dtype=torch.float64))
+    return float(values.sum())
 
 
 def _entropy_of(rows: Tensor, kernel: Kernel) -> Tensor:
     """H₁(K/n). The nonzero eigenvalues of ΨΨᵀ/n are those of ΨᵀΨ/n, which is smaller where d < n."""
-    rows = rows.double()
     n, d = rows.shape
     if isinstance(kernel, CosineKernel) and d < n:
-        mapped = kernel.feature_map(rows)
+        mapped = kernel.feature_map(exact_unit(rows))
         return _entropy(mapped.mT @ mapped / n)
-    return _entropy(kernel.gram(rows, rows) / n)
+    return _entropy(_gram(rows, kernel) / n)
 
 
 def _entropy(density: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

@@ -1,1 +1,1 @@
-"""From latents and neighbours to a push: feature maps, presets, schedule, and the two modes. Pure torch."""
+"""From latents and neighbours to a push: feature maps, presets, schedule, and the three modes. Pure torch."""

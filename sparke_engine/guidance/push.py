@@ -1,4 +1,4 @@
-"""What both modes share: what pushes, and how a field becomes a push of a given size."""
+"""What the modes share: what pushes, and how a field becomes a push of a given size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

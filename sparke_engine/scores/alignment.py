@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.core.kernels import unit
+from sparke_engine.core.kernels import exact_unit
 from sparke_engine.core.rows import num_rows, same_length, same_number
 
 
@@ -16,7 +16,7 @@ def clip_score(
 ) -> float:
     """CLIPScore = scale · mean_i max(cos(v_i, t_i), 0) of images and their own texts, by one CLIP model.
 
-    O(n·d), in float64. `scale` 100 is how most papers print it; the source has 2.5. Two callables make the
+    O(n·d), in float64, of rows at any scale. `scale` 100 is how most papers print it; the source has 2.5. Two callables make the
     features: `clip_score(features_of(images, embed_images), features_of(prompts, embed_texts))`. Degenerate
     case: a zero row has no direction and counts as 0. Source: Hessel et al. 2021, arXiv 2104.08718.
     """
@@ -24,6 +24,5 @@ def clip_score(
     num_rows(text_features, "text features")
     same_number(image_features, text_features, ("image features", "text features"))
     same_length(image_features, text_features, ("image features", "text features"))
-    # The norm of fp16 rows may not fit fp16, so double comes first.
-    images, texts = unit(image_features.double()), unit(text_features.double().to(image_features.device))
+    images, texts = exact_unit(image_features), exact_unit(text_features.to(image_features.device))
     return scale * float(torch.linalg.vecdot(images, texts).clamp_min(0).mean())

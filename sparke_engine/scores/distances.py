@@ -77,7 +77,7 @@ def kid(
     set. The mean estimates the same number as `polynomial_mmd`, without bias. `generator` is on the CPU;
     None: seed 0, so that the same sets give the same number. Float64; O(num_subsets · subset_size² · d).
     Degenerate cases: a subset has at least two rows and at most as many as there are; where it is all rows of
-    both sets, every subset is the same and the deviation is 0. Source: Bińkowski et al. 2018, arXiv
+    both sets, every subset is the same and the deviation is 0 but for rounding. Source: Bińkowski et al. 2018, arXiv
     1801.01401.
     """
     _check_pair(features, reference)

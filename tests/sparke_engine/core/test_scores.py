@@ -1,7 +1,7 @@
 """Law 2: scores against a slow oracle that writes the definitions out, and their laws."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def oracle_value(kernel: Kernel, a: np.ndarray, b: np.ndarray) -> float:
 
 def oracle_gram(kernel: Kernel, rows: Tensor) -> np.ndarray:
     """K entry by entry."""
-    points = rows.numpy()
+    points = rows.double().numpy()
     return np.array([[oracle_value(kernel, a, b) for b in points] for a in points])
 
 
@@ -71,9 +71,11 @@ def oracle_entropy(gram: np.ndarray) -> float:
     return -sum(float(value) * math.log(value) for value in values if value > 1e-15)
 
 
-@given(clouds())
-def test_scores_equal_the_oracle(cloud: Cloud) -> None:
-    """Every score is its definition."""
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@given(cloud=clouds())
+def test_scores_equal_the_oracle(dtype: torch.dtype, cloud: Cloud) -> None:
+    """Every score is its definition on the numbers that it is given, to the rounding of float64 whatever their dtype."""
+    cloud = replace(cloud, features=cloud.features.to(dtype), prompts=cloud.prompts.to(dtype))
     kernel, prompt_kernel = cloud.kernels
     of_features, of_prompts = oracle_gram(kernel, cloud.features), oracle_gram(prompt_kernel, cloud.prompts)
     n = len(of_features)
@@ -153,6 +155,44 @@ def test_blocks_do_not_matter(cloud: Cloud, block_rows: int) -> None:
     assert cond_rke(cloud.features, cloud.prompts, cloud.kernels, block_rows=block_rows) == pytest.approx(
         cond_rke(cloud.features, cloud.prompts, cloud.kernels)
     )
+
+
+@pytest.mark.parametrize("bandwidth", [0.5, 0.05, 0.01])
+def test_a_narrow_kernel_keeps_within_bounds(bandwidth: float) -> None:
+    """In fp32 too: 300 copies are one mode, no more than 300 rows count, and no similarity is below 0."""
+    rows, kernel = torch.randn(300, 64, generator=torch.Generator().manual_seed(0)), GaussianKernel(bandwidth)
+    kernels, prompts = (kernel, kernel), torch.ones(300, 2)
+    copies = rows[:1].expand(300, -1)
+    for score in (
+        rke(copies, kernel),
+        vendi(copies, kernel),
+        cond_rke(copies, prompts, kernels),
+        in_batch_similarity(copies, kernel),
+    ):
+        assert score == pytest.approx(1, rel=1e-9)
+    assert rke(rows, kernel) <= 300
+    assert cond_rke(rows, prompts, kernels) <= 300
+    assert vendi(rows, kernel) <= 300 * (1 + 1e-12)
+    assert in_batch_similarity(rows, kernel) >= 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [GaussianKernel(0.5), CosineKernel()])
+def test_no_scale_is_too_small_or_great(kernel: Kernel, dtype: torch.dtype) -> None:
+    """Where squares under- or overflow the scores are the same: only directions count."""
+    rows = torch.randn(12, 5, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    kernels, prompts = (kernel, kernel), rows.flip(1)
+    scales = (1e-24, 1e-22, 1e20, 1e30) if dtype == torch.float32 else (1e-300, 1e-200, 1e200, 1e300)
+    for scale in scales:
+        scaled, scaled_prompts = scale * rows, scale * prompts
+        for score in (rke, vendi, in_batch_similarity):
+            assert score(scaled, kernel) == pytest.approx(
+                score(rows, kernel), rel=1e-5
+            )  # fp32 rounds the rows anew
+        for score in (cond_rke, cond_vendi):
+            assert score(scaled, scaled_prompts, kernels) == pytest.approx(
+                score(rows, prompts, kernels), rel=1e-5
+            )
 
 
 def test_distinct_rows_count_each() -> None:

@@ -1,4 +1,4 @@
-"""The two modes as pure functions: size, direction, gate, limit, and every degenerate case."""
+"""The modes `denoised` and `paper` as pure functions: size, direction, gate, limit, and every degenerate case."""
 
 from dataclasses import replace
 

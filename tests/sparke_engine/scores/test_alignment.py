@@ -35,6 +35,9 @@ def test_half_precision_is_not_lost() -> None:
     """The norm of an fp16 row may lie beyond fp16."""
     v = torch.full((1, 4), 6e4, dtype=torch.float16)
     assert clip_score(v, v) == pytest.approx(100)
+    for scale in (1e-24, 1e20):
+        row = scale * torch.tensor([[3.0, 4.0]])
+        assert clip_score(row, row.flip(1)) == pytest.approx(96)
 
 
 def test_two_callables_make_the_features() -> None:
