@@ -1,12 +1,13 @@
 """Which method is ahead of which: the tables and the plot of `benchmarks/sweep.py`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from figures import Figures, Interval, difference, mean_of, ratio
 from torch import Tensor
 
@@ -29,6 +30,23 @@ class Measured:
     def of_data(cls, own: Figures, cond_vendi: Tensor) -> Self:
         """The data itself."""
         return cls("data", own, cond_vendi, None)
+
+    def saved(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        parts = {name: part.tolist() for name, part in vars(self.figures).items()}
+        precision = None if self.precision is None else self.precision.tolist()
+        return {"name": self.name, "cond_vendi": self.cond_vendi.tolist(), "precision": precision, **parts}
+
+    @classmethod
+    def of_saved(cls, saved: dict[str, Any]) -> Self:
+        """What `saved` gave."""
+
+        def read(name: str) -> Tensor:
+            return torch.tensor(saved[name], dtype=torch.float64)
+
+        own = Figures(*(read(field.name) for field in fields(Figures)))
+        precision = None if saved["precision"] is None else read("precision")
+        return cls(saved["name"], own, read("cond_vendi"), precision)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -156,7 +174,7 @@ def _comparison(rival: Measured, own: list[Measured]) -> Comparison:
     below = [one for one in own if one.accuracy < rival.accuracy]
     if above:
         pairs = [(one, other) for one in above for other in (one, *below)]
-        first, second = max(pairs, key=lambda pair: _mixed_vendi(*pair, rival.accuracy))
+        first, second = max(pairs, key=lambda pair: _mixed_vendi(pair[0], pair[1], rival.accuracy))
     else:
         first = second = max(own, key=lambda one: one.accuracy)
     share = _share(first, second, rival.accuracy)

@@ -3,15 +3,17 @@
     python benchmarks/sweep.py --plan short                     some minutes on two cores
     python benchmarks/sweep.py --plan full --workers 8          one GPU: arms side by side in processes of their own
     python benchmarks/sweep.py --plan full --report-only        tables and plot from what is there
+    python benchmarks/sweep.py --read docs/figures/sweep.json   tables and plot from what was published
 
-Every arm makes the same prompts with the same seeds. A run that was cut short goes on where it stood. What the tables
-say is decided by `benchmarks/pareto.py`: against each rival, at the rival's accuracy, in pairs.
+Every arm makes the same prompts with the same seeds. A run that was cut short goes on where it stood. Each arm's figures,
+prompt by prompt, are kept in `measured.json`, from which all else is made. What the tables say is decided by `benchmarks/pareto.py`: against each rival, at the rival's accuracy, in pairs.
 """
 
 import argparse
 import json
 import multiprocessing
 import platform
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_arms import Arm, ArmRunner, demo_engine
+from demo_arms import Arm, ArmRunner, Outcome, demo_engine
 from demo_prompts import SPLITS, Split, open_prompts
 from figures import conditional_vendi, data_outcome, figures, precision_of
 from pareto import Measured, comparison_table, method_table, plot
@@ -55,36 +57,66 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--workers", type=int, default=1, help="processes that make arms side by side")
+    parser.add_argument(
+        "--limit-s", type=float, help="begin to report after so long, of what is complete by then"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--read", type=Path, help="a measured.json to write tables and plot of")
     asked = parser.parse_args()
+    if asked.read is not None:
+        kept = json.loads(asked.read.read_text())
+        asked.out.mkdir(parents=True, exist_ok=True)
+        write_report(kept["where"], [Measured.of_saved(one) for one in kept["arms"]], asked.out)
+        return
     plan = PLANS[asked.plan]
     prompts, images = asked.prompts or plan.prompts, asked.images or plan.images
     folder = asked.out / f"{asked.split}-{prompts}x{images}-{asked.steps}"
     size = Size(folder, asked.device, prompts, images, asked.steps, asked.split)
     arms = list(dict.fromkeys([*plan.arms, *asked.arms]))
     if not asked.report_only:
-        _make(arms, size, asked.workers)
-    measured = _measure(arms, size)
-    where = f"{platform.node()}, {asked.device}; {prompts} {asked.split} prompts of {images} images, {asked.steps} steps"
+        _make(arms, size, asked.workers, asked.limit_s)
+    where = (
+        f"{platform.node()}, {device_name(asked.device)}, torch {torch.__version__}; {prompts} {asked.split} prompts of "
+        f"{images} images, {asked.steps} steps"
+    )
+    measured = [
+        _measured(text, size) for text in ["data", *arms] if text == "data" or _is_complete(text, size)
+    ]
+    kept = {"where": where, "arms": [one.saved() for one in measured]}
+    (size.folder / "measured.json").write_text(json.dumps(kept))
+    write_report(where, measured, size.folder)
+
+
+def write_report(where: str, measured: list[Measured], folder: Path) -> None:
+    """Tables, plot and the plot's rows."""
     tables = f"{where}\n\n{method_table(measured)}\n\n{comparison_table(measured)}\n"
-    (size.folder / "sweep.md").write_text(tables)
+    (folder / "sweep.md").write_text(tables)
     rows = [one.row() for one in measured]
-    (size.folder / "sweep.json").write_text(json.dumps(rows, indent=1))
-    plot(rows, size.folder / "pareto.png")
+    (folder / "sweep.json").write_text(json.dumps(rows, indent=1))
+    plot(rows, folder / "pareto.png")
     print(tables)
 
 
-def _make(arms: list[str], size: Size, workers: int) -> None:
-    if workers <= 1:
-        for arm in arms:
-            print(_make_arm(arm, size), flush=True)
-        return
+def device_name(device: str) -> str:
+    """The GPU's name, or that there is none."""
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
+
+
+def _make(arms: list[str], size: Size, workers: int, limit_s: float | None) -> None:
+    """All arms, or those for which there is time. What is cut off is taken up by the next run."""
+    end_s = None if limit_s is None else time.monotonic() + limit_s
     context = multiprocessing.get_context("spawn")
     number = context.Value("i", 0)
     with ProcessPoolExecutor(workers, context, _take_device, (size.device, number)) as pool:
-        for done in pool.map(_make_arm, arms, [size] * len(arms)):
-            print(done, flush=True)
+        made = [pool.submit(_make_arm, arm, size) for arm in arms]
+        try:
+            for one in made:
+                print(one.result(None if end_s is None else max(0.0, end_s - time.monotonic())), flush=True)
+        except TimeoutError:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
 
 
 def _take_device(device: str, number: Any) -> None:
@@ -120,27 +152,34 @@ def _shipped_preset(device: str) -> DiversityPreset:
     return _engine(device).preset
 
 
-def _measure(arms: list[str], size: Size) -> list[Measured]:
-    """The figures of all arms that are complete."""
-    prompts, engine, runner = open_prompts(size.prompts, size.split), _engine(size.device), _runner(size)
-    embeddings = engine.embed_prompts(prompts.texts)
-    judge = load_judge(torch.device(size.device))
-    data = data_outcome(prompts, size.images, judge)
-    measured = [Measured.of_data(figures(data, prompts), conditional_vendi(data, embeddings))]
-    for text in arms:
-        arm = Arm.parse(text, _shipped_preset(size.device))
-        if not runner.is_complete(arm, size.images):
-            continue
-        outcome = runner.run(arm, prompts, size.images)
-        measured.append(
-            Measured(
-                arm.name,
-                figures(outcome, prompts),
-                conditional_vendi(outcome, embeddings),
-                precision_of(outcome, data),
-            )
-        )
-    return measured
+def _is_complete(text: str, size: Size) -> bool:
+    return _runner(size).is_complete(Arm.parse(text, _shipped_preset(size.device)), size.images)
+
+
+def _measured(text: str, size: Size) -> Measured:
+    """An arm's figures, or those of `data`: made where they are missing."""
+    path = size.folder / text / "measured.json"
+    if path.exists():
+        return Measured.of_saved(json.loads(path.read_text()))
+    prompts, engine = open_prompts(size.prompts, size.split), _engine(size.device)
+    data = _data(size)
+    if text == "data":
+        outcome, precision = data, None
+    else:
+        outcome = _runner(size).run(Arm.parse(text, _shipped_preset(size.device)), prompts, size.images)
+        precision = precision_of(outcome, data)
+    cond_vendi = conditional_vendi(outcome, engine.embed_prompts(prompts.texts))
+    found = Measured(text, figures(outcome, prompts), cond_vendi, precision)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found.saved()))
+    return found
+
+
+@cache
+def _data(size: Size) -> Outcome:
+    return data_outcome(
+        open_prompts(size.prompts, size.split), size.images, load_judge(torch.device(size.device))
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """What guidance adds to a trajectory of a denoiser of SDXL's size, random weights, at batch 1 with classifier-free guidance.
 
-Stock and guided trajectories of 30 steps of Euler's, seam, graphs and their recording included, take turns; the clock is the
-host's, from a device at rest to a device at rest. Part of `python benchmarks/cost.py --device cuda --unet`.
+Three clocks, all the host's, from a device at rest to a device at rest: one call of the denoiser; trajectories without a
+denoiser (its last output stands for it), where what guidance adds, seam and recording included, cannot hide behind
+anything; and whole trajectories. Arms take turns. Part of `python benchmarks/cost.py --device cuda --unet`.
 """
 
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -47,12 +49,11 @@ class Arm:
     num_entries: int = 0
 
 
-ARMS = (
-    Arm("stock"),
-    Arm("sdxl, a fifth of the steps", PRESETS["sdxl"], 10_000),
-    Arm("every step", replace(PRESETS["sdxl"], relax=1.0), 100),
-    Arm("every step", replace(PRESETS["sdxl"], relax=1.0), 10_000),
-)
+STOCK = Arm("stock")
+USUAL = Arm("sdxl: a fifth of the steps", PRESETS["sdxl"], 10_000)
+ALL_STEPS = replace(PRESETS["sdxl"], relax=1.0)
+MOST = Arm("relaxed in every step", ALL_STEPS, 10_000)
+ARMS = (STOCK, USUAL, Arm("relaxed in every step", ALL_STEPS, 100), MOST)
 
 
 def entries_of(preset: DiversityPreset, num_entries: int, device: str) -> Entries:
@@ -68,37 +69,58 @@ def entries_of(preset: DiversityPreset, num_entries: int, device: str) -> Entrie
 
 
 def unet_rows(repeats: int) -> list[dict[str, Any]]:
-    """A row for each arm, eager and compiled: the median time of a step, and what it has beyond the stock one."""
+    """Rows for a step without a denoiser, for a call of the denoiser and for whole trajectories, eager and compiled."""
     with torch.device("cuda"):
         unet = diffusers.UNet2DConditionModel(**UNET).half().eval().requires_grad_(requires_grad=False)
-    rows: list[dict[str, Any]] = []
-    print("\n| mode | guidance | entries | a step, ms | added, ms | added |\n|---|---|---|---|---|---|")
+    trajectory = _Trajectory(unet)
+    added_ms = _without_denoiser(trajectory, 5 * repeats)
+    rows: list[dict[str, Any]] = [
+        {"arm": arm.name, "entries": arm.num_entries, "added_ms": added_ms[arm]} for arm in ARMS
+    ]
+    print(
+        "\n| denoiser | a call, ms | guidance | entries | added a step, ms | of the call |\n|---|---|---|---|---|---|"
+    )
     for mode in ("eager", "compiled"):
         if mode == "compiled":
             unet.forward = torch.compile(unet.forward, mode="default")
-        times = _taking_turns(_Trajectory(unet), repeats)
-        stock_ms = statistics.median(times[0])
-        for arm, taken in zip(ARMS, times, strict=True):
-            step_ms = statistics.median(taken)
-            added = [later - stock for later, stock in zip(taken, times[0], strict=True)]
-            row = {"mode": mode, "arm": arm.name, "entries": arm.num_entries, "step_ms": step_ms}
-            rows.append(row | {"added_ms": statistics.median(added), "all_ms": taken})
+        call_ms = statistics.median(trajectory.call_ms() for _ in range(4 * repeats))
+        for arm in ARMS[1:]:
+            share = 100 * added_ms[arm] / call_ms
             print(
-                f"| {mode} | {arm.name} | {arm.num_entries:,} | {step_ms:.2f} | {statistics.median(added):.3f} "
-                f"| {100 * statistics.median(added) / stock_ms:.2f} % |",
+                f"| {mode} | {call_ms:.2f} | {arm.name} | {arm.num_entries:,} | {added_ms[arm]:.3f} | {share:.2f} % |",
                 flush=True,
             )
+        times = _taking_turns((STOCK, MOST), trajectory.step_ms, repeats)
+        gaps = sorted(guided / stock - 1 for stock, guided in zip(times[STOCK], times[MOST], strict=True))
+        rows.append({"mode": mode, "call_ms": call_ms, "stock_ms": times[STOCK], "guided_ms": times[MOST]})
+        print(
+            f"| {mode} | whole: {statistics.median(times[STOCK]):.2f} | {MOST.name} | {MOST.num_entries:,} | "
+            f"{statistics.median(times[MOST]) - statistics.median(times[STOCK]):.3f} | in pairs {100 * gaps[0]:+.2f} to "
+            f"{100 * gaps[-1]:+.2f} %, median {100 * statistics.median(gaps):+.2f} % |",
+            flush=True,
+        )
     return rows
 
 
-def _taking_turns(trajectory: "_Trajectory", repeats: int) -> list[list[float]]:
-    """Milliseconds a step of each arm's trajectories; one of each before them does not count."""
-    times: list[list[float]] = [[] for _ in ARMS]
+def _without_denoiser(trajectory: "_Trajectory", repeats: int) -> dict[Arm, float]:
+    """Milliseconds that a step of each arm takes beyond the stock one, medians of the differences in each turn."""
+    times = _taking_turns(ARMS, trajectory.bare_step_ms, repeats)
+    return {
+        arm: statistics.median(one - stock for one, stock in zip(times[arm], times[STOCK], strict=True))
+        for arm in ARMS
+    }
+
+
+def _taking_turns(
+    arms: tuple[Arm, ...], clock: Callable[[Arm], float], repeats: int
+) -> dict[Arm, list[float]]:
+    """What the clock says of each arm, in turns; one turn before them does not count."""
+    times: dict[Arm, list[float]] = {arm: [] for arm in arms}
     for turn in range(repeats + 1):
-        for arm, taken in zip(ARMS, times, strict=True):
-            found_ms = trajectory.step_ms(arm)
+        for arm in arms:
+            found_ms = clock(arm)
             if turn > 0:
-                taken.append(found_ms)
+                times[arm].append(found_ms)
     return times
 
 
@@ -114,16 +136,34 @@ class _Trajectory:
         self._unet, self._recorder = unet, StepRecorder()
         self._latents, self._prompt = drawn(1, CHANNELS, SIDE, SIDE), drawn(2, 77, 2048)
         self._added = {"text_embeds": drawn(2, 1280), "time_ids": torch.ones(2, 6, device="cuda").half()}
+        self._timestep = torch.tensor(500, device="cuda")
+        self._bare = _Said(drawn(2, CHANNELS, SIDE, SIDE))
         self._entries = {
             arm: entries_of(arm.preset, arm.num_entries, "cuda") for arm in ARMS if arm.preset is not None
         }
 
+    def call_ms(self) -> float:
+        """One call of the denoiser."""
+        torch.cuda.synchronize()
+        start_s = time.perf_counter()
+        with torch.no_grad():
+            self._predicted(self._unet, torch.cat([self._latents] * 2), self._timestep)
+        torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start_s)
+
     def step_ms(self, arm: Arm) -> float:
-        """The time of a whole trajectory over its steps."""
+        """A whole trajectory's time over its steps."""
+        return self._trajectory_ms(arm, self._unet)
+
+    def bare_step_ms(self, arm: Arm) -> float:
+        """The same without a denoiser."""
+        return self._trajectory_ms(arm, self._bare)
+
+    def _trajectory_ms(self, arm: Arm, denoiser: nn.Module) -> float:
         scheduler = diffusers.EulerDiscreteScheduler()
         scheduler.set_timesteps(NUM_STEPS, device="cuda")
-        pipe = SimpleNamespace(scheduler=scheduler, unet=self._unet)
-        guided: AbstractContextManager[object] = nullcontext()
+        pipe = SimpleNamespace(scheduler=scheduler, unet=denoiser)
+        guided: AbstractContextManager[None] = nullcontext()
         if arm.preset is not None:
             group = GuidedGroup(slice(0, 1), arm.preset, 1.0, self._entries[arm])
             guided = guided_steps(pipe, GroupGuide([group]), recorder=self._recorder)
@@ -134,13 +174,28 @@ class _Trajectory:
         torch.cuda.synchronize()
         return 1000 * (time.perf_counter() - start_s) / NUM_STEPS
 
+    def _predicted(self, denoiser: nn.Module, doubled: Tensor, timestep: Tensor) -> Tensor:
+        predicted: Tensor = denoiser(
+            doubled, timestep, self._prompt, added_cond_kwargs=self._added, return_dict=False
+        )[0]
+        return predicted
+
     def _denoise(self, pipe: Any) -> None:
         latents = self._latents * pipe.scheduler.init_noise_sigma
         for timestep in pipe.scheduler.timesteps:
             doubled = pipe.scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
-            predicted = pipe.unet(
-                doubled, timestep, self._prompt, added_cond_kwargs=self._added, return_dict=False
-            )
-            without, under = predicted[0].chunk(2)
+            without, under = self._predicted(pipe.unet, doubled, timestep).chunk(2)
             output = without + SCALE * (under - without)
             latents = pipe.scheduler.step(output, timestep, latents, return_dict=False)[0]
+
+
+class _Said(nn.Module):
+    """Stands for a denoiser that has predicted."""
+
+    def __init__(self, predicted: Tensor) -> None:
+        super().__init__()
+        self.predicted = predicted
+
+    def forward(self, *_given: Any, **_named: Any) -> tuple[Tensor]:
+        """The same each time."""
+        return (self.predicted,)

@@ -1,5 +1,6 @@
 """Half-precision models on a CUDA device: the stock pipeline's bits at strength 0, fp32 guidance beside them."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,7 +95,9 @@ def again(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
 @contextmanager
 def never_waiting() -> Iterator[None]:
     """Within the block, whatever makes the host wait for the device is an error."""
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it does not yet detect all that waits
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
