@@ -163,7 +163,7 @@ class _Trajectory:
         scheduler = diffusers.EulerDiscreteScheduler()
         scheduler.set_timesteps(NUM_STEPS, device="cuda")
         pipe = SimpleNamespace(scheduler=scheduler, unet=denoiser)
-        guided: AbstractContextManager[None] = nullcontext()
+        guided: AbstractContextManager[object] = nullcontext()
         if arm.preset is not None:
             group = GuidedGroup(slice(0, 1), arm.preset, 1.0, self._entries[arm])
             guided = guided_steps(pipe, GroupGuide([group]), recorder=self._recorder)
