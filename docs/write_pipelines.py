@@ -53,6 +53,9 @@ TAIL = """
 - A block that made nothing, or whose pipeline got another scheduler, ends with an error; what was made in a run that was
   interrupted is not remembered, and a warning says so.
 
+- **Offloading**: with `enable_model_cpu_offload` and `enable_sequential_cpu_offload` images are what they are without. The
+  prompt is embedded on entry, which brings the text encoder to the device once more.
+
 ## Stages
 
 Where two stages make one image, such as a base and a refiner, or an image and its enlargement, only the last one's is to be

@@ -8,7 +8,7 @@ and o what the scheduler is given, plain guidance is
 
 for each image. It extrapolates, so a > 1 says that p₂ is the prompt's and the scale s = a; a < 0 that p₁ is, and
 s = 1 − a. Where `guidance_rescale` multiplies all that by a number of its own for each image, the same holds for o over
-that number. Where o is no such combination, nothing is claimed.
+that number, and no scale is claimed, s = 1. Where o is no such combination, nothing is claimed.
 """
 
 from typing import Any, NamedTuple
@@ -139,8 +139,9 @@ def tell(
     """Which of two predictions each image's output was extrapolated from, and how far.
 
     fp32 inside; each image by itself, so that none depends on what else is in the batch; O(numbers). With `rescaled` the
-    output may be a multiple of the combination; s is 1 where it is. Degenerate case: equal predictions are both "under
-    the prompt", s = 1.
+    output may be a multiple of the combination, and s is 1 for all: how near to plain a rescaled output comes is a question of
+    the dtype's rounding, and a scale that is claimed for some steps of a run and not for others would be worse than none.
+    Degenerate case: equal predictions are both "under the prompt", s = 1.
     """
     ulp = max(torch.finfo(part.dtype).eps for part in (output, first, second))
     tolerance = max(TOLERANCE_ULPS * ulp, LEAST_TOLERANCE)
@@ -150,7 +151,7 @@ def tell(
     if rescaled:
         whole = output / _multiple(output, first, second - first)[:, None, None, None]
         of_whole, is_multiple = _fitted(whole, first, second, tolerance)
-        told = _where(is_multiple & ~is_known, Told(of_whole.output, _ones(output)), told)
+        told = _where(is_multiple & ~is_known, of_whole, told)._replace(scale=_ones(output))
     return told
 
 

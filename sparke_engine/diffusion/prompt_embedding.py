@@ -13,7 +13,7 @@ as many tokens as T5 reads, are averaged by their numbers of tokens, so that two
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -44,7 +44,7 @@ class PooledText:
             shown = (
                 pipe.maybe_convert_prompt(text, tokenizer) if hasattr(pipe, "maybe_convert_prompt") else text
             )
-            parts.append(_pooled(tokenizer, encoder, shown, most))
+            parts.append(_pooled(_Clip(tokenizer, encoder, _device_of(pipe, encoder)), shown, most))
         return torch.cat(parts)
 
     def _most_tokens(self, pipe: Any) -> int:
@@ -101,31 +101,53 @@ def image_embedding(pipe: Any, prompt: Any) -> Float[Tensor, " p"]:
     )
 
 
-def _pooled(tokenizer: Any, encoder: Any, text: str, most_tokens: int) -> Float[Tensor, " p"]:
-    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-    whole = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+class _Clip(NamedTuple):
+    """A text encoder with its tokenizer, and the device that its inputs belong on."""
+
+    tokenizer: Any
+    encoder: Any
+    device: torch.device
+
+    @property
+    def context(self) -> int:
+        """How many tokens it reads at once."""
+        return min(self.tokenizer.model_max_length, self.encoder.config.max_position_embeddings)
+
+    def pooled(self, rows: list[list[int]]) -> Float[Tensor, "b p"]:
+        """The pooled outputs for token ids."""
+        output = self.encoder(torch.tensor(rows, device=self.device))
+        pooled: Tensor = output.text_embeds if "text_embeds" in output else output.pooler_output
+        return pooled
+
+
+def _device_of(pipe: Any, encoder: Any) -> torch.device:
+    """Where the encoder is; where the pipeline computes if its weights come to a device only for their use (offloading)."""
+    own: torch.device = encoder.device
+    if own.type != "meta":
+        return own
+    there: torch.device = pipe._execution_device  # noqa: SLF001 - as the pipeline's own encoding does
+    return there
+
+
+def _pooled(clip: _Clip, text: str, most_tokens: int) -> Float[Tensor, " p"]:
+    tokenizer, length = clip.tokenizer, clip.context
+    whole = {"padding": "max_length", "max_length": length, "truncation": True}
     if most_tokens <= length:
-        return _pooled_output(encoder, tokenizer([text], **whole).input_ids)[0]
+        return clip.pooled(tokenizer([text], **whole).input_ids)[0]
     words = tokenizer(text, add_special_tokens=False, truncation=True, max_length=most_tokens).input_ids
     room = length - 2
     if len(words) <= room:
-        return _pooled_output(encoder, tokenizer([text], **whole).input_ids)[0]
+        return clip.pooled(tokenizer([text], **whole).input_ids)[0]
     chunks = [words[start : start + room] for start in range(0, len(words), room)]
     rows = [_framed(tokenizer, chunk, length) for chunk in chunks]
     shares = torch.tensor([len(chunk) / len(words) for chunk in chunks])
-    outputs = torch.stack([_pooled_output(encoder, torch.tensor([row]))[0] for row in rows])
+    outputs = torch.stack([clip.pooled([row])[0] for row in rows])
     return shares.to(outputs) @ outputs
 
 
 def _framed(tokenizer: Any, words: list[int], length: int) -> list[int]:
     row = [tokenizer.bos_token_id, *words, tokenizer.eos_token_id]
     return row + [tokenizer.pad_token_id] * (length - len(row))
-
-
-def _pooled_output(encoder: Any, ids: Tensor) -> Float[Tensor, "b p"]:
-    output = encoder(ids.to(encoder.device))
-    pooled: Tensor = output.text_embeds if "text_embeds" in output else output.pooler_output
-    return pooled
 
 
 def _real_tokens(tokenizer: Any, text: str, length: int) -> Bool[Tensor, " s"]:

@@ -72,12 +72,15 @@ def test_a_rescaled_output_is_not_relaxed(rescale: float) -> None:
         assert torch.equal(tell(output, *parts).output, output)
 
 
-def test_a_plain_output_of_a_rescaling_pipeline_is_relaxed() -> None:
-    """Where the rescale is so small that the output is plain, the scale is known as without it."""
-    without, under = predictions()
-    told = tell(without + 7.5 * (under - without), without, under, rescaled=True)
-    assert torch.equal(told.output, under)
-    torch.testing.assert_close(told.scale, torch.full((3,), 7.5))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rescale", [0.0, 1e-3, 1e-2, 0.7])
+def test_no_scale_is_claimed_where_outputs_are_rescaled(dtype: torch.dtype, rescale: float) -> None:
+    """In half precision a small rescale is below what rounding leaves: s is 1 whatever fits, not now 1 and then 7.5."""
+    without, under = predictions(dtype=dtype)
+    output = rescale_noise_cfg(without + 7.5 * (under - without), under, guidance_rescale=rescale)
+    told = tell(output, without, under, rescaled=True)
+    assert torch.equal(told.output, under.float())
+    assert told.scale.tolist() == [1.0] * 3
 
 
 @pytest.mark.parametrize("rescaled", [False, True])
@@ -101,7 +104,7 @@ def watched(*outputs: Tensor, given_output: Tensor) -> Told | None:
         watch(None, (output,), {}, (output,))
     take = watch.take(given_output)
     assert watch.take(given_output) is None
-    return None if take is None else take()
+    return None if take is None else take.told(given_output)
 
 
 def test_one_call_or_two() -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload, cpu_offload_with_hook
 from torch import Tensor
 
+from sparke_engine import MemoryBank, guided
 from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.families import embed_prompt
 from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
@@ -145,3 +147,24 @@ def test_prompts_that_are_refused() -> None:
             embed_prompt(make(), 3)
     with pytest.raises(UnsupportedPipeline, match="supported: AnimateDiff"):
         embed_prompt(SimpleNamespace(), "a cat")
+
+
+@pytest.mark.parametrize("way", ["sequential", "model"])
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "FluxPipeline", "PixArtSigmaPipeline"])
+def test_offloaded_encoders(name: str, way: str) -> None:
+    """Where accelerate brings weights to the device only for their use, embeddings and guided images are what they were."""
+    case = next(case for case in families.CASES if case.name == name)
+    plain, offloaded = case.load(), case.load()
+    hook = None
+    for part in offloaded.components.values():
+        if isinstance(part, torch.nn.Module) and way == "sequential":
+            cpu_offload(part, torch.device("cpu"), offload_buffers=True)
+        elif isinstance(part, torch.nn.Module):
+            _, hook = cpu_offload_with_hook(part, torch.device("cpu"), prev_module_hook=hook)
+    assert torch.equal(embed_prompt(offloaded, "a cat"), embed_prompt(plain, "a cat"))
+    made = []
+    for pipe in (plain, offloaded):
+        with guided(pipe, MemoryBank(), case.prompt, strength=1.0) as guide:
+            pipe(**case.arguments((1, 2), steps=2))
+        made.append(guide.runs[0].latents)
+    assert torch.equal(*made)
