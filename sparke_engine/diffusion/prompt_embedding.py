@@ -111,7 +111,7 @@ class _Clip(NamedTuple):
     @property
     def context(self) -> int:
         """How many tokens it reads at once."""
-        return min(self.tokenizer.model_max_length, self.encoder.config.max_position_embeddings)
+        return int(min(self.tokenizer.model_max_length, self.encoder.config.max_position_embeddings))
 
     def pooled(self, rows: list[list[int]]) -> Float[Tensor, "b p"]:
         """The pooled outputs for token ids."""
