@@ -44,7 +44,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="of each prompt, in rounds of 4")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
-    bench = Bench(demo_engine(asked.device, compiled=False), open_prompts(asked.prompts), asked.images)
+    prompts = open_prompts(asked.prompts, "tuning")  # what `keep` is by default was read off these
+    bench = Bench(demo_engine(asked.device, compiled=False), prompts, asked.images)
     print(
         f"{platform.node()}, {asked.device}; {asked.prompts} prompts of {asked.images} images, {STEPS} steps\n"
     )
@@ -120,7 +121,7 @@ class Bench:
     def _make(self, preset: Any, scale: float, *, strength: float) -> tuple[Tensor, Tensor]:
         """Final latents [n,c,h,w], prompts first, and whether the judge finds each image right [n]."""
         self.engine.preset = preset
-        bank, recorded = MemoryBank(), Recorded(Sparke())
+        bank, recorded, first_seed = MemoryBank(), Recorded(Sparke()), self.prompts.first_seed
         embeddings = self.engine.embed_prompts(self.prompts.texts)
         latents, right = [], []
         with method_of(self.engine, recorded):
@@ -129,7 +130,7 @@ class Bench:
                     SampleGroup(
                         text,
                         "",
-                        tuple(range(1000 * index + start, 1000 * index + start + IMAGES_A_ROUND)),
+                        tuple(first_seed + 1000 * index + start + image for image in range(IMAGES_A_ROUND)),
                         strength,
                         bank.neighbours(embeddings[index][None], preset) if len(bank) else None,
                     )

@@ -135,6 +135,18 @@ def _calibrate(
     return Calibration(_with_eta(preset, strength.eta), prompt_bandwidth, tuple(trials), strength)
 
 
+def asking_plan(engine: PipelineEngine, plan: DenoisingPlan) -> DenoisingPlan:
+    """How a model is asked: at 8 levels of noise or as many as it has steps, and without extrapolation.
+
+    Where the scale of guidance is an input of a distilled model, its predictions are what they are at that scale, and it
+    stays.
+    """
+    call = family_of(engine.pipeline).call
+    is_distilled = call is not None and not call.has_negative_prompt
+    scale = plan.guidance_scale if is_distilled else 1.0
+    return replace(plan, steps=min(plan.steps, LEVELS), guidance_scale=scale)
+
+
 def _with_eta(preset: DiversityPreset, eta: float) -> DiversityPreset:
     """The preset with that η; the bound on the total push is raised where it would cut a window of such pushes short."""
     window = preset.window if preset.mode == "denoised" else 1 / preset.interval
@@ -221,13 +233,7 @@ class _Sampler:
 
     def _information(self, made: _Made, rows: range) -> Float[Tensor, " n"]:
         """What the images of these rows still say of their prompts."""
-        plan, call = self.plan.plan, family_of(self.engine.pipeline).call
-        is_distilled = call is not None and not call.has_negative_prompt
-        asked = replace(
-            plan,
-            steps=min(plan.steps, LEVELS),
-            guidance_scale=plan.guidance_scale if is_distilled else 1.0,
-        )
+        asked = asking_plan(self.engine, self.plan.plan)
         latents, first_seed = made.latents[rows.start : rows.stop], NOISE_SEED + rows.start
         texts = [self.prompts[int(number)] for number in made.prompts[rows.start : rows.stop]]
         errors, errors_without = (

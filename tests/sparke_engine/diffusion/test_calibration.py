@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparke_engine.diffusion.calibration import Calibration, CalibrationPlan, calibrate
+from sparke_engine.diffusion.calibration import Calibration, CalibrationPlan, asking_plan, calibrate
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine
 from sparke_engine.diffusion.pipelines import DEMO, TOY, load_engine
 from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
@@ -61,10 +61,12 @@ def test_the_preset_is_the_engines_but_for_what_was_measured(found: Calibration,
     assert engine.preset == load_engine(DEMO).preset
 
 
-def test_a_calibration_is_repeatable(found: Calibration, engine: PipelineEngine):
+def test_a_calibration_is_repeatable(engine: PipelineEngine):
     """The same seeds, the same figures; other seeds, others."""
-    assert calibrate(engine, SCENES, PLAN).preset == found.preset
-    assert calibrate(engine, SCENES, replace(PLAN, first_seed=9)).preset != found.preset
+    short = replace(PLAN, plan=DenoisingPlan(64, 64, 2, 9.0), images=2, eta_factors=(1.0,))
+    found = calibrate(engine, SCENES, short)
+    assert calibrate(engine, SCENES, short) == found
+    assert calibrate(engine, SCENES, replace(short, first_seed=9)).preset != found.preset
 
 
 def test_an_engine_is_as_before_after_an_error(model_directories: dict[str, Path]):
@@ -79,6 +81,18 @@ def test_an_engine_is_as_before_after_an_error(model_directories: dict[str, Path
     with pytest.raises(ConnectionError, match="1 of 3"):
         calibrate(engine, SCENES, replace(PLAN, plan=DenoisingPlan(32, 32, 2, 5.0)), refuse)
     assert (engine.preset, engine.method) == (preset, method)
+
+
+@pytest.mark.parametrize(("family", "scale"), [("sd", 1.0), ("flux", 3.5)])
+def test_a_model_is_asked_without_extrapolation(
+    model_directories: dict[str, Path], family: str, scale: float
+):
+    """At 8 levels at most; a distilled model keeps the scale that it was given as an input."""
+    engine = load_engine(str(model_directories[family]))
+    assert isinstance(engine, PipelineEngine)
+    for steps, levels in ((30, 8), (4, 4)):
+        plan = DenoisingPlan(32, 32, steps, 3.5)
+        assert asking_plan(engine, plan) == DenoisingPlan(32, 32, levels, scale)
 
 
 @pytest.mark.parametrize("scenes", [(), (("a star",),), (("a star",), ())])
