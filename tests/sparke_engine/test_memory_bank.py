@@ -81,7 +81,7 @@ def test_lengths_are_fixed_by_the_first_entry() -> None:
     assert len(bank) == 1
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", ["features", "prompt embeddings"])
 def test_what_is_not_finite_is_refused(value: float, place: str) -> None:
     """NaN and infinity name what holds them, and change nothing."""

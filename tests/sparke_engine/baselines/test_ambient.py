@@ -109,9 +109,9 @@ def test_a_blind_preset_counts_the_whole_bank(latents_of: Latents, seen_of: See)
     same.append(bank.features[2:], PROMPT.expand(4, -1))
     expected = AmbientVendi(decode, encode, same).push(asked(seen_of(clean)))
     seen = seen_of(clean)
-    blind = DiversityPreset(grid=(2, 2), conditional=False, min_prompt_kernel=0.0)
-    for entries in (None, seen.entries):
-        group = GuidedGroup(slice(None), blind, 1.0, entries)
+    blind = DiversityPreset(grid=(2, 2), conditional=False, min_prompt_kernel=0.0, max_neighbours=2)
+    for entries, prompt in ((None, None), (None, -PROMPT), (seen.entries, None)):
+        group = GuidedGroup(slice(None), blind, 1.0, entries, prompt_embedding=prompt)
         pushed = AmbientVendi(decode, encode, bank, max_entries=4).push(seen._replace(group=group))
         torch.testing.assert_close(pushed, expected)
 

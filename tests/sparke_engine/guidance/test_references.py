@@ -170,7 +170,7 @@ def test_a_reference_that_does_not_fit_is_refused() -> None:
         Reference(entries_of(1), 1.0).check(16)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_reference_that_is_not_finite_is_refused(value: float) -> None:
     """NaN or infinity in its features, and weights that no sample has, are errors, not a push of zero."""
     good = entries_of(1, 3)
