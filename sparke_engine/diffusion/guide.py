@@ -20,7 +20,7 @@ from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries, Push, Reference
 from sparke_engine.guidance.references import references_push
 from sparke_engine.guidance.released import Past, ReleasedScore, released_push
-from sparke_engine.guidance.schedule import is_interval_start, is_interval_step, window_weight
+from sparke_engine.guidance.schedule import is_interval_start, is_interval_step, open_share, window_weight
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,17 @@ class GuidedGroup:
 
     def eta_of(self, step: Step) -> float:
         """η at a step, 0 outside the window."""
-        return self.eta * window_weight(step.index, step.num_steps, self.preset.window)
+        return (
+            self.eta
+            * window_weight(step.index, step.num_steps, self.preset.window)
+            * self.open_share_of(step)
+        )
+
+    def open_share_of(self, step: Step) -> float:
+        """How much is still open where the run began; 1 where it began at the first timestep."""
+        if step.start is None:
+            return 1.0
+        return open_share(*step.start, self.preset.feature_map.cell(*step.size))
 
     def relax_of(self, step: Step) -> float:
         """λ at a step: how far classifier-free guidance is relaxed, where there is any."""
@@ -68,7 +78,8 @@ class GuidedGroup:
         if not any(reference.weight for reference in self.references):
             return 0.0
         preset = self.preset
-        return preset.reference_eta * window_weight(step.index, step.num_steps, preset.reference_window)
+        window = window_weight(step.index, step.num_steps, preset.reference_window)
+        return preset.reference_eta * window * self.open_share_of(step)
 
     @cached_property
     def sources(self) -> Entries | None:

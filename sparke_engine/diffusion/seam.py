@@ -35,10 +35,18 @@ class Move(NamedTuple):
     delta: Tensor
 
 
+class Start(NamedTuple):
+    """The noise ratio that a run starts at, and that of the scheduler's first timestep."""
+
+    ratio: float
+    first_ratio: float
+
+
 class Step:
     """One call of `scheduler.step`: `index` of `num_steps`, its latents, and what it predicts, computed when read.
 
     Where a scheduler takes several calls for a step, each has `share` of it and has the step's index.
+    `start` is where a run began that left the first timesteps out; None where it left out none.
     `numbers` are those of `RecordableGuide.ready` where the step is recorded, None elsewhere.
     """
 
@@ -54,10 +62,12 @@ class Step:
         share: float = 1.0,
         noise: Callable[[], NoiseLevel] | None = None,
         numbers: Sequence[Number] | None = None,
+        start: Start | None = None,
     ) -> None:
         self.index = index
         self.num_steps = num_steps
         self.share = share
+        self.start = start
         self.numbers = numbers
         self._sample = sample
         self._predict = predict
@@ -82,6 +92,12 @@ class Step:
     def noise(self) -> NoiseLevel:
         """How noisy the latents are that the step starts from; not at all where nothing tells."""
         return NoiseLevel(1.0, 0.0) if self._noise is None else self._noise()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the canonical latents."""
+        height, width = (self.clean if self._sample is None else self._sample).shape[-2:]
+        return height, width
 
     @functools.cached_property
     def noisy(self) -> Float[Tensor, "b c h w"]:
@@ -136,10 +152,11 @@ class RecordableGuide(Guide, Protocol):
 
 @dataclass
 class Runs:
-    """How many runs began in a block, and how many of them came to their end."""
+    """How many runs began in a block, how many of them came to their end, and where the latest began."""
 
     started: int = 0
     finished: int = 0
+    start: Start | None = None
 
 
 @contextmanager
@@ -207,6 +224,7 @@ class _Seen(NamedTuple):
     place: Place
     level: NoiseLevel
     prediction: CleanPrediction
+    start: Start | None
 
     def step(self, numbers: Sequence[Number] | None = None) -> Step:
         """What the guide sees of the call."""
@@ -223,6 +241,7 @@ class _Seen(NamedTuple):
             share=place.share,
             noise=lambda: self.level,
             numbers=numbers,
+            start=self.start,
         )
 
 
@@ -240,11 +259,12 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
         place = counter.next(timestep)
         level = adapter.noise_level(place.position, timestep)
         prediction = adapter.kind.algebra(adapter.scheduler, level, timestep)
-        seen = _Seen(latents, output, seam.watch.take(output), place, level, prediction)
-        this = seen.step()
         if place.starts_run:
             seam.runs.started += 1
+            seam.runs.start = _start(adapter, place, level)
             seam.recorder.forget()
+        seen = _Seen(latents, output, seam.watch.take(output), place, level, prediction, seam.runs.start)
+        this = seen.step()
         if place.starts_step:
             moves = guide.displace(this)
             _carry(seam, place.position, moves)
@@ -268,6 +288,12 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
 
     setattr(step, _MARK, True)
     return step
+
+
+def _start(adapter: SchedulerAdapter, place: Place, level: NoiseLevel) -> Start | None:
+    if place.position == 0:
+        return None
+    return Start(level.ratio, adapter.noise_level(0, adapter.scheduler.timesteps[0]).ratio)
 
 
 def _pushed(seam: _Seam, guide: Guide, seen: _Seen, this: Step) -> Tensor | None:

@@ -35,6 +35,11 @@ class FeatureMap:
         rows, columns = self.grid or (height, width)
         return channels * rows * columns
 
+    def cell(self, height: int, width: int) -> float:
+        """How many latents of [height, width] a number of the feature is the mean of; at least 1."""
+        rows, columns = self.grid or (height, width)
+        return max(height * width / (rows * columns), 1.0)
+
     def apply(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """vec(φ(z)), O(n·c·h·w·(g_h + g_w))."""
         if self.grid is None:

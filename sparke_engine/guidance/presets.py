@@ -24,7 +24,8 @@ class DiversityPreset:
         kernel: k_Z and k_Y; a cosine kernel has no bandwidth.
         conditional: entries count by the nearness of their prompts (Cond-RKE, Cond-Vendi); else all alike.
         grid: cells (rows, columns) of the average pooling φ; None is the identity.
-        eta: η at strength 1, the size of a push in norms of the latents.
+        eta: η at strength 1, the size of a push in norms of the latents; in runs that leave the first timesteps out,
+            `denoised` has the share of it that `schedule.open_share` says.
         strength_exponent: η(strength) = eta · strength^exponent, and λ(strength) likewise.
         window: the fraction of the steps, from the first, in which `denoised` pushes.
         relax: λ at strength 1: where images are near, `denoised` lowers a guidance scale s > 1 to s^(1−λ), in every step.

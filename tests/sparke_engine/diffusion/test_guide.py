@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.schedulers import adapter_for
-from sparke_engine.diffusion.seam import Step, guided_steps
+from sparke_engine.diffusion.seam import Start, Step, guided_steps
 from sparke_engine.errors import InvalidArgument, NonFiniteLatents
 from sparke_engine.guidance.presets import PAPER, RELEASED, DiversityPreset
 from sparke_engine.guidance.push import Entries, Prompts, Reference
@@ -48,6 +48,21 @@ def test_groups_have_moves_of_their_own() -> None:
     assert torch.equal(moves[0][0].delta, moves[1][0].delta)
     assert moves[0][0].rows == slice(0, 1)
     assert moves[0][0].delta.norm() > 0
+
+
+def test_a_run_from_the_middle_is_pushed_by_what_is_open() -> None:
+    """From ρ = 1 where a whole run starts at 2, in cells of 4 latents, pushes are (1/√5)/(2/√8) of their size."""
+    reference = Reference(entries_of(PRESET, 70), 0.7)
+    group = GuidedGroup(slice(0, 3), PRESET, 0.1, entries_of(PRESET), references=(reference,))
+    clean = latents_of(0)
+    late = Step(0, 10, lambda: clean, start=Start(1.0, 2.0))
+    whole, partial = (GroupGuide([group]).before(step) for step in (step_at(0, clean), late))
+    share = (1 / 5**0.5) / (2 / 8**0.5)
+    for expected, found in zip(whole, partial, strict=True):
+        torch.testing.assert_close(found.delta, share * expected.delta)
+    sizes = [GroupGuide([group]).ready(step) for step in (step_at(0, clean), late)]
+    assert [each.settings for each in sizes[:1]] == [each.settings for each in sizes[1:]]
+    assert sizes[1].numbers == pytest.approx([share * number for number in sizes[0].numbers])
 
 
 def test_the_window_ends() -> None:

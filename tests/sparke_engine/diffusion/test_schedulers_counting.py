@@ -19,7 +19,7 @@ from torch import Tensor
 from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.pipelines import load_pipeline
-from sparke_engine.diffusion.seam import Move, Step, guided_steps
+from sparke_engine.diffusion.seam import Move, Start, Step, guided_steps
 from sparke_engine.guidance.presets import preset_named
 from sparke_engine.guidance.push import Entries
 
@@ -40,10 +40,14 @@ class Recorder:
     num_steps: set[int] = field(default_factory=set)
     finished: list[tuple[Tensor, int]] = field(default_factory=list)
     heard: list[tuple[int, int]] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)
+    began: list[Start | None] = field(default_factory=list)
 
     def displace(self, step: Step) -> list[Move]:
         """Before a step."""
         self.starts.append(step.index)
+        self.noise.append(step.noise.ratio)
+        self.began.append(step.start)
         return []
 
     def before(self, step: Step) -> list[Move]:
@@ -124,6 +128,21 @@ def test_a_run_from_the_middle(case: Any, *, tells: bool) -> None:
     else:
         guide.saw_one_run_of(NUM_STEPS - shorter.get(case.short, begin))
     assert torch.equal(guide.finished[0][0], trail[-1])
+
+
+@pytest.mark.parametrize("case", HERE.ONE_OF_EACH, ids=str)
+def test_where_a_run_begins_is_told(case: Any) -> None:
+    """From the middle, all steps know the noise of the run's first and of the scheduler's; then a whole run knows none."""
+    scheduler, guide = case.make(), Recorder()
+    begin = 1 if case.short == "PNDM" else 2  # a timestep that tells where it stands
+    with guided_steps(SimpleNamespace(scheduler=scheduler), guide):
+        HERE.run(scheduler, begin=begin)
+        num_steps = len(guide.starts)
+        HERE.run(scheduler)
+    whole = guide.noise[num_steps]
+    assert guide.began[:num_steps] == [Start(guide.noise[0], whole)] * num_steps
+    assert guide.began[num_steps:] == [None] * (len(guide.starts) - num_steps)
+    assert guide.noise[0] < whole
 
 
 @pytest.mark.parametrize("case", HERE.ONE_OF_EACH, ids=str)
