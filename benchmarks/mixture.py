@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Literal
 
 import torch
 from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ from sparke_engine.baselines.spell import sparse_repellency
 from sparke_engine.core.gradients import kernel_field, tangent
 from sparke_engine.core.kernels import GaussianPower, unit
 from sparke_engine.guidance.denoised import share_given_up
-from sparke_engine.guidance.schedule import is_interval_step, window_weight
+from sparke_engine.guidance.schedule import is_interval_start, is_interval_step, window_weight
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "mixture.png"
 PROMPTS, MODES, SPREAD = 4, 8, 0.12
@@ -44,6 +45,7 @@ SCALE, STEPS, NOISE_MAX, NOISE_MIN = 3.0, 50, 20.0, 0.05
 FELLOWS, ROUNDS = 4, 16
 PROMPT_KERNEL = GaussianPower(0.3, 2.0)
 BANDWIDTH, KAPPA, WINDOW = 0.8, 0.1, 0.5
+INTERVAL = 10
 LEAST_SHARE = 0.9
 
 
@@ -174,13 +176,13 @@ def denoised(view: View, knob: float, *, relax: float, projected: bool) -> Tenso
 
 @dataclass(frozen=True)
 class Method:
-    """A rule with its sweep. `moves_clean`: it moves x̂0; else the noisy points after every tenth step."""
+    """A rule with its sweep. What it moves: x̂0 in each step, or the noisy points every ten steps, before one or after."""
 
     name: str
     rule: Rule
     knobs: tuple[float, ...] = (0.0,)
     scales: tuple[float, ...] = (SCALE,)
-    moves_clean: bool = True
+    moves: Literal["clean", "before", "after"] = "clean"
     aware: bool = False
     has_memory: bool = True
 
@@ -200,8 +202,8 @@ WITHOUT_MEMORY = [
 ]
 BLIND = [
     Method("SPELL", spell, (0.05, 0.1, 0.15, 0.2), BOTH),
-    Method("SPARKE, paper", paper, ETAS, BOTH, moves_clean=False),
-    Method("SPARKE, released", released, ETAS, BOTH, moves_clean=False),
+    Method("SPARKE, paper", paper, ETAS, BOTH, moves="after"),
+    Method("SPARKE, released", released, ETAS, BOTH, moves="before"),
     Method("SPARKE, denoised", partial(denoised, relax=1.0, projected=True), PUSHES),
     Method("denoised, not projected", partial(denoised, relax=1.0, projected=False), PUSHES),
     Method("denoised, push alone", partial(denoised, relax=0.0, projected=False), PUSHES),
@@ -242,10 +244,13 @@ class Setting:
             whole = denoise(noisy, ring.flatten(0, 1), often.flatten() / PROMPTS, sigma)
             clean = whole + self.scale * (prompted - whole)
             view = View(index, sigma, self.scale, noisy, clean, prompted, memory, weights)
-            if self.method.moves_clean:
-                clean = clean - rule(view, self.knob)
-            noisy = clean + following / sigma * (noisy - clean)
-            if not self.method.moves_clean and is_interval_step(index, 10):
+            noise_of_step = (noisy - clean) / sigma
+            if self.method.moves == "clean":
+                noise_of_step = noise_of_step + rule(view, self.knob) / sigma
+            if self.method.moves == "before" and is_interval_start(index, INTERVAL):
+                noisy = noisy - rule(view, self.knob)
+            noisy = noisy + (following - sigma) * noise_of_step
+            if self.method.moves == "after" and is_interval_step(index, INTERVAL):
                 noisy = noisy - rule(replace(view, noisy=noisy, sigma=following), self.knob)
         return noisy
 
