@@ -71,6 +71,11 @@ bench: $(STAMP) ## The main claim on the demo model, in short: some minutes on t
 	@$(BIN)/python benchmarks/diversity.py --prompts 8 --images 8 --steps 12 \
 		scale=9,strength=0 scale=9,strength=0.5 scale=9,strength=1 scale=1,strength=0
 
+BENCH_PYTHON ?= $(BIN)/python
+.PHONY: bench-gpu
+bench-gpu: ## All that is measured on a GPU, with the Python that BENCH_PYTHON names: OUT=runs/gpu LIMIT_S=1200
+	@PYTHON=$(BENCH_PYTHON) benchmarks/gpu.sh
+
 .PHONY: check
 check: lint test ## What CI runs: lint, types, architecture, tests
 
