@@ -231,6 +231,31 @@ def test_a_width_that_only_the_run_tells(pipe: Any) -> None:
             latents_of(pipe, width=64)
 
 
+@pytest.mark.parametrize("changed", [2, 3])
+def test_what_a_callback_changes_is_seen_in_the_next_step(pipe: Any, changed: int) -> None:
+    """Latents that a callback changes are remembered changed, but for those of the last step, as is documented."""
+
+    def negate(_pipe: Any, index: int, _timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
+        return given | ({"latents": -given["latents"]} if index == changed else {})
+
+    with guided(pipe, MemoryBank(), "a cat", strength=0.0) as guide:
+        made = latents_of(pipe, callback_on_step_end=negate)
+    assert torch.equal(guide.runs[0].latents, -made if changed == 3 else made)
+
+
+def test_inpainting_is_remembered_as_it_was_painted() -> None:
+    """With a UNet of 4 channels what is painted is remembered as it is returned; around it the pipeline blends at the end."""
+    pipe = tiny("StableDiffusionInpaintPipeline")
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 0, 16, 32))
+    with guided(pipe, MemoryBank(), "a cat", strength=1.0, preset=PRESET) as guide:
+        made = latents_of(pipe, image=Image.linear_gradient("L").convert("RGB"), mask_image=mask)
+    left = made.shape[-1] // 2
+    remembered = guide.runs[0].latents
+    assert torch.equal(remembered[..., :left], made[..., :left])
+    assert not torch.equal(remembered[..., left:], made[..., left:])
+
+
 def test_a_block_that_remembers_nothing(pipe: Any) -> None:
     """With `remember=False` the bank is read and pushes, and does not grow."""
     bank = MemoryBank()
