@@ -39,14 +39,14 @@ are guided as well where the pipeline takes them; each has tests of its own. Pre
 TAIL = """
 ## What a block sees of its calls
 
-`guided` wraps three things of the one pipeline while its block lasts: its scheduler's `step`, a hook on its denoiser, and
-`check_inputs`, by which pipelines check their own arguments.
+`guided` touches three things of the one pipeline while its block lasts: it wraps its scheduler's `step` and `check_inputs`, by
+which pipelines check their own arguments, and hooks its denoiser.
 
 - **Negative prompts**: a call with one that is not empty, or with an embedding of one, keeps its guidance, as relaxing it
   would relax the wish too. Kandinsky takes one and does not show it: there guidance is kept unless you say
   `keeps_guidance=False`. Presets with `relax = 0` relax nothing in any case.
-- **Prompts**: a call with prompts that differ is refused, since all its images are remembered under the block's. DiT and
-  Kandinsky show no prompts: there it is up to you.
+- **Prompts**: a call with prompts or classes that differ is refused, since all its images are remembered under the block's.
+  Kandinsky shows no prompts: there it is up to you.
 - **Another pipeline** on the same scheduler, such as one made of `pipe.components`, is refused in its first step. So is a
   loop of your own: use `guided_steps` on an object that has the scheduler and the denoiser. PixArt, DiT and the combined
   Kandinsky do not tell when they begin: there it is not noticed.

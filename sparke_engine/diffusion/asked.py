@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparke_engine.diffusion.layouts import NO_CLASS
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -42,10 +44,12 @@ def takes_negative_prompt(pipe: Any) -> bool:
 def heard_calls(pipe: Any, hear: Callable[[Asked], None]) -> Iterator[None]:
     """Within the block `hear` is told of every call of the pipeline, after its own check and before all else.
 
-    What it raises ends the call. Nothing is heard where the pipeline does not show its calls.
+    What it raises ends the call. Where the pipeline does not show its calls only classes are heard, once a run, when its
+    denoiser reads them.
     """
     if not shows_calls(pipe):
-        yield
+        with _heard_classes(pipe, hear):
+            yield
         return
     before, stock = vars(pipe).get("check_inputs"), pipe.check_inputs
     signature = inspect.signature(stock)
@@ -64,6 +68,26 @@ def heard_calls(pipe: Any, hear: Callable[[Asked], None]) -> Iterator[None]:
             del pipe.check_inputs
         else:
             pipe.check_inputs = before
+
+
+@contextmanager
+def _heard_classes(pipe: Any, hear: Callable[[Asked], None]) -> Iterator[None]:
+    """For DiT: the classes of each run, of which the ones that say "no class" are none."""
+    heard: list[Any] = [None]  # one tensor serves all steps of a run
+
+    def look(_module: Any, _inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        labels = named.get("class_labels")
+        if isinstance(labels, Tensor) and labels is not heard[0]:
+            heard[0] = labels
+            hear(Asked({"prompt": labels[labels != NO_CLASS][:, None]}))
+
+    denoiser = getattr(pipe, "transformer", None)
+    hook = None if denoiser is None else denoiser.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def _is_given(value: Any) -> bool:

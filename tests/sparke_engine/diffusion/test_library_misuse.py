@@ -152,6 +152,19 @@ def test_prompts_that_differ_are_refused(pipe: Any) -> None:
     assert "check_inputs" not in vars(pipe)
 
 
+def test_classes_that_differ_are_refused() -> None:
+    """So are two classes of DiT, with guidance and without; one class for all images is not."""
+    case = next(case for case in families.CASES if case.name == "DiTPipeline")
+    pipe, bank, guidance = case.load(), MemoryBank(), {"num_inference_steps": 2, "output_type": "np"}
+    for scale in (1.0, 4.0):
+        with pytest.raises(InvalidArgument, match="one prompt"), guided(pipe, bank, case.prompt):
+            pipe([case.prompt, case.prompt + 1], guidance_scale=scale, **guidance)
+        with guided(pipe, bank, case.prompt):
+            pipe([case.prompt] * 2, guidance_scale=scale, **guidance)
+    assert len(bank) == 4
+    assert not pipe.transformer._forward_pre_hooks
+
+
 def relaxed(pipe: Any, prompt: Any = "a cat", *, keeps_guidance: bool | None = None, **more: Any) -> Tensor:
     """Two images of one call under a preset that relaxes guidance and hardly pushes."""
     with guided(pipe, MemoryBank(), "a cat", strength=1.0, preset=RELAXING, keeps_guidance=keeps_guidance):
