@@ -6,7 +6,8 @@ The reference holds 64 pictures each of "a star" and "a heart", as the model mak
 of the prompts states nothing, a third a colour, a third a background; --both adds prompts that state both. Every row has
 the same prompts and seeds. The share of the two shapes is among all images; those of the reference's colours and
 backgrounds, each in a fifth of its pictures or more, are among images whose prompt leaves them open. An image is right
-where what its prompt states is there. Intervals are Wilson's, 95 %. Rows that are there already are read, so a run that
+where what its prompt states is there. Intervals are Wilson's, 95 %; what the reference changes is the difference from the
+row without one, in pairs, by bootstrap over prompts. Rows that are there already are read, so a run that
 was cut short goes on where it stood.
 """
 
@@ -20,6 +21,7 @@ from typing import Any, Final, Self
 
 import torch
 from demo_arms import as_pictures, demo_engine
+from figures import Interval, difference
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.stats import binomtest
@@ -38,7 +40,10 @@ IMAGES_A_REQUEST: Final = 4
 GROUPS_A_BATCH: Final = 16
 WEIGHTS: Final = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5, -0.75, -1.0)  # novelty, none, context
 PICTURES_A_ROW: Final = 16
-HEAD: Final = "| novelty | context | its shapes | its colours | its backgrounds | right | push |\n|---|---|---|---|---|---|---|"
+HEAD: Final = (
+    "| novelty | context | its shapes | changed by, points | its colours | its backgrounds | right | push |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
 
 
 @dataclass(frozen=True)
@@ -113,22 +118,32 @@ class Row:
     novelty: float
     context: float
     shapes: tuple[float, float, float]
+    change: Interval
     colours: tuple[float, float, float]
     backgrounds: tuple[float, float, float]
     right: tuple[float, float, float]
     push: float
 
     @classmethod
-    def of(cls, weight: float, made: dict[str, Tensor], stated: Tensor, looks: list[Tensor]) -> Self:
-        """The figures of what was made; `looks` are the reference's frequent values of each attribute."""
+    def of(
+        cls,
+        weight: float,
+        pair: tuple[dict[str, Tensor], dict[str, Tensor]],
+        stated: Tensor,
+        looks: list[Tensor],
+    ) -> Self:
+        """The figures of what was made, beside what was without a reference; `looks`: its frequent values of attributes."""
+        made, _ = pair
         seen = made["seen"]
         shapes, colours, backgrounds = (
             _share(torch.isin(seen[:, column], values)[stated[:, column] == OPEN])
             for column, values in enumerate(looks)
         )
+        change = difference(*(_shapes_a_prompt(one["seen"], looks[0]) for one in pair))
         right = _share(is_right(seen, stated))
         push = float(made["pushes"].mean())
-        return cls(abs(max(weight, 0.0)), abs(min(weight, 0.0)), shapes, colours, backgrounds, right, push)
+        novelty, context = abs(max(weight, 0.0)), abs(min(weight, 0.0))
+        return cls(novelty, context, shapes, change, colours, backgrounds, right, push)
 
     @property
     def line(self) -> str:
@@ -137,7 +152,14 @@ class Row:
             f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
             for value, low, high in (self.shapes, self.colours, self.backgrounds, self.right)
         ]
-        return f"| {' | '.join([f'{self.novelty:g}', f'{self.context:g}', *shares, f'{self.push:.3f}'])} |"
+        change = self.change.text("+.1f", factor=100)
+        cells = [f"{self.novelty:g}", f"{self.context:g}", shares[0], change, *shares[1:], f"{self.push:.3f}"]
+        return f"| {' | '.join(cells)} |"
+
+
+def _shapes_a_prompt(seen: Tensor, shapes: Tensor) -> Tensor:
+    """The share of the reference's shapes among each prompt's images, float64 [p]."""
+    return torch.isin(seen[:, 0], shapes).reshape(-1, IMAGES_A_REQUEST).double().mean(1)
 
 
 def _share(hits: Tensor) -> tuple[float, float, float]:
@@ -216,9 +238,10 @@ def main() -> None:
     print(HEAD)
     rows: list[Row] = []
     shown: list[Tensor] = []
+    without = bench.made(texts, 0.0)
     for weight in asked.weights:
         made = bench.made(texts, weight)
-        rows.append(Row.of(weight, made, stated, bench.looks))
+        rows.append(Row.of(weight, (made, without), stated, bench.looks))
         if abs(weight) in {0.0, 1.0}:
             shown.append(made["pictures"][:: max(1, len(stated) // PICTURES_A_ROW)][:PICTURES_A_ROW])
         print(rows[-1].line, flush=True)
