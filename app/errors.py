@@ -5,11 +5,13 @@ ServiceError
 │   ├── InvalidId         invalid_id
 │   ├── InvalidValue      invalid_value        a member's value is outside what the model allows
 │   ├── ModelNotFound     model_not_found
+│   ├── TooManyFiles      too_many_files       the tenant keeps as many files as it may; delete some
 │   ├── ReferenceNotFound reference_not_found  novelty or context names a memory that holds nothing
 │   └── VersionGone       memory_version_gone  a replay of a memory that is no longer whole
 ├── NotFound              not_found
 ├── Unauthenticated       invalid_api_key
 ├── QueueFull             queue_full           try again later
+│   └── TooManyUploads    too_many_uploads     the tenant sends as many files at once as it may
 ├── Unavailable           unavailable          a part of the service is away; try again
 │   ├── NoWorker          no_worker            nothing serves this model now
 │   ├── WorkerLost        worker_lost          the worker died with the job
@@ -58,6 +60,15 @@ class ModelNotFound(InvalidRequest):
     code = "model_not_found"
 
 
+class TooManyFiles(InvalidRequest):
+    """The tenant keeps as many files as it may.
+
+    No time to try again at is known, so this is not a 429: clients repeat those, and an upload is expensive.
+    """
+
+    code = "too_many_files"
+
+
 class ReferenceNotFound(InvalidRequest):
     """Novelty or context names a memory that does not exist in the model's latent space, or holds nothing."""
 
@@ -90,6 +101,12 @@ class QueueFull(ServiceError):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooManyUploads(QueueFull):
+    """The tenant has as many uploads under way as it may."""
+
+    code = "too_many_uploads"
 
 
 class Unavailable(ServiceError):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
 from app.domain.ids import ModelId, parse_model_id
 from app.errors import ConfigurationError, InvalidId
 
@@ -27,7 +28,7 @@ class Settings(BaseSettings):
 
     # Where state lives
     data_dir: Path = Field(
-        Path("data"), description="Folder of the embedded Redis and of images kept locally."
+        Path("data"), description="Folder of the embedded Redis and of images and files kept locally."
     )
     redis_url: str | None = Field(
         None,
@@ -36,7 +37,8 @@ class Settings(BaseSettings):
     redis_timeout_s: float = Field(10.0, gt=0, le=120, description="How long one Redis command may take.")
     image_url: str | None = Field(
         None,
-        description="Object store of images: file:///path, s3://bucket/prefix, … None: `images` in data_dir.",
+        description="Object store of images and files, this service's alone: file:///path, s3://bucket/prefix, …"
+        " None: `images` and `files` in data_dir.",
     )
 
     # HTTP
@@ -56,6 +58,12 @@ class Settings(BaseSettings):
     )
     image_url_ttl_s: int = Field(
         3600, ge=1, le=604_800, description="How long a signed image URL stays valid."
+    )
+    upload_timeout_s: float = Field(
+        1800.0,
+        gt=0,
+        le=3000,
+        description="How long sending a file may take; a pause in it, at most a minute.",
     )
 
     # Models and workers
@@ -106,6 +114,19 @@ class Settings(BaseSettings):
         10.0, ge=0, description="How long a request waits for a worker to appear that serves its model."
     )
     job_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a finished job can be read.")
+    max_file_bytes: int = Field(209_715_200, ge=1, description="Largest file that is taken.")
+    max_files_per_tenant: int = Field(
+        1000, ge=1, le=10_000, description="Files that one tenant may keep at a time."
+    )
+    max_uploads_per_tenant: int = Field(
+        8, ge=1, le=1000, description="Files that one tenant may be sending to one API process at a time."
+    )
+    file_ttl_s: int = Field(
+        MAX_FILE_TTL_S,
+        ge=MIN_FILE_TTL_S,
+        le=MAX_FILE_TTL_S,
+        description="How long a file is kept whose upload does not say.",
+    )
     image_ttl_s: int = Field(30 * 86_400, ge=60, description="How long an image is kept.")
 
     # Logs
@@ -169,6 +190,11 @@ class Settings(BaseSettings):
     def image_store_url(self) -> str:
         """Where images lie: `image_url`, or the folder `images` of the data directory."""
         return self.image_url or (self.data_dir.absolute() / "images").as_uri()
+
+    @property
+    def file_store_url(self) -> str:
+        """Where files lie: `image_url`, or the folder `files` of the data directory."""
+        return self.image_url or (self.data_dir.absolute() / "files").as_uri()
 
 
 def load_settings(**overrides: object) -> Settings:

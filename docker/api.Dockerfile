@@ -13,10 +13,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /opt/sparke/bin/python -m pip install --constraint constraints.txt .
 
 FROM ${PYTHON_IMAGE}
-# The same user as in the worker's image: they share the volume of images.
+# The same user as in the worker's image: they share the volume of images and files.
 RUN groupadd --gid 10001 sparke \
     && useradd --uid 10001 --gid sparke --no-create-home --home-dir /tmp --shell /usr/sbin/nologin sparke \
-    && install --directory --owner=sparke --group=sparke /var/lib/sparke /var/lib/sparke/images
+    && install --directory --owner=sparke --group=sparke /var/lib/sparke /var/lib/sparke/images \
+        /var/lib/sparke/files
 COPY docker/check_health.py /opt/check_health.py
 COPY --from=build /opt/sparke /opt/sparke
 # Beyond loopback the API starts only once there is an API key: see docker-compose.yml.

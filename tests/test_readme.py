@@ -1,6 +1,7 @@
 """The documents say what is so: examples run, links lead somewhere, and what is named exists."""
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -129,6 +130,13 @@ def test_the_openai_example_runs(service: str, tmp_path: Path):
     for line in images:
         assert httpx.get(line.split()[0]).content.startswith(b"\x89PNG")
     assert re.fullmatch(r"the memory that was read had version \d+", version)
+
+
+def test_the_files_example_runs(service: str, tmp_path: Path):
+    """The official client sends a file, sees it in the list, reads it as it was, and deletes it."""
+    first, line, deleted = run([sys.executable, "-c", at(service, example("files"))], tmp_path).splitlines()
+    assert re.fullmatch(r"file-[0-9a-f]{36} \d+ \['tasks.jsonl'\]", first)
+    assert (json.loads(line)["custom_id"], deleted) == ("1", "True")
 
 
 def test_the_key_example_prints_a_key_alone(tmp_path: Path):

@@ -12,6 +12,7 @@ MemoryName = NewType("MemoryName", str)
 LatentSpace = NewType("LatentSpace", str)
 ModelId = NewType("ModelId", str)
 WorkerId = NewType("WorkerId", str)
+FileId = NewType("FileId", str)
 
 DEFAULT_TENANT = TenantId("default")
 DEFAULT_MEMORY = MemoryName("default")
@@ -20,6 +21,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _JOB = re.compile(r"job_[0-9a-f]{28}")
 _IMAGE = re.compile(r"(job_[0-9a-f]{28})-([0-9]{1,3})")
+_FILE = re.compile(r"file-[0-9a-f]{36}")
 
 
 def parse_tenant_id(text: str) -> TenantId:
@@ -53,6 +55,18 @@ def parse_image_id(text: str) -> tuple[JobId, int]:
     if found is None:
         raise InvalidId(f"an image id has the form {_IMAGE.pattern}, got {text[:80]!r}")
     return JobId(found[1]), int(found[2])
+
+
+def parse_file_id(text: str) -> FileId:
+    """A file id, or InvalidId."""
+    return FileId(_match(_FILE, text, "file id"))
+
+
+def make_file_id(created_at_ms: int, randomness: bytes) -> FileId:
+    """A file id that sorts by creation: 12 hex digits of milliseconds, then 24 of `randomness` (12 bytes)."""
+    if len(randomness) != 12:
+        raise InvalidId(f"a file id takes 12 random bytes, got {len(randomness)}")
+    return FileId(f"file-{created_at_ms:012x}{randomness.hex()}")
 
 
 def make_job_id(created_at_ms: int, randomness: bytes) -> JobId:

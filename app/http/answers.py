@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from app.domain.file import StoredFile
 from app.domain.model import ModelSpec
 from app.domain.request import GenerationRequest
 from app.domain.result import GeneratedImage
@@ -114,6 +115,39 @@ class ModelsAnswer(BaseModel):
     data: list[ModelAnswer]
 
 
+class FileAnswer(BaseModel):
+    """A file that is there."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int = Field(description="Its size.")
+    created_at: int = Field(description="When its upload began (Unix seconds).")
+    expires_at: int = Field(description="When it goes by itself (Unix seconds).")
+    filename: str
+    purpose: Literal["batch", "batch_output"]
+    status: Literal["processed"] = Field(
+        default="processed", description="Always so: a batch says what is wrong with its lines."
+    )
+
+
+class FilesAnswer(BaseModel):
+    """Some files in order."""
+
+    object: Literal["list"] = "list"
+    data: list[FileAnswer]
+    first_id: str | None
+    last_id: str | None = Field(description="What `after` takes for the next ones.")
+    has_more: bool
+
+
+class FileDeletedAnswer(BaseModel):
+    """A file that was there and is no more."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
 class ErrorMember(BaseModel):
     """The error as the OpenAI API gives it."""
 
@@ -140,6 +174,18 @@ def describe_image(image: GeneratedImage, **content: str) -> ImageAnswer:
         num_neighbours=image.num_neighbours, nearest_similarity=image.nearest_similarity, push=image.push
     )
     return ImageAnswer(seed=image.seed, id=image.image_id, diversity=shaped, **content)
+
+
+def describe_file(file: StoredFile) -> FileAnswer:
+    """The file as `/v1/files` shows it."""
+    return FileAnswer(
+        id=file.file_id,
+        bytes=file.size_bytes,
+        created_at=file.created_at_ms // 1000,
+        expires_at=file.expires_at_ms // 1000,
+        filename=file.filename,
+        purpose=file.purpose.value,
+    )
 
 
 def describe_model(spec: ModelSpec, *, created_s: int, is_ready: bool) -> ModelAnswer:

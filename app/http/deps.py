@@ -7,6 +7,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.catalogue import Catalogue
+from app.files.contents import FileContents
+from app.files.store import FileStore
+from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import UrlSigner
 from app.jobs.store import JobStore
@@ -26,6 +29,9 @@ class Deps:
     registry: WorkerRegistry
     keys: KeyStore
     images: ImageStore
+    files: FileStore
+    contents: FileContents
+    uploads: UploadSlots
     signer: UrlSigner
     catalogue: Catalogue
     settings: Settings

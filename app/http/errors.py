@@ -29,6 +29,8 @@ from app.errors import (
     ReferenceNotFound,
     ServiceError,
     StoreUnavailable,
+    TooManyFiles,
+    TooManyUploads,
     Unauthenticated,
     Unavailable,
     VersionGone,
@@ -64,11 +66,13 @@ ANSWERS: Mapping[type[ServiceError], Answer] = {
     InvalidId: Answer(400, "Invalid id", INVALID_REQUEST),
     InvalidValue: Answer(400, "Invalid value", INVALID_REQUEST),
     ModelNotFound: Answer(404, "Model not found", INVALID_REQUEST),
+    TooManyFiles: Answer(400, "Too many files", INVALID_REQUEST),
     ReferenceNotFound: Answer(404, "Reference not found", INVALID_REQUEST),
     VersionGone: Answer(410, "Memory version gone", INVALID_REQUEST),
     NotFound: Answer(404, "Not found", INVALID_REQUEST),
     Unauthenticated: Answer(401, "Not authenticated", INVALID_REQUEST),
     QueueFull: Answer(429, "Too many jobs waiting", RATE_LIMIT),
+    TooManyUploads: Answer(429, "Too many uploads", RATE_LIMIT),
     Unavailable: Answer(503, "Service unavailable", SERVER, retry_after_s=5),
     NoWorker: Answer(503, "No worker for the model", SERVER, retry_after_s=10),
     WorkerLost: Answer(503, "Worker lost", SERVER, retry_after_s=2),
@@ -86,6 +90,7 @@ _HTTP_PROBLEMS: Mapping[int, tuple[str, str]] = {
     403: ("Forbidden", "forbidden"),
     404: ("Not found", "not_found"),
     405: ("Method not allowed", "method_not_allowed"),
+    408: ("Request not sent in time", "request_timeout"),
     413: ("Request too large", "request_too_large"),
     415: ("Unsupported media type", "unsupported_media_type"),
 }
@@ -95,6 +100,7 @@ _MEMBER_CODES: Mapping[str, str] = {
     "extra_forbidden": "unknown_parameter",
     "json_invalid": "invalid_json",
     "literal_error": "invalid_value",
+    "multipart_invalid": "invalid_multipart",
     "missing": "missing_required_parameter",
     "string_too_long": "string_above_max_length",
     "string_too_short": "string_below_min_length",
@@ -115,7 +121,8 @@ def code_of(error: ServiceError) -> str:
 
 def error_of_failure(failure: Failure) -> ServiceError:
     """The error that a failed job means to its client: the class of that code, else JobFailed with the code kept."""
-    kinds = {kind.code: kind for kind in ANSWERS if kind not in (ServiceError, QueueFull, JobFailed)}
+    own = (QueueFull, JobFailed)  # they take more than a message
+    kinds = {kind.code: kind for kind in ANSWERS if kind is not ServiceError and not issubclass(kind, own)}
     kind = kinds.get(failure.code)
     if kind is None:
         return JobFailed(failure.message, reason=failure.code)

@@ -12,9 +12,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from app.catalogue import load_catalogue
 from app.errors import ConfigurationError
+from app.files.contents import FileContents
+from app.files.store import FileStore
+from app.files.sweeper import FileSweeper
 from app.http.app import create_app
 from app.http.auth import is_loopback
+from app.http.chores import sweeping_files
 from app.http.deps import Deps
+from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import SigningKeyStore, UrlSigner
 from app.jobs.store import JobStore
@@ -48,16 +53,26 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         registry = WorkerRegistry(redis, ttl_s=settings.heartbeat_ttl_s)
         jobs = JobStore(redis, JobLimits.of(settings))
         waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
+        metrics = _open_metrics()
+        files = FileStore(redis, max_files=settings.max_files_per_tenant, clock_ms=now_ms)
+        contents = FileContents.open(settings.file_store_url)
+        sweeper = FileSweeper(
+            redis, files, contents, upload_timeout_s=settings.upload_timeout_s, clock_ms=now_ms
+        )
+        await stack.enter_async_context(sweeping_files(sweeper, metrics))
         yield Deps(
             jobs=jobs,
             waiter=await stack.enter_async_context(waiter),
             registry=registry,
             keys=KeyStore(redis),
             images=ImageStore.open(settings.image_store_url),
+            files=files,
+            contents=contents,
+            uploads=UploadSlots(settings.max_uploads_per_tenant),
             signer=UrlSigner(key),
             catalogue=catalogue,
             settings=settings,
-            metrics=_open_metrics(),
+            metrics=metrics,
             now_ms=now_ms,
             randomness=secrets.token_bytes,
         )

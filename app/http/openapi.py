@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
 from app.http.answers import Problem
 from app.http.errors import PROBLEM_JSON, all_codes
 from app.http.generation import GenerationBody
@@ -81,6 +82,58 @@ IMAGE_DOCS: dict[str, Any] = {
         "200": {
             "description": "The image",
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    }
+}
+
+UPLOAD_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["file", "purpose"],
+                    "dependentRequired": {
+                        "expires_after[anchor]": ["expires_after[seconds]"],
+                        "expires_after[seconds]": ["expires_after[anchor]"],
+                    },
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "minLength": 1,
+                            "description": "The file, with its name. Not empty.",
+                        },
+                        "purpose": {
+                            "type": "string",
+                            "enum": ["batch"],
+                            "description": "What it is for.",
+                        },
+                        "expires_after[anchor]": {
+                            "type": "string",
+                            "enum": ["created_at"],
+                            "description": "From when `expires_after[seconds]` counts.",
+                        },
+                        "expires_after[seconds]": {
+                            "type": "integer",
+                            "minimum": MIN_FILE_TTL_S,
+                            "maximum": MAX_FILE_TTL_S,
+                            "description": "When it goes by itself; the server's own time to live if absent.",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+CONTENT_DOCS: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "The file's bytes",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
     }
 }

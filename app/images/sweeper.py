@@ -5,7 +5,7 @@ from collections.abc import Callable
 from redis.asyncio import Redis
 
 from app.images.store import ImageStore
-from app.redis.errors import redis_errors
+from app.redis.turns import take_turn
 
 MAX_INTERVAL_S = 3600.0
 
@@ -33,11 +33,6 @@ class ImageSweeper:
 
         Cost: one listing of the store, which on S3 is one call for each 1,000 images.
         """
-        if not await self._claim():
+        if not await take_turn(self._redis, self.KEY, interval_s=self.interval_s):
             return 0
         return await self._images.delete_before(self._clock_ms() / 1000 - self._image_ttl_s)
-
-    @redis_errors
-    async def _claim(self) -> bool:
-        # Slightly shorter than the interval, so that a worker's own timer is not refused by its last turn.
-        return bool(await self._redis.set(self.KEY, b"1", nx=True, px=int(self.interval_s * 900)))

@@ -27,6 +27,7 @@ class Metrics:
         self._add_engine()
         self._add_memory()
         self._add_worker()
+        self._add_files()
 
     def observe_request(self, method: str, route: str, status: int | None, duration_s: float) -> None:
         """Counts a request; status None where the client went away before an answer, counted as `none`.
@@ -199,7 +200,26 @@ class Metrics:
         )
         self.store_errors = Counter(
             "sparke_store_errors",
-            "Times that Redis or the object store did not answer, by store (redis or images).",
+            "Times that Redis or the object store did not answer, by store (redis, images or files).",
             ("store",),
             registry=registry,
+        )
+
+    def _add_files(self) -> None:
+        registry = self.registry
+        self.files_uploaded = Counter("sparke_files_uploaded", "Files taken.", registry=registry)
+        self.files_deleted = Counter("sparke_files_deleted", "Files that clients deleted.", registry=registry)
+        self.files_swept = Counter(
+            "sparke_files_swept",
+            "Objects that this process removed because no file names them: expired or left by a crash.",
+            registry=registry,
+        )
+        self.file_bytes = Counter(
+            "sparke_file_bytes",
+            "Bytes of files, by direction: in (uploads that became files) or out (downloads).",
+            ("direction",),
+            registry=registry,
+        )
+        self.file_uploads_in_flight = Gauge(
+            "sparke_file_uploads_in_flight", "Uploads that come in now.", registry=registry
         )

@@ -6,7 +6,8 @@ import pytest
 
 from app.domain.ids import TenantId, make_job_id
 from app.errors import ConfigurationError, NotFound, StoreUnavailable
-from app.images.store import ImageStore, flush_to_disk, image_key
+from app.images.store import ImageStore, image_key
+from app.objects.folder import flush_to_disk
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,1 @@
+"""Bytes in an object store, for whatever kind of thing they are."""
