@@ -11,9 +11,9 @@ Three kinds of runs, all with requests of four images:
   and more requests go side by side, none of which sees the others.
 - *pinned*: eight tenants send the same seeds with every request, so that nothing but the memory makes images differ.
 
-Ways to read a memory: `none`; `all`; `sample K`, the entries of least hash, as the engine's cap takes them; `nearest K`
-by prompt with equal ones in their order, as an index returns them, which for one prompt are the same oldest K for ever;
-`anew K`, a new draw for every request. Progress is saved, and a run that was cut short goes on where it stood. What
+Ways to read a memory: `none`; `all`; `sample K`, a fixed sample that a growing memory hardly changes; `nearest K` by
+prompt with equal ones in their order, as an index returns them, which for one prompt are the same oldest K for ever;
+`anew K`, a new draw for every request, as the engine's cap takes them. Progress is saved, and a run that was cut short goes on where it stood. What
 follows from it is in `long_memory_report.py`, what it costs in `memory_cost.py`.
 """
 
@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sparke_engine import MemoryBank
+from sparke_engine.core.sampling import uniforms
 from sparke_engine.demo.evaluate import judge_pictures
 from sparke_engine.demo.export import load_judge
 from sparke_engine.demo.networks import Judge
@@ -202,15 +203,13 @@ def neighbours(
     way, _, number = memory.partition(" ")
     if len(bank) == 0 or way == "none":
         return None
-    if way == "all":
-        return bank.neighbours(embedding, preset)
-    if way == "sample":
-        return bank.neighbours(embedding, replace(preset, max_neighbours=int(number)))
+    if way in {"all", "anew"}:
+        return bank.neighbours(embedding, replace(preset, max_neighbours=int(number or len(bank))))
     if way == "nearest":
         return Neighbours.of(bank.features[None, : int(number)], bank.prompt_embeddings[None, : int(number)])
-    drawn = torch.randperm(len(bank), generator=torch.Generator().manual_seed(len(bank)))[: int(number)]
-    found = Neighbours.of(bank.features[drawn][None], bank.prompt_embeddings[drawn][None])
-    return replace(found, weights=torch.full((1, len(drawn)), len(bank) / len(drawn)))
+    order = uniforms(torch.arange(len(bank)), salt=0).argsort()[: int(number)]
+    found = Neighbours.of(bank.features[order][None], bank.prompt_embeddings[order][None])
+    return replace(found, weights=torch.full((1, len(order)), len(bank) / len(order)))
 
 
 def _save(made: Made, path: Path) -> None:

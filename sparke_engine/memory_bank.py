@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparke_engine.core.kernels import GaussianPower, exact_unit, unit
+from sparke_engine.core.kernels import exact_unit, unit
 from sparke_engine.core.rows import num_rows, same_length, same_number
+from sparke_engine.core.sampling import drawn
 from sparke_engine.errors import ShapeMismatch
 from sparke_engine.types import NeighbourRule, Neighbours
 
@@ -58,9 +59,9 @@ class MemoryBank:
     def neighbours(self, prompt_embeddings: Float[Tensor, "b p"], rule: NeighbourRule) -> Neighbours:
         """For each of b prompts every entry with k_Y^p ≥ ε, oldest first; padded to one k, the padding masked.
 
-        Above `rule.max_neighbours` = k of n such entries: the k of smallest hash, each of weight n/k. The hash depends
-        on an entry's place in the bank alone, so the sample is uniform, the same every time, and never the same oldest
-        k for ever. O(b·n·p).
+        Where more than `rule.max_neighbours` are near, a weighted sample stands for all: see `drawn`, with the influence
+        k_Y^p (1 under a rule that takes all), an entry's place as its id, and the bank's size as salt. So the bank as it
+        is gives the same sample every time, and a bank that has grown another one: see ADR 22. O(b·n·p).
         """
         asked = unit(prompt_embeddings.float().cpu())
         if self._size > 0:
@@ -77,22 +78,22 @@ class MemoryBank:
         embeddings = torch.zeros(num_problems, longest, prompt_embeddings.shape[1])
         mask = torch.zeros(num_problems, longest, dtype=torch.bool)
         weights = torch.zeros(num_problems, longest)
-        for problem, (index, weight) in enumerate(chosen):
+        for problem, (index, counts) in enumerate(chosen):
             k = len(index)
             features[problem, :k] = self.features[index]
             embeddings[problem, :k] = self.prompt_embeddings[index]
             mask[problem, :k] = True
-            weights[problem, :k] = weight
+            weights[problem, :k] = counts
         return Neighbours(features, embeddings, mask, weights)
 
-    def _only(self, index: Int[Tensor, " k"], weight: float) -> Neighbours:
+    def _only(self, index: Int[Tensor, " k"], weights: Float[Tensor, " k"]) -> Neighbours:
         """The neighbours of a single problem: no padding, and no copy where they are all entries."""
         is_whole = len(index) == self._size
         features, prompts = (
             rows if is_whole else rows[index] for rows in (self.features, self.prompt_embeddings)
         )
         found = Neighbours.of(features[None], prompts[None])
-        return replace(found, weights=torch.full((1, len(index)), weight))
+        return replace(found, weights=weights[None])
 
 
 def _grown(held: Tensor, size: int, rows: Tensor) -> Tensor:
@@ -107,24 +108,15 @@ def _grown(held: Tensor, size: int, rows: Tensor) -> Tensor:
 
 def _select(
     entries: Float[Tensor, "n p"], prompt: Float[Tensor, " p"], rule: NeighbourRule
-) -> tuple[Int[Tensor, " k"], float]:
-    """The neighbours' places, ascending, and the weight of each."""
-    kernel = GaussianPower(rule.prompt_bandwidth, rule.power)
-    near = (kernel.gram(prompt[None], entries)[0] >= rule.min_prompt_kernel).nonzero()[:, 0]
-    if len(near) <= rule.max_neighbours:
-        return near, 1.0
-    first = torch.argsort(_hash(near), stable=True)[: rule.max_neighbours]
-    return near[first].sort().values, len(near) / rule.max_neighbours
+) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
+    """The neighbours' places, ascending, and the weight of each.
 
-
-def _hash(place: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """SplitMix64's finaliser: a bijection of 64-bit integers without visible order."""
-    value = place * -0x61C8864680B583EB
-    value = (value ^ _shifted(value, 30)) * -0x40A7B892E31B1A47
-    value = (value ^ _shifted(value, 27)) * -0x6B2FB644ECCEEE15
-    return value ^ _shifted(value, 31)
-
-
-def _shifted(value: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
+    Summed row by row, unlike a matrix product: entries of one prompt have one influence, to the bit.
+    """
+    influence = torch.ones(len(entries))
+    if rule.min_prompt_kernel > 0:
+        distances = (entries - prompt).square_().sum(-1)
+        influence = torch.exp(distances * (-rule.power / (2 * rule.prompt_bandwidth**2)))
+    near = (influence >= rule.min_prompt_kernel).nonzero()[:, 0]
+    kept, weights = drawn(influence[near], near, salt=len(entries), most=rule.max_neighbours)
+    return near[kept], weights.float()

@@ -13,8 +13,8 @@ class Neighbours:
     """The past images whose prompts are near, chosen once before denoising: b problems of k entries each.
 
     `features` are unit features of finished latents, `prompt_embeddings` their unit prompt embeddings. Where `mask`
-    is false the entry counts as absent, whatever it holds. `weights` is 1 for every entry, n/k for a sample of k
-    out of n; a negative weight attracts.
+    is false the entry counts as absent, whatever it holds. `weights` is how many entries each stands for: 1, and more
+    in a sample; a negative weight attracts.
     """
 
     features: Float[Tensor, "b k d"]
@@ -57,4 +57,4 @@ class NeighbourRule(Protocol):
 
     @property
     def max_neighbours(self) -> int:
-        """The most neighbours of one image; above it a weighted sample stands for all."""
+        """The most neighbours of one image; above it a weighted sample, another for every version, stands for all."""

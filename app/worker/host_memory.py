@@ -7,9 +7,11 @@ from typing import TypeVar
 
 import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from app.worker.selection import FLOAT32_SLACK, Float32, Indices, bottom_k, exact_cosines, unit_rows
+from app.worker.selection import FLOAT32_SLACK, Float32, Indices, exact_cosines, unit_rows
+from sparke_engine.core.sampling import drawn
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -26,27 +28,27 @@ class HostEntry:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourQuery:
-    """What to choose: entries up to `version` whose cosine to the prompt is at least `min_cosine`, at most `cap`."""
+    """What to choose: entries up to `version` whose cosine c to the prompt is at least `min_cosine`, at most `cap`.
+
+    Above the cap an entry has the influence exp(−steepness·(1 − c)), which is k_Y^p at p/σ_Y²; at 0 all have the same.
+    """
 
     prompt_embedding: Float32
     version: int
     min_cosine: float
+    steepness: float
     cap: int
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The choice in version order, unit rows in fp32. Each stands for `weight` of the `num_qualified` entries."""
+    """The choice in version order, unit rows in fp32; each stands for so many of the `num_qualified` as its weight says."""
 
     features: Float32
     prompt_embeddings: Float32
     versions: NDArray[np.int64]
+    weights: Float32
     num_qualified: int
-
-    @property
-    def weight(self) -> float:
-        """n/k of the sample; 1 where everything that qualified was taken, also where that was nothing."""
-        return self.num_qualified / len(self.versions) if len(self.versions) else 1.0
 
 
 class HostMemory:
@@ -105,38 +107,44 @@ class HostMemory:
         """Every entry with `version ≤ query.version` and `cosine ≥ query.min_cosine`, in version order.
 
         The version filters first, and whether an entry qualifies depends on it and the query alone: a replay finds the
-        same set. Above the cap a bottom-k sample by id hash stands for all. Cost O(n·p) for n entries, exact sums only
-        for those within FAISS's rounding of the bound.
+        same set. Above the cap a weighted sample stands for all, see `drawn`: by the hashes of ids and salted with the
+        version that is read, so it is the same in a replay and another one for every other version. Cost O(n·p) for n
+        entries, exact sums only for those within FAISS's rounding of the bound.
         """
         with self._lock:
             held = self._versions[: self._num_entries]
             num_then = int(np.searchsorted(held, query.version, side="right"))
-            qualified = self._qualified(
-                unit_rows(query.prompt_embedding[None])[0], query.min_cosine, num_then
+            qualified, cosines = self._qualified(query, num_then)
+            kept, weights = drawn(
+                torch.from_numpy(np.exp(query.steepness * (cosines - 1.0))),
+                torch.from_numpy(self._id_hashes[qualified].view(np.int64)),
+                salt=query.version,
+                most=query.cap,
             )
-            taken = qualified
-            if len(qualified) > query.cap:
-                taken = qualified[bottom_k(self._id_hashes[qualified], query.cap)]
+            taken = qualified[kept.numpy()]
             return Chosen(
                 features=unit_rows(self._features[taken]),
                 prompt_embeddings=unit_rows(self._prompts[taken]),
                 versions=self._versions[taken].copy(),
+                weights=weights.numpy().astype(np.float32),
                 num_qualified=len(qualified),
             )
 
-    def _qualified(self, prompt: Float32, min_cosine: float, num_then: int) -> Indices:
-        if num_then == 0 or min_cosine <= -1.0:
-            return np.arange(num_then, dtype=np.int64)
+    def _qualified(self, query: NeighbourQuery, num_then: int) -> tuple[Indices, NDArray[np.float64]]:
+        """Places, ascending, and cosines; where all qualify at equal influence, every cosine is said to be 1."""
+        if num_then == 0 or (query.min_cosine <= -1.0 and query.steepness == 0.0):
+            return np.arange(num_then, dtype=np.int64), np.ones(num_then)
+        prompt, min_cosine = unit_rows(query.prompt_embedding[None])[0], query.min_cosine
         first_rows = faiss.SearchParameters(sel=faiss.IDSelectorRange(0, num_then))  # type: ignore[call-arg]
         _, cosines, rows = self._index.range_search(
             prompt[None], min_cosine - FLOAT32_SLACK, params=first_rows
         )
         order = np.argsort(rows)
-        cosines, rows = cosines[order], rows[order].astype(np.int64)
-        qualifies = cosines >= min_cosine + FLOAT32_SLACK
-        unsure = np.flatnonzero(~qualifies)
-        qualifies[unsure] = exact_cosines(unit_rows(self._prompts[rows[unsure]]), prompt) >= min_cosine
-        return np.asarray(rows[qualifies], np.int64)
+        cosines, rows = cosines[order].astype(np.float64), rows[order].astype(np.int64)
+        unsure = np.flatnonzero(cosines < min_cosine + FLOAT32_SLACK)
+        cosines[unsure] = exact_cosines(unit_rows(self._prompts[rows[unsure]]), prompt)
+        qualifies = cosines >= min_cosine
+        return rows[qualifies], cosines[qualifies]
 
     def _reserve(self, num_entries: int) -> None:
         if num_entries <= len(self._versions):

@@ -24,28 +24,29 @@ def neighbour_query(
         prompt_embedding=prompt_embedding.to(torch.float32).numpy(),
         version=version,
         min_cosine=min_cosine(bandwidth, rule.power, rule.min_prompt_kernel),
+        steepness=rule.power / bandwidth**2 if rule.min_prompt_kernel > 0 else 0.0,
         cap=cap,
     )
 
 
 def reference_query(rule: NeighbourRule, dimensions: Dimensions, *, version: int) -> NeighbourQuery:
-    """All entries of a reference as of `version`, whatever their prompts; the preset's cap bounds them as well."""
+    """All entries of a reference as of `version`, whatever their prompts; above the preset's cap a uniform sample."""
     return NeighbourQuery(
         prompt_embedding=np.zeros(dimensions.prompt, np.float32),
         version=version,
         min_cosine=-1.0,
+        steepness=0.0,
         cap=rule.max_neighbours,
     )
 
 
 def to_entries(chosen: Chosen) -> Entries:
-    """All that was chosen, blind to prompts, in fp32, each entry weighted n/k."""
-    weights = torch.full((len(chosen.versions),), chosen.weight, dtype=torch.float32)
-    return Entries(torch.from_numpy(chosen.features), weights)
+    """All that was chosen, blind to prompts, in fp32, at its weights."""
+    return Entries(torch.from_numpy(chosen.features), torch.from_numpy(chosen.weights))
 
 
 def to_neighbours(chosen: Chosen) -> Neighbours | None:
-    """One problem (b = 1) of all that was chosen, in fp32, each entry weighted n/k; None where nothing was."""
+    """One problem (b = 1) of all that was chosen, in fp32, at its weights; None where nothing was."""
     num_chosen = len(chosen.versions)
     if num_chosen == 0:
         return None
@@ -53,5 +54,5 @@ def to_neighbours(chosen: Chosen) -> Neighbours | None:
         features=torch.from_numpy(chosen.features)[None],
         prompt_embeddings=torch.from_numpy(chosen.prompt_embeddings)[None],
         mask=torch.ones((1, num_chosen), dtype=torch.bool),
-        weights=torch.full((1, num_chosen), chosen.weight, dtype=torch.float32),
+        weights=torch.from_numpy(chosen.weights)[None],
     )

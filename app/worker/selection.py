@@ -1,4 +1,4 @@
-"""Which entries of a memory guide an image. Pure numpy: same entries and question, same answer in the same order."""
+"""Which entries of a memory guide an image. Pure numpy: an entry's answer depends on it and the question alone."""
 
 import math
 
@@ -44,13 +44,3 @@ def exact_cosines(rows: Float32, query: Float32) -> NDArray[np.float64]:
         for start in range(0, len(rows), _BLOCK_ROWS)
     ]
     return np.concatenate(blocks) if blocks else np.empty(0)
-
-
-def bottom_k(hashes: NDArray[np.uint64], cap: int) -> Indices:
-    """Indices, ascending, of the `cap` smallest hashes; ties go to the earlier entry.
-
-    With hashes of ids this is a uniform sample without replacement: weighting each by n/cap keeps every sum over the
-    entries unbiased. It is stable: a new entry replaces at most one of the sample, and only if its hash is smaller
-    than the largest there. Cost O(n log n).
-    """
-    return np.sort(np.argsort(hashes, kind="stable")[:cap]).astype(np.int64)

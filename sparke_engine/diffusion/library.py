@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
-
 from sparke_engine.diffusion.asked import Asked, heard_calls, shows_calls, takes_negative_prompt
 from sparke_engine.diffusion.families import embed_prompt, family_of, feature_dim_of
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
@@ -55,6 +53,7 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     `novelty` leads away from the images of another bank and `context` toward them, each a bank with a weight in [0, 1]:
     `guided(pipe, bank, prompt, novelty=(published, 0.75), context=(brand, 0.5))`. All images of those banks count,
     whatever their prompts, and they do so in the mode `denoised` at any strength, also at 0. An empty bank adds nothing.
+    Above the preset's `max_neighbours` a sample stands for a bank, another one for each of its sizes.
 
     Raises, before the block, UnsupportedPipeline, UnsupportedScheduler, NestedGuidance, InvalidArgument, or ShapeMismatch for
     a bank of another kind of images; from within the pipeline's call InvalidArgument for prompts that differ,
@@ -64,7 +63,7 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     preset = preset if preset is not None else default_preset(pipe)
     if not 0 <= strength <= 1:
         raise InvalidArgument(f"a strength is in [0, 1], got {strength}")
-    references = _references(novelty, context)
+    references = _references(novelty, context, preset)
     widths = _Widths.of(bank, references)
     widths.check(feature_dim_of(pipe, preset.feature_map))
     embedding = embed_prompt(pipe, prompt)
@@ -150,8 +149,11 @@ def _check_runs(pipe: Any, runs: Runs) -> None:
         )
 
 
-def _references(novelty: Weighted | None, context: Weighted | None) -> tuple[Reference, ...]:
+def _references(
+    novelty: Weighted | None, context: Weighted | None, preset: DiversityPreset
+) -> tuple[Reference, ...]:
     found = []
+    takes_all = replace(preset, min_prompt_kernel=0.0)
     for name, given, sign in (("novelty", novelty, 1), ("context", context, -1)):
         if given is None:
             continue
@@ -159,7 +161,8 @@ def _references(novelty: Weighted | None, context: Weighted | None) -> tuple[Ref
         if not 0 <= weight <= 1:
             raise InvalidArgument(f"the weight of {name} is in [0, 1], got {weight}")
         if weight > 0 and len(bank) > 0:
-            found.append(Reference(Entries(bank.features, torch.ones(len(bank))), sign * weight))
+            known = bank.neighbours(bank.prompt_embeddings[:1], takes_all)
+            found.append(Reference(Entries(known.features[0], known.weights[0]), sign * weight))
     return tuple(found)
 
 

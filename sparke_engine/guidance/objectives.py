@@ -18,10 +18,9 @@ from torch import Tensor
 
 from sparke_engine.core.entropy_gradients import Population, entropy_field
 from sparke_engine.core.gradients import Field, kernel_field, mutual_field
+from sparke_engine.core.sampling import drawn
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries, Prompts
-
-_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def field_of(
@@ -45,31 +44,23 @@ def field_of(
 
 
 def sampled(entries: Entries, preset: DiversityPreset) -> Entries:
-    """At most `max_spectral_entries` entries that stand for all, by priority sampling.
+    """At most `max_spectral_entries` entries that stand for all, drawn as a memory's are, see `drawn`.
 
-    Entry j has the influence b_j = |c_j| k_Y(y,y_j)², its share of the mass where features are alike, and the
-    priority u_j / b_j with u_j = frac((j+1)·(√5−1)/2), a fixed sequence that is even over every stretch of
-    entries: those of least priority stay, at count c_j · max(1, 1/(b_j t)), t the least priority left out.
-    For u_j drawn at random every sum of b_j over a set of entries would be kept in expectation (Duffield,
-    Lund and Thorup, J. ACM 54, 2007). Equal prompts give an even sample at n/k each; of many unlike prompts
-    the near ones stay as they are. O(k log k).
+    Entry j has the influence |c_j| k_Y(y,y_j)², its share of the mass where features are alike, its place as id; the
+    salt is the number of entries. Equal prompts give an even sample at n/k each; of many unlike prompts the near ones
+    stay as they are. O(k log k).
     """
-    most = preset.max_spectral_entries
-    if entries.num_entries <= most:
+    if entries.num_entries <= preset.max_spectral_entries:
         return entries
     influence = entries.weights.double().abs()
     if entries.prompts is not None:
         influence = influence * _asked_values(entries.prompts, preset).double().square()
-    places = torch.arange(1, entries.num_entries + 1, dtype=torch.float64, device=influence.device)
-    priorities = (places * _GOLDEN_RATIO).frac() / influence
-    order = torch.argsort(priorities, stable=True)
-    kept = order[:most].sort().values
-    is_near = influence[kept] > 0  # else the entry cannot be felt, at whatever count
-    share = torch.where(is_near, (influence[kept] * priorities[order[most]]).clamp_max(1.0), 1.0)
+    places = torch.arange(entries.num_entries, device=influence.device)
+    kept, counts = drawn(influence, places, salt=entries.num_entries, most=preset.max_spectral_entries)
     prompts = entries.prompts
     return Entries(
         entries.features[kept],
-        (entries.weights[kept] / share).to(entries.weights.dtype),
+        (entries.weights[kept] * counts).to(entries.weights.dtype),
         None if prompts is None else Prompts(prompts.asked, prompts.of_entries[kept]),
     )
 

@@ -12,6 +12,8 @@ Mode = Literal["paper", "released", "denoised"]
 KernelName = Literal["gaussian", "cosine"]
 ObjectiveName = Literal["rke", "vendi"]
 
+MAX_NEIGHBOURS = 256
+
 
 @dataclass(frozen=True)
 class DiversityPreset:
@@ -36,7 +38,8 @@ class DiversityPreset:
         power: p of both kernels in RKE; Vendi is of the kernels themselves.
         min_prompt_kernel: ε; entries with k_Y^p below it are no neighbours, k_Y Gaussian whatever `kernel` is. 0 takes all,
             as a preset must that is not conditional, or whose kernel is cosine.
-        max_neighbours: above it a sample stands for all neighbours.
+        max_neighbours: above it a sample stands for all neighbours, and for all of a reference: another one for every
+            version of the memory, since what is read anew keeps images of equal seeds apart, and a whole memory does not.
         max_spectral_entries: above it a sample stands for all in a spectrum, whose cost grows with the third power.
         reference_eta: η at the weight 1 of novelty or context in mode `denoised`, the size of their push.
         reference_window: the fraction of the steps, from the first, in which they push.
@@ -60,7 +63,7 @@ class DiversityPreset:
     prompt_bandwidth: float = 0.3
     power: float = 2.0
     min_prompt_kernel: float = 1e-3
-    max_neighbours: int = 16384
+    max_neighbours: int = MAX_NEIGHBOURS
     max_spectral_entries: int = 256
     reference_eta: float = 0.5
     reference_window: float = 0.3
@@ -177,7 +180,14 @@ class DiversityPreset:
 
 
 PAPER = DiversityPreset(
-    mode="paper", grid=None, eta=0.03, latent_bandwidth=0.8, prompt_bandwidth=0.3, power=2.0, interval=10
+    mode="paper",
+    grid=None,
+    eta=0.03,
+    latent_bandwidth=0.8,
+    prompt_bandwidth=0.3,
+    power=2.0,
+    interval=10,
+    max_neighbours=16_384,  # as published, all
 )
 RELEASED = replace(PAPER, mode="released", min_prompt_kernel=0.0, max_push=10.0)
 DEMO = DiversityPreset(

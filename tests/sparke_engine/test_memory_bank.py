@@ -51,8 +51,8 @@ def test_neighbours_are_exactly_the_near(seed: int, sizes: list[int]) -> None:
         assert (found.weights[problem][mask] == 1).all()
 
 
-def test_the_cap_is_a_stable_weighted_sample() -> None:
-    """Of 1,000 equal prompts capped at 100: weights 10, the same 100 each time, spread over old and new entries."""
+def test_above_the_cap_a_sample_stands_for_all_until_the_bank_grows() -> None:
+    """Of 1,000 equal prompts capped at 100: weights 10, the same 100 each time, of old and new; others after one more."""
     bank, rule = MemoryBank(), Rule(max_neighbours=100)
     bank.append(rows(0, 1000, 4), torch.ones(1000, 2))
     first, again = (bank.neighbours(unit(torch.ones(1, 2)), rule) for _ in range(2))
@@ -64,6 +64,31 @@ def test_the_cap_is_a_stable_weighted_sample() -> None:
     # 100 uniform places of 1,000: the mean is 500 ± 29 and a half holds 50 ± 5; five deviations.
     assert 355 < sum(places) / len(places) < 645
     assert 25 < sum(place < 500 for place in places) < 75
+    bank.append(rows(1, 1, 4), torch.ones(1, 2))
+    grown = bank.neighbours(unit(torch.ones(1, 2)), rule)
+    assert (grown.weights == torch.tensor(10.01)).all()
+    shared = chosen & {tuple(row.tolist()) for row in grown.features[0]}
+    assert len(shared) < 25  # 10 ± 3
+
+
+def test_entries_of_a_rare_prompt_stay_among_many_weakly_related() -> None:
+    """Five of the asked prompt among 3,000 of k_Y^p = 0.06: in every version all five, at 1; what they feel sums as all do."""
+    bank, rule = MemoryBank(), Rule(max_neighbours=400)
+    asked, weak = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.648, 0.762]])
+    features = rows(0, 3005, 4)
+    prompts = weak.repeat(3005, 1)
+    own = torch.arange(5) * 600
+    prompts[own] = asked
+    bank.append(features[:2995], prompts[:2995])
+    influence = torch.exp(-4 * (unit(prompts) - asked).square().sum(1))
+    for size in range(2996, 3006):
+        bank.append(features[size - 1 : size], prompts[size - 1 : size])
+        found = bank.neighbours(asked, rule)
+        kept = (found.prompt_embeddings[0] == asked).all(1)
+        torch.testing.assert_close(found.features[0][kept], unit(features[own]))
+        assert (found.weights[0][kept] == 1).all()
+        felt = torch.exp(-4 * (found.prompt_embeddings[0] - asked).square().sum(1)) * found.weights[0]
+        torch.testing.assert_close(felt.sum(), influence[:size].sum())
 
 
 def test_an_empty_bank_has_no_neighbours() -> None:

@@ -19,14 +19,14 @@ FEATURE_DIM, PROMPT_DIM = 6, 5
 RULE = preset_named("toy")
 
 
-def _problem(seed, num_entries):
+def _problem(seed, num_entries, hashes=None):
     """A memory and a bank of the same entries, around two prompts, and a prompt near one of them."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(2, PROMPT_DIM))
     prompts = centres[rng.integers(2, size=num_entries)] + 0.2 * rng.normal(size=(num_entries, PROMPT_DIM))
     prompts = (prompts / np.linalg.norm(prompts, axis=1, keepdims=True)).astype(np.float16)
     features = rng.normal(size=(num_entries, FEATURE_DIM)).astype(np.float16)
-    hashes = rng.integers(0, 2**63, size=num_entries)
+    hashes = rng.integers(0, 2**63, size=num_entries) if hashes is None else hashes
     memory, bank = HostMemory(FEATURE_DIM, PROMPT_DIM), MemoryBank()
     rows = zip(hashes, features, prompts, strict=True)
     memory.append([HostEntry(n, int(h), f, p) for n, (h, f, p) in enumerate(rows, start=1)])
@@ -61,11 +61,27 @@ def test_below_the_cap_both_memories_give_the_same_neighbours(seed, num_entries,
 
 @pytest.mark.parametrize(("rule_cap", "asked_cap"), [(8, None), (8, 50), (50, 8)])
 def test_above_the_cap_the_sample_stands_for_all(rule_cap, asked_cap):
-    """The smaller of the preset's and the request's cap holds, and the weights add up to the number of all."""
+    """The smaller of the preset's and the request's cap holds, and the weighted influence adds up to that of all."""
     memory, _, asked = _problem(3, 80)
     num_all = _neighbours(memory, asked, RULE, Diversity(0.5)).mask.sum()
     rule = replace(RULE, max_neighbours=rule_cap)
     sample = _neighbours(memory, asked, rule, Diversity(0.5, num_neighbours=asked_cap))
     assert sample.features.shape == (1, 8, FEATURE_DIM)
-    assert sample.weights.sum().item() == pytest.approx(num_all.item())
+    influence = torch.exp(-RULE.power * (1 - sample.prompt_embeddings[0] @ asked) / RULE.prompt_bandwidth**2)
+    every = _neighbours(memory, asked, RULE, Diversity(0.5)).prompt_embeddings[0]
+    of_all = torch.exp(-RULE.power * (1 - every @ asked) / RULE.prompt_bandwidth**2).sum()
+    assert (sample.weights[0] * influence).sum().item() == pytest.approx(of_all.item(), rel=1e-4)
     assert num_all > 8
+
+
+@pytest.mark.parametrize("min_prompt_kernel", [0.0, 1e-3])
+def test_above_the_cap_both_memories_draw_the_same(min_prompt_kernel):
+    """For equal ids and versions: the same entries, and weights that are equal to the rounding of fp32 cosines."""
+    rule = replace(RULE, max_neighbours=12, min_prompt_kernel=min_prompt_kernel)
+    memory, bank, asked = _problem(4, 80, hashes=range(80))
+    expected = bank.neighbours(asked[None], rule)
+    actual = _neighbours(memory, asked, rule, Diversity(0.5), version=80)
+    torch.testing.assert_close(actual.features, expected.features, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(actual.weights, expected.weights, rtol=1e-4, atol=0)
+    other = _neighbours(memory, asked, rule, Diversity(0.5), version=79)
+    assert not torch.equal(actual.features, other.features)
