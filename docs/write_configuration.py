@@ -83,7 +83,7 @@ ABOUT_MODELS = {
     "prompt_bandwidth": "Width of the kernel of prompts.",
     "power": "Power of both kernels.",
     "min_prompt_kernel": "Entries whose prompt kernel is below it are no neighbours.",
-    "max_neighbours": "Above it a sample stands for all neighbours.",
+    "max_neighbours": "Above it a sample, another for every version of the memory, stands for all neighbours.",
     "max_spectral_entries": "The same in `vendi`.",
     "reference_eta": "Size of the push of novelty and context at weight 1.",
     "reference_window": "Share of the steps in which they push.",

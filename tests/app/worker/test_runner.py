@@ -184,6 +184,40 @@ async def test_a_replay_after_200_more_images_gives_the_same_pixels(bench, make_
     assert read_metadata((await bench.pngs(again))[0]).memory_version == 4
 
 
+async def test_above_the_cap_every_version_is_drawn_anew_and_replays(open_bench, make_job):
+    """Of one prompt, seed and strength: another image for every version, the same for one, on another worker too."""
+    one, other = open_bench("one"), open_bench("other")
+    await one.run(make_job(1, num_images=10, seed=500))
+    await one.run(make_job(2, num_images=10, seed=600))
+    asked = {"num_images": 2, "seed": 77, "num_neighbours": 4}
+    made = [(await one.run(make_job(3 + number, **asked)))[0] for number in range(3)]
+    assert [record.result.memory_version for record in made] == [20, 22, 24]
+    pixels = [[_pixels(png) for png in await one.pngs(record)] for record in made]
+    assert pixels[0] != pixels[1] != pixels[2] != pixels[0]
+    frozen = MemorySelection(version=22, write=False)
+    replays = [
+        (await bench.run(make_job(10 + number, memory=frozen, **asked)))[0]
+        for number, bench in enumerate((one, other))
+    ]
+    for bench, replay in zip((one, other), replays, strict=True):
+        assert [_pixels(png) for png in await bench.pngs(replay)] == pixels[1]
+        assert [image.num_neighbours for image in replay.result.images] == [4, 4]
+
+
+async def test_above_the_cap_a_draw_is_of_the_tenants_own_memory(open_bench, make_job):
+    """Another tenant's memory of other length in the same batch changes no bit of what this one draws."""
+    one, other = open_bench("one"), open_bench("other")
+    await one.run(make_job(1, tenant="a", num_images=10, seed=500))
+    own = {"tenant": "a", "seed": 77, "num_neighbours": 3, "memory": MemorySelection(write=False)}
+    beside = {"tenant": "b", "seed": 5, "num_neighbours": 3}
+    before, _ = await one.run(make_job(2, **own), make_job(3, **beside))
+    await one.run(make_job(4, tenant="b", num_images=10, seed=900))
+    after, _ = await other.run(make_job(5, **own), make_job(6, **beside))
+    (first,), (second,) = await one.pngs(before), await other.pngs(after)
+    assert _pixels(first) == _pixels(second)
+    assert before.result.images[0].num_neighbours == after.result.images[0].num_neighbours == 3
+
+
 async def test_a_replay_of_the_future_is_refused(bench, make_job):
     """A version that the memory has not reached is the request's fault, and the message says what there is."""
     await bench.run(make_job(1))

@@ -87,6 +87,27 @@ def test_references_count_at_any_strength(pipe: Any, member: str, strength: floa
     assert (steps > 0).all()
 
 
+def test_a_large_reference_is_drawn_anew_as_it_grows(pipe: Any) -> None:
+    """Above the preset's cap k of its n images count n/k each, others once there is one more; below it all count 1."""
+    preset, other = replace(PRESET, max_neighbours=4), MemoryBank()
+    with guided(pipe, other, "a dog", preset=preset):
+        images_of(pipe, 4)
+    width = other.features.shape[1]
+    seen = []
+    for size in (4, 39, 40):
+        more = torch.randn(size - len(other), width, generator=torch.Generator().manual_seed(size))
+        other.append(more, other.prompt_embeddings[:1].expand(len(more), -1))
+        with guided(
+            pipe, MemoryBank(), "a cat", preset=preset, novelty=(other, 1.0), remember=False
+        ) as guide:
+            (reference,) = guide.groups[0].references
+            seen.append(reference.entries)
+            images_of(pipe, 1)
+        assert (reference.entries.weights == size / 4).all()
+    assert torch.equal(seen[0].features, other.features[:4])
+    assert not torch.equal(seen[1].features, seen[2].features)
+
+
 @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
 def test_a_weight_outside_its_range_is_refused(pipe: Any, weight: float) -> None:
     """Both weights are in [0, 1]: a sign is not how one asks for the opposite."""
