@@ -125,3 +125,10 @@ def test_what_cannot_be_felt_is_kept_last() -> None:
     kept, counts = drawn(torch.tensor([0.0, 0, 0, 0.5, 0]), torch.arange(5), salt=1, most=3)
     assert kept.tolist() == [0, 1, 3]
     assert counts.tolist() == [1, 1, 1]
+
+
+def test_what_is_left_out_may_be_less_than_rounding() -> None:
+    """Where those kept have all of the total, to rounding, each counts once."""
+    kept, counts = drawn(torch.tensor([1.0, 0.1, 1e-20, 1e-30]).double(), torch.arange(4), salt=1, most=3)
+    assert kept.tolist() == [0, 1, 2]
+    assert counts.tolist() == [1, 1, 1]
