@@ -88,6 +88,7 @@ ABOUT_MODELS = {
     "reference_eta": "Size of the push of novelty and context at weight 1.",
     "reference_window": "Share of the steps in which they push.",
     "reference_bandwidth": "Width of the kernel by which a reference's images are near.",
+    "max_reference_entries": "Above it a sample stands for all images of a reference.",
     "max_push": "Bound on the total push, the mean over all steps.",
 }
 

@@ -43,6 +43,7 @@ class PresetSpec:
     reference_eta: Positive | None = None
     reference_window: Fraction | None = None
     reference_bandwidth: Positive | None = None
+    max_reference_entries: Count | None = None
     max_push: Positive | None = None
 
     @property

@@ -29,14 +29,14 @@ def neighbour_query(
     )
 
 
-def reference_query(rule: NeighbourRule, dimensions: Dimensions, *, version: int) -> NeighbourQuery:
-    """All entries of a reference as of `version`, whatever their prompts; above the preset's cap a uniform sample."""
+def reference_query(cap: int, dimensions: Dimensions, *, version: int) -> NeighbourQuery:
+    """All entries of a reference as of `version`, whatever their prompts; above the cap a uniform sample."""
     return NeighbourQuery(
         prompt_embedding=np.zeros(dimensions.prompt, np.float32),
         version=version,
         min_cosine=-1.0,
         steepness=0.0,
-        cap=rule.max_neighbours,
+        cap=cap,
     )
 
 

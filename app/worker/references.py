@@ -71,7 +71,7 @@ class ReferenceReader:
         if version == 0:
             raise _nothing_in(selection, model, member)
         synced = await self.memories.sync(key, model.dimensions)
-        query = reference_query(model.engine.preset, model.dimensions, version=version)
+        query = reference_query(model.engine.preset.max_reference_entries, model.dimensions, version=version)
         entries = to_entries(await asyncio.to_thread(synced.memory.select, query))
         if entries.num_entries == 0:
             raise _nothing_in(selection, model, member)

@@ -53,7 +53,8 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     `novelty` leads away from the images of another bank and `context` toward them, each a bank with a weight in [0, 1]:
     `guided(pipe, bank, prompt, novelty=(published, 0.75), context=(brand, 0.5))`. All images of those banks count,
     whatever their prompts, and they do so in the mode `denoised` at any strength, also at 0. An empty bank adds nothing.
-    Above the preset's `max_neighbours` a sample stands for a bank, another one for each of its sizes.
+    Above the preset's `max_neighbours` (of a reference: `max_reference_entries`) a sample stands for a bank, another one for
+    each of its sizes.
 
     Raises, before the block, UnsupportedPipeline, UnsupportedScheduler, NestedGuidance, InvalidArgument, or ShapeMismatch for
     a bank of another kind of images; from within the pipeline's call InvalidArgument for prompts that differ,
@@ -153,7 +154,7 @@ def _references(
     novelty: Weighted | None, context: Weighted | None, preset: DiversityPreset
 ) -> tuple[Reference, ...]:
     found = []
-    takes_all = replace(preset, min_prompt_kernel=0.0)
+    takes_all = replace(preset, min_prompt_kernel=0.0, max_neighbours=preset.max_reference_entries)
     for name, given, sign in (("novelty", novelty, 1), ("context", context, -1)):
         if given is None:
             continue

@@ -38,12 +38,14 @@ class DiversityPreset:
         power: p of both kernels in RKE; Vendi is of the kernels themselves.
         min_prompt_kernel: ε; entries with k_Y^p below it are no neighbours, k_Y Gaussian whatever `kernel` is. 0 takes all,
             as a preset must that is not conditional, or whose kernel is cosine.
-        max_neighbours: above it a sample stands for all neighbours, and for all of a reference: another one for every
-            version of the memory, since what is read anew keeps images of equal seeds apart, and a whole memory does not.
+        max_neighbours: above it a sample stands for all neighbours: another one for every version of the memory, since
+            what is read anew keeps images of equal seeds apart, and a whole memory does not.
         max_spectral_entries: above it a sample stands for all in a spectrum, whose cost grows with the third power.
         reference_eta: η at the weight 1 of novelty or context in mode `denoised`, the size of their push.
         reference_window: the fraction of the steps, from the first, in which they push.
         reference_bandwidth: σ of the Gaussian kernel by which a reference's images are near, in all objectives.
+        max_reference_entries: above it a sample stands for all of a reference. What leads there are the nearest images, not
+            a mean, so it is large.
         max_push: bound on the total push, the mean over all steps of `Push.relative`; relaxation is not counted. Mode
             `released`, as published, knows no such bound, and counts every entry once, whatever its weight.
     """
@@ -68,6 +70,7 @@ class DiversityPreset:
     reference_eta: float = 0.5
     reference_window: float = 0.3
     reference_bandwidth: float = 0.3
+    max_reference_entries: int = 16_384
     max_push: float = 0.5
 
     def __post_init__(self) -> None:
@@ -91,6 +94,7 @@ class DiversityPreset:
             interval=self.interval,
             max_neighbours=self.max_neighbours,
             max_spectral_entries=self.max_spectral_entries,
+            max_reference_entries=self.max_reference_entries,
         )
         for name, value in {"window": self.window, "reference_window": self.reference_window}.items():
             if not 0 < value <= 1:

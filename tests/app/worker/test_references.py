@@ -133,7 +133,7 @@ async def test_a_version_that_is_not_there_yet_names_its_member(bench, make_job)
 
 
 def test_above_the_cap_a_sample_stands_for_the_whole_reference():
-    """The preset's cap bounds a reference too, by a uniform draw that each version makes anew."""
+    """A cap of its own bounds a reference, by a uniform draw that each version makes anew."""
     rng = np.random.default_rng(0)
     memory = HostMemory(4, 3)
     memory.append(
@@ -147,14 +147,12 @@ def test_above_the_cap_a_sample_stands_for_the_whole_reference():
             for number in range(1, 101)
         ]
     )
-    rule = preset_named("toy")
-    capped = type(rule)(**{**vars(rule), "max_neighbours": 10})
     dimensions = Dimensions(4, 3)
-    some = to_entries(memory.select(reference_query(capped, dimensions, version=90)))
-    every = to_entries(memory.select(reference_query(rule, dimensions, version=90)))
+    some = to_entries(memory.select(reference_query(10, dimensions, version=90)))
+    every = to_entries(memory.select(reference_query(1000, dimensions, version=90)))
     assert (some.num_entries, every.num_entries) == (10, 90)
     assert (some.weights == 9).all()
     assert (every.weights == 1).all()
-    other = to_entries(memory.select(reference_query(capped, dimensions, version=91)))
+    other = to_entries(memory.select(reference_query(10, dimensions, version=91)))
     assert not torch.equal(some.features, other.features)
     assert torch.allclose(torch.linalg.vector_norm(every.features, dim=1), torch.ones(90), atol=1e-6)

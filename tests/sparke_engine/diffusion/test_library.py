@@ -89,7 +89,7 @@ def test_references_count_at_any_strength(pipe: Any, member: str, strength: floa
 
 def test_a_large_reference_is_drawn_anew_as_it_grows(pipe: Any) -> None:
     """Above the preset's cap k of its n images count n/k each, others once there is one more; below it all count 1."""
-    preset, other = replace(PRESET, max_neighbours=4), MemoryBank()
+    preset, other = replace(PRESET, max_reference_entries=4), MemoryBank()
     with guided(pipe, other, "a dog", preset=preset):
         images_of(pipe, 4)
     width = other.features.shape[1]
