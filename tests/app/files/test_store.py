@@ -91,6 +91,16 @@ async def test_an_expired_file_is_nowhere_and_makes_room(cabinet):
         await store.add(cabinet.file())
 
 
+async def test_an_expired_file_cannot_be_removed(cabinet):
+    """By the service's clock, before Redis has noticed: it is not found, and nothing of it stays."""
+    file = cabinet.file(ttl_ms=60_000)
+    await cabinet.store().add(file)
+    cabinet.now_ms = file.expires_at_ms
+    with pytest.raises(NotFound):
+        await cabinet.store().remove(ACME, file.file_id)
+    assert await cabinet.redis.dbsize() == 0
+
+
 async def test_the_index_does_not_shrink_its_life(cabinet):
     """A file that ends sooner, added later, leaves the index as long as the other one needs it."""
     await cabinet.store().add(cabinet.file(ttl_ms=600_000))
@@ -105,7 +115,6 @@ async def test_the_index_does_not_shrink_its_life(cabinet):
 async def test_pages_are_what_a_list_in_memory_says(cabinet, order, purpose, limit):
     """Every page and its `has_more` against slices of a plain list, with files missing in between."""
     dice = random.Random(limit)
-    store = cabinet.store()
     cabinet.max_files = 1000
     store = cabinet.store()
     files = [cabinet.file(purpose=dice.choice(list(FilePurpose))) for _ in range(25)]

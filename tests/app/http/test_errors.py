@@ -46,7 +46,8 @@ def test_a_failed_job_keeps_its_meaning():
     other = error_of_failure(Failure("out_of_memory", "too large"))
     assert isinstance(other, JobFailed)
     assert (code_of(other), answer_for(other).status) == ("out_of_memory", 500)
-    assert error_of_failure(Failure("queue_full", "odd")).code == JobFailed.code
+    for code in ("queue_full", "too_many_uploads"):
+        assert error_of_failure(Failure(code, "odd")).code == JobFailed.code
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,24 @@
 
 import asyncio
 import io
+import re
 import time
 from collections.abc import Callable
+from urllib.parse import unquote
 
 import httpx
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import TenantId, make_file_id
 from app.files.contents import FileContents
 from app.files.keys import content_key
 from app.files.store import FileStore
+from app.http.routes.files import disposition
+from app.http.uploads import clean_filename
 from app.jobs.workers import now_ms
 from app.redis.connection import connect
 from app.settings import Settings
@@ -170,6 +176,33 @@ def test_content_comes_as_a_download(client: openai.OpenAI, http: httpx.Client):
     assert said.startswith('attachment; filename="')
     assert said.isascii()
     assert "\r" not in said
+
+
+@given(st.text(min_size=1, max_size=60))
+def test_a_name_in_a_header_is_the_name(text):
+    """Every name that is kept stands there exactly, in ASCII, for clients that read `filename*`."""
+    name = clean_filename(text)
+    said = disposition(name)
+    assert said.isascii()
+    assert said.isprintable()
+    assert unquote(said.partition("filename*=UTF-8''")[2]) == name
+    assert re.fullmatch(r'attachment; filename="[^"\\]*"; filename\*=[^";]*', said)
+
+
+def test_the_document_says_how_to_upload(http: httpx.Client):
+    """The form with its bracketed fields, the download's type, and that a key is needed."""
+    paths = http.get("/openapi.json").json()["paths"]
+    upload = paths["/v1/files"]["post"]
+    form = upload["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == {"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"}
+    assert form["required"] == ["file", "purpose"]
+    content = paths["/v1/files/{file_id}/content"]["get"]["responses"]["200"]["content"]
+    assert set(content) == {"application/octet-stream"}
+    operations = [
+        operation for path in paths if path.startswith("/v1/files") for operation in paths[path].values()
+    ]
+    assert len(operations) == 5
+    assert all(operation["security"] for operation in operations)
 
 
 def test_a_file_larger_than_a_chunk_comes_back(client: openai.OpenAI):

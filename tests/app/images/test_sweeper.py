@@ -46,6 +46,15 @@ async def test_old_images_go_and_younger_ones_stay(redis, images, tmp_path):
     assert (tmp_path / "notes.txt").exists()
 
 
+async def test_what_a_killed_worker_was_writing_goes(redis, images, tmp_path):
+    """Parts of an image that never became whole; the store itself does not list them."""
+    await images.put(_key(1), b"png")
+    (tmp_path / f"{_key(1)}#1").write_bytes(b"pn")
+    _age(tmp_path, f"{_key(1)}#1", TTL_S + 5)
+    assert await ImageSweeper(redis, images, image_ttl_s=TTL_S, clock_ms=now_ms).sweep() == 1
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [_key(1).rpartition("/")[2]]
+
+
 async def test_one_worker_at_a_time_sweeps(redis, images, tmp_path):
     """A second sweep within the interval looks at nothing; the next interval's does."""
     sweepers = [ImageSweeper(redis, images, image_ttl_s=TTL_S, clock_ms=now_ms) for _ in range(2)]
