@@ -23,6 +23,7 @@ from sparke_engine.errors import MisplacedGuidance
 # Three roundings make the output from its parts, each of half an ulp of numbers no larger than those below.
 TOLERANCE_ULPS = 2.0
 LEAST_TOLERANCE = 1e-5  # of the sums here, in fp32
+MOST_PARTS = 3
 
 
 class Told(NamedTuple):
@@ -69,6 +70,7 @@ class DenoiserWatch:
         self._pipe = pipe
         self._layout = layout
         self._outputs: list[Tensor] = []
+        self._is_under_way = False
         self._tells = hasattr(type(pipe), "num_timesteps")
         self._mark(_Used)
 
@@ -100,14 +102,24 @@ class DenoiserWatch:
                 "scheduler of its own, or call it outside the block"
             )
         self._mark(_Used)
+        self._is_under_way = False
         return number if isinstance(number, int) else None
 
+    def _begins(self) -> bool:
+        """Whether this is the first output of a call of the pipeline that is guided. Others may share its denoiser."""
+        number = getattr(self._pipe, "_num_timesteps", None)
+        is_anew = self._tells and isinstance(number, int) and not isinstance(number, _Used)
+        begins, self._is_under_way = is_anew and not self._is_under_way, is_anew
+        return begins
+
     def __call__(self, _module: Any, inputs: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
-        """Let the layout see the call, and keep its output."""
+        """Let the layout see the call, and keep its output, and of those before it as many as tell that they are too many."""
         latents: Any = inputs[0] if inputs else named.get("hidden_states", named.get("sample"))
         self._layout.observe(latents, named)
         output = result[0] if isinstance(result, tuple) else result.sample
-        self._outputs.append(output.detach())
+        if self._begins():
+            self._outputs.clear()
+        self._outputs = [*self._outputs[-MOST_PARTS:], output.detach()]
 
     def take(self, output: Float[Tensor, "b c h w"]) -> "Parts | None":
         """The parts of the output that the scheduler is given, once; None where it has none that can be told.
@@ -116,7 +128,7 @@ class DenoiserWatch:
         """
         outputs, self._outputs = self._outputs, []
         predictions = self._parts(outputs, output) if outputs else []
-        if len(predictions) not in (2, 3):
+        if not 2 <= len(predictions) <= MOST_PARTS:
             return None
         rescaled = float(getattr(self._pipe, "guidance_rescale", 0.0) or 0.0) > 0
         return Parts(tuple(predictions), rescaled)

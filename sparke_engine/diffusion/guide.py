@@ -30,7 +30,7 @@ class GuidedGroup:
     `keeps_guidance`: classifier-free guidance carries a wish of its own, a negative prompt, and is not relaxed.
     `references`: further sets that push or pull. In mode `denoised` each does by its own weight alone, also at strength 0;
     in the modes `paper` and `released` they are part of what moves at the group's strength.
-    `prompt_embedding`: of the prompt that is asked for, where it is known; for rivals with a memory of their own.
+    `prompt_embedding`: of the prompt that is asked for, where it is known: mode `released` and rivals compare by it.
     """
 
     rows: slice
@@ -234,11 +234,10 @@ class GroupGuide(BatchGuide):
         acts = tuple((each.diversity_acts, each.references_act) for each in sizes)
         if not any(map(any, acts)) or any(group.preset.objective == "vendi" for group in self.groups):
             return None
-        if self._spent is None:
-            device = self._spent_of(step.noisy).device
-            for number in range(len(self.groups)):
-                self._sources(number, device)
-                self._references(number, device)
+        device = (self._spent_of(step.noisy) if self._spent is None else self._spent).device
+        for number in range(len(self.groups)):  # looked up, once they are there
+            self._sources(number, device)
+            self._references(number, device)
         return Ready((step.share, acts), tuple(float(size) for each in sizes for size in each))
 
     def before(self, step: Step) -> list[Move]:

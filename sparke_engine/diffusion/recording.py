@@ -1,4 +1,4 @@
-"""A step's guidance as one launch: recorded once in a run as a CUDA graph, replayed in every step after.
+"""A step's guidance as one launch: recorded in a run as a CUDA graph, once for each kind of step, and replayed.
 
 A push is some hundred small kernels. Launched one by one they take a processor a millisecond or two, which a denoiser at
 batch 1 does not hide; as a graph they take what the GPU needs for them, a tenth of that.
@@ -6,6 +6,7 @@ batch 1 does not hide; as a graph they take what the GPU needs for them, a tenth
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -46,7 +47,7 @@ class StepRecorder:
         self._recorder = recorder
         self._is_given = recorder is not None
         self._tensors: tuple[Tensor, ...] = ()
-        self._numbers: tuple[Tensor, ...] = ()
+        self._numbers = torch.empty(0)
         self._met: set[Hashable] = set()
         self._replays: dict[Hashable, Replay] = {}
 
@@ -59,7 +60,7 @@ class StepRecorder:
         self._replays.clear()
 
     def do(
-        self, work: Work, settings: Hashable, tensors: Sequence[Tensor], numbers: Sequence[Number]
+        self, work: Work, settings: Hashable, tensors: Sequence[Tensor], numbers: Sequence[float]
     ) -> Tensor:
         """The work's result for these tensors and numbers. The tensors are copied: O(their numbers)."""
         self._hold(tensors, numbers)
@@ -71,21 +72,24 @@ class StepRecorder:
         return self._replays[settings]().clone()
 
     def _now(self, work: Work) -> Tensor:
-        return work(self._tensors, self._numbers)
+        return work(self._tensors, self._numbers.unbind())
 
-    def _hold(self, tensors: Sequence[Tensor], numbers: Sequence[Number]) -> None:
+    def _hold(self, tensors: Sequence[Tensor], numbers: Sequence[float]) -> None:
         """The tensors and numbers at the places that recordings read."""
         if _forms(tensors) != _forms(self._tensors) or len(numbers) != len(self._numbers):
             self._replays.clear()
             self._met.clear()
-            self._tensors = tuple(
-                torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors
-            )
-            self._numbers = tuple(tensors[0].new_empty((), dtype=torch.float32) for _ in numbers)
+            with torch.inference_mode(
+                mode=False
+            ):  # a later call may come without it, and must write here too
+                self._tensors = tuple(
+                    torch.empty(one.shape, dtype=one.dtype, device=one.device) for one in tensors
+                )
+                self._numbers = torch.empty(len(numbers), dtype=torch.float32, device=tensors[0].device)
         for held, tensor in zip(self._tensors, tensors, strict=True):
             held.copy_(tensor)
-        for place, number in zip(self._numbers, numbers, strict=True):
-            place.fill_(number)
+        given = torch.tensor(numbers, dtype=torch.float32, pin_memory=self._numbers.is_cuda)
+        self._numbers.copy_(given, non_blocking=True)
 
     def _recorded(self, work: Work, device: torch.device) -> Replay:
         try:
@@ -139,8 +143,11 @@ class _CudaGraphs:
             graph.capture_begin(capture_error_mode="thread_local", **pool)
             try:
                 result = work()
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # that recording failed is no news then
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         current.wait_stream(self._stream)
         return result
 

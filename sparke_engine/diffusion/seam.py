@@ -321,7 +321,7 @@ def _pushed(seam: _Seam, guide: Guide, seen: _Seen, this: Step) -> Tensor | None
         work,
         (ready.settings, parts.rescaled),
         (seen.latents, output, *parts.predictions),
-        (prediction.of_sample, prediction.of_output, *ready.numbers),
+        (float(prediction.of_sample), float(prediction.of_output), *ready.numbers),
     )
 
 

@@ -278,3 +278,17 @@ def test_a_block_that_remembers_nothing(pipe: Any) -> None:
         assert not torch.equal(latents_of(pipe), stock)
     assert len(bank) == 1
     assert guide.runs[0].pushes > 0
+
+
+def test_another_pipeline_may_use_the_denoiser_in_between(pipe: Any) -> None:
+    """With a scheduler of its own it is stock, and the guided pipeline's images are what they are without it."""
+    finals = []
+    for others in (0, 1):
+        other = image_to_image(pipe)
+        other.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+        with guided(pipe, MemoryBank(), "a cat", preset=RELAXING, strength=1.0) as guide:
+            for _ in range(others):
+                from_image(other)
+            latents_of(pipe, seeds=(1, 2), guidance_scale=5.0)
+        finals.append(guide.runs[0].latents)
+    assert torch.equal(*finals)

@@ -9,6 +9,7 @@ import diffusers
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.guide import FinishedRun, GroupGuide, GuidedGroup
@@ -177,3 +178,38 @@ def test_a_processor_records_nothing() -> None:
     """Without a CUDA device work is done as it comes."""
     assert not StepRecorder().records(torch.device("cpu"))
     assert StepRecorder().records(torch.device("cuda"))
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is done to tensors."""
+
+    num = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The operation itself."""
+        self.num += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_more_numbers_are_no_more_copies() -> None:
+    """What is done before a replay does not grow with the numbers that it reads: a batch of many groups has many."""
+    counts = []
+    for num_numbers in (2, 50):
+        recorder = StepRecorder(lambda work: work)
+
+        def work(tensors: Any, _numbers: Any) -> Tensor:
+            return tensors[0]
+
+        recorder.do(work, "a", [torch.ones(2)], [0.0] * num_numbers)
+        with Operations() as operations:
+            recorder.do(work, "a", [torch.ones(2)], [0.0] * num_numbers)
+        counts.append(operations.num)
+    assert counts[0] == counts[1]
+
+
+def test_a_call_in_inference_mode_leaves_the_recorder_usable() -> None:
+    """What was held there is written by a later call without it."""
+    recorder, work = StepRecorder(FrozenPython()), Doubling()
+    with torch.inference_mode():
+        recorder.do(work, "a", [torch.ones(2)], [0.0])
+    assert float(recorder.do(work, "a", [torch.full((2,), 3.0)], [1.0])[0]) == 7.0
