@@ -22,7 +22,7 @@ from sparke_engine import MemoryBank
 from sparke_engine.demo.evaluate import is_right, judge_pictures
 from sparke_engine.demo.export import load_judge
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
-from sparke_engine.diffusion.forced import Recorded, method_of, restoration_errors
+from sparke_engine.diffusion.forced import KeptRuns, method_of, restoration_errors
 from sparke_engine.diffusion.guide import Sparke
 from sparke_engine.guidance.calibration import prompt_information
 
@@ -121,10 +121,10 @@ class Bench:
     def _make(self, preset: Any, scale: float, *, strength: float) -> tuple[Tensor, Tensor]:
         """Final latents [n,c,h,w], prompts first, and whether the judge finds each image right [n]."""
         self.engine.preset = preset
-        bank, recorded, first_seed = MemoryBank(), Recorded(Sparke()), self.prompts.first_seed
+        bank, kept_runs, first_seed = MemoryBank(), KeptRuns(Sparke()), self.prompts.first_seed
         embeddings = self.engine.embed_prompts(self.prompts.texts)
         latents, right = [], []
-        with method_of(self.engine, recorded):
+        with method_of(self.engine, kept_runs):
             for start in range(0, self.images, IMAGES_A_ROUND):
                 groups = [
                     SampleGroup(
@@ -149,7 +149,7 @@ class Bench:
                 shape = (len(groups), IMAGES_A_ROUND)
                 right.append(is_right(seen, stated).reshape(shape))
                 latents.append(
-                    recorded.last_run.latents.cpu().reshape(*shape, *recorded.last_run.latents.shape[1:])
+                    kept_runs.last_run.latents.cpu().reshape(*shape, *kept_runs.last_run.latents.shape[1:])
                 )
         return torch.cat(latents, 1).flatten(0, 1), torch.cat(right, 1).flatten()
 

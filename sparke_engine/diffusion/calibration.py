@@ -16,16 +16,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sparke_engine.core.domains import check_positive
 from sparke_engine.core.kernels import GaussianKernel
 from sparke_engine.core.scores import vendi
 from sparke_engine.diffusion.engine import DenoisingPlan, ImageEngine, PipelineEngine, SampleGroup
 from sparke_engine.diffusion.families import family_of
-from sparke_engine.diffusion.forced import Recorded, method_of, restoration_errors
+from sparke_engine.diffusion.forced import KeptRuns, method_of, restoration_errors
 from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
 from sparke_engine.guidance.bandwidths import PromptBandwidth
 from sparke_engine.guidance.calibration import (
     FullStrength,
     Trial,
+    check_unguided,
     full_strength,
     latent_bandwidth_within,
     prompt_bandwidth_between,
@@ -65,10 +67,10 @@ class CalibrationPlan:
             raise InvalidArgument(f"a calibration needs 2 images of each prompt or more, got {self.images}")
         if not 0 <= self.first_seed < NOISE_SEED:
             raise InvalidArgument(f"a calibration's seed is in 0..{NOISE_SEED - 1}, got {self.first_seed}")
-        if not self.eta_factors or not all(factor > 0 for factor in self.eta_factors):
-            raise InvalidArgument(
-                f"factors of η are positive, and there is one at least, got {self.eta_factors}"
-            )
+        if not self.eta_factors:
+            raise InvalidArgument("a calibration needs one factor of η at least, got none")
+        for factor in self.eta_factors:
+            check_positive("a calibration", eta_factor=factor)
         if not 0 < self.keep < 1:
             raise InvalidArgument(f"the share that is kept is between 0 and 1, got {self.keep}")
         if self.batch_images < 1:
@@ -107,6 +109,8 @@ def calibrate(
     if len(texts) < 2 or not all(texts):
         raise InvalidArgument(f"a calibration needs two scenes of one prompt or more, got {texts}")
     before = engine.preset
+    for factor in plan.eta_factors:
+        check_positive("a calibration", **{f"eta of factor {factor:g}": factor * before.eta})
     try:
         return _calibrate(engine, texts, plan, on_trial)
     finally:
@@ -124,13 +128,15 @@ def _calibrate(
     made = sampler.make(base, strength=0.0)
     latent_bandwidth = latent_bandwidth_within(made.features, made.prompts)
     preset = base.with_bandwidths(latent_bandwidth, prompt_bandwidth.bandwidth)
-    trials = [sampler.trial(made, preset, eta=0.0)]
-    for factor in (None, *sorted(plan.eta_factors)):
-        if factor is not None:
+    trials, tried = list[Trial](), preset
+    for factor in (0.0, *sorted(plan.eta_factors)):
+        if factor > 0:
             tried = _with_eta(preset, factor * base.eta)
-            trials.append(sampler.trial(sampler.make(tried, strength=1.0), tried, eta=tried.eta))
+            made = sampler.make(tried, strength=1.0)
+        trials.append(sampler.trial(made, tried, eta=factor * base.eta))
         if on_trial is not None:
             on_trial(len(trials), 1 + len(plan.eta_factors))
+        check_unguided(trials[0])
     strength = full_strength(trials, keep=plan.keep)
     return Calibration(_with_eta(preset, strength.eta), prompt_bandwidth, tuple(trials), strength)
 
@@ -180,10 +186,10 @@ class _Sampler:
     def make(self, preset: DiversityPreset, *, strength: float) -> _Made:
         """A few images of every prompt in turn, with one memory that grows after each turn."""
         self.engine.preset = preset
-        bank, recorded, parts = MemoryBank(), Recorded(self.engine.method), list[_Made]()
+        bank, kept_runs, parts = MemoryBank(), KeptRuns(self.engine.method), list[_Made]()
         embeddings = self.engine.embed_prompts(self.prompts)
         size = min(IMAGES_A_REQUEST, self.plan.batch_images)
-        with method_of(self.engine, recorded):
+        with method_of(self.engine, kept_runs):
             for start in range(0, self.plan.images, size):
                 seeds = range(start, min(start + size, self.plan.images))
                 groups = [
@@ -197,7 +203,7 @@ class _Sampler:
                     for number, (prompt, embedding) in enumerate(zip(self.prompts, embeddings, strict=True))
                 ]
                 turn = [
-                    self._batch(groups, numbers, recorded)
+                    self._batch(groups, numbers, kept_runs)
                     for numbers in _ranges(len(groups), self.plan.batch_images // size)
                 ]
                 for made in turn:
@@ -219,14 +225,14 @@ class _Sampler:
             tuple(information.reshape(len(self.prompts), -1).mean(1).tolist()),
         )
 
-    def _batch(self, groups: Sequence[SampleGroup], numbers: range, recorded: Recorded) -> _Made:
+    def _batch(self, groups: Sequence[SampleGroup], numbers: range, kept_runs: KeptRuns) -> _Made:
         """The images of the groups of these numbers."""
         chosen = [groups[number] for number in numbers]
         made = self.engine.generate(chosen, self.plan.plan, lambda _done, _num_steps: None)
         samples = [sample for group in made for sample in group]
         return _Made(
             torch.stack([sample.feature for sample in samples]),
-            recorded.last_run.latents.cpu(),
+            kept_runs.last_run.latents.cpu(),
             torch.tensor([sample.push for sample in samples]),
             torch.tensor([number for number in numbers for _ in groups[number].seeds]),
         )

@@ -1,8 +1,10 @@
 """Forced runs: a stock pipeline denoises towards given latents, and is asked at each step what it would have made of them.
 
-In every step x̂0 is moved to the given latents x, so the latents stay z_k = α_k x + σ_k ε with the noise ε that the run
-began with, on every scheduler and in every layout that the seam knows: no family needs code of its own. Before it is moved,
-x̂0 is the denoiser's restoration of x at that level of noise under the prompt, and ‖x̂0 − x‖² its error.
+In every step x̂0 is moved to the given latents x, so the latents stay z_k = α_k x + σ_k ε with the run's own noise ε, the
+same for both prompts, on every scheduler and in every layout that the seam knows: no family needs code of its own. ε is
+what the run began with; a stochastic scheduler draws it anew in each step, from the same generators. Before it is moved, x̂0
+is the denoiser's restoration of x at that level of noise under the prompt, and ‖x̂0 − x‖² its error. A step that cannot move
+x̂0, where no signal is left, stays unforced: the latents leave it as the scheduler alone would have them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ from torch import Tensor
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
 from sparke_engine.diffusion.guide import BatchGuide, FinishedRun, GuidedGroup, Method
 from sparke_engine.diffusion.seam import Move, Step
+from sparke_engine.errors import InvalidArgument
 
 
 @dataclass
@@ -35,15 +38,15 @@ class ForcedGuide(BatchGuide):
 
 @dataclass
 class Forced:
-    """The Method of a forced run; `guides` keeps what was measured."""
+    """The Method of forced runs; the `latest` guide keeps what was measured."""
 
     target: Float[Tensor, "n c h w"]
-    guides: list[ForcedGuide] = field(default_factory=list)
+    latest: ForcedGuide | None = None
 
     def guide(self, groups: Sequence[GuidedGroup]) -> BatchGuide:
         """A ForcedGuide."""
-        self.guides.append(ForcedGuide(groups, target=self.target))
-        return self.guides[-1]
+        self.latest = ForcedGuide(groups, target=self.target)
+        return self.latest
 
     def around(self, pipe: Any, seeds: Sequence[int]) -> AbstractContextManager[None]:
         """Nothing."""
@@ -52,16 +55,16 @@ class Forced:
 
 
 @dataclass
-class Recorded:
-    """Another Method whose runs are kept, with their final latents."""
+class KeptRuns:
+    """Another Method, whose `latest` guide is kept with the final latents of its runs; those before it are let go."""
 
     method: Method
-    guides: list[BatchGuide] = field(default_factory=list)
+    latest: BatchGuide | None = None
 
     def guide(self, groups: Sequence[GuidedGroup]) -> BatchGuide:
         """The other's."""
-        self.guides.append(self.method.guide(groups))
-        return self.guides[-1]
+        self.latest = self.method.guide(groups)
+        return self.latest
 
     def around(self, pipe: Any, seeds: Sequence[int]) -> AbstractContextManager[None]:
         """The other's."""
@@ -69,8 +72,10 @@ class Recorded:
 
     @property
     def last_run(self) -> FinishedRun:
-        """The end of the latest run."""
-        return self.guides[-1].runs[-1]
+        """The end of the latest run. InvalidArgument where there is none."""
+        if self.latest is None or not self.latest.runs:
+            raise InvalidArgument("no run has ended by this method: make images with it first")
+        return self.latest.runs[-1]
 
 
 @contextmanager
@@ -102,7 +107,7 @@ def restoration_errors(
     ]
     with method_of(engine, forced), suppress(_AllStepsDone):
         engine.generate(groups, plan, _stop_before_decoding)
-    return torch.stack(forced.guides[-1].errors, 1)
+    return torch.stack([] if forced.latest is None else forced.latest.errors, 1)
 
 
 class _AllStepsDone(Exception):

@@ -94,6 +94,15 @@ def kept(trial: Trial, unguided: Trial) -> Kept:
     return Kept(share, math.sqrt(squares / (number * (number - 1))) / whole)
 
 
+def check_unguided(unguided: Trial) -> None:
+    """Raise InvalidArgument where images made without guidance say nothing of their prompts: there is nothing to keep."""
+    if not unguided.information > 0:
+        raise InvalidArgument(
+            f"images made without guidance say nothing of their prompts ({unguided.information:.3g} nats): use prompts "
+            "that this model draws, more steps, or a larger guidance scale"
+        )
+
+
 def full_strength(trials: Sequence[Trial], *, keep: float) -> FullStrength:
     """The largest η up to which images keep the share `keep` of the information that unguided ones have.
 
@@ -107,12 +116,7 @@ def full_strength(trials: Sequence[Trial], *, keep: float) -> FullStrength:
     pushed = sorted((trial for trial in trials if trial.eta > 0), key=lambda trial: trial.eta)
     if len(unguided) != 1 or not pushed:
         raise InvalidArgument("strength 1 needs one trial without guidance and at least one with it")
-    whole = unguided[0].information
-    if not whole > 0:
-        raise InvalidArgument(
-            f"images made without guidance say nothing of their prompts ({whole:.3g} nats): use prompts that this model "
-            "draws, more steps, or a larger guidance scale"
-        )
+    check_unguided(unguided[0])
     shares = [kept(trial, unguided[0]).share for trial in pushed]
     fails = next((index for index, share in enumerate(shares) if share < keep), len(shares))
     if fails in {0, len(shares)}:

@@ -115,6 +115,8 @@ def test_the_toy_has_no_denoiser_to_ask():
         {"first_seed": -1},
         {"eta_factors": ()},
         {"eta_factors": (0.0,)},
+        {"eta_factors": (1.0, float("inf"))},
+        {"eta_factors": (float("nan"),)},
         {"keep": 1.0},
         {"batch_images": 0},
     ],
@@ -123,3 +125,33 @@ def test_a_plan_that_measures_nothing_is_refused(change: dict[str, object]):
     """Each member is named."""
     with pytest.raises(InvalidArgument):
         replace(PLAN, **change)
+
+
+def test_what_cannot_succeed_ends_after_the_first_trial(model_directories: dict[str, Path]):
+    """A network that does not read its prompt makes images that say nothing of it: nothing is made at strength 1."""
+    deaf = load_engine(str(model_directories["sd"]))
+    assert isinstance(deaf, PipelineEngine)
+    for name, parameter in deaf.pipeline.unet.named_parameters():
+        if "attn2.to_out" in name:
+            parameter.data.zero_()
+    trials: list[int] = []
+    small = replace(PLAN, plan=DenoisingPlan(32, 32, 2, 5.0))
+    with pytest.raises(InvalidArgument, match=r"say nothing of their prompts \(0 nats\)"):
+        calibrate(deaf, SCENES, small, lambda done, _total: trials.append(done))
+    assert trials == [1]
+
+
+@pytest.mark.parametrize("factor", [1e308, 1e-323])
+def test_an_eta_out_of_range_is_refused_before_all(engine: PipelineEngine, factor: float):
+    """A factor may be finite and positive, and η times it neither: said before an image is made."""
+    trials: list[int] = []
+    steep = replace(engine.preset, eta=20.0 if factor > 1 else 0.05)
+    before, engine.preset = engine.preset, steep
+    try:
+        with pytest.raises(InvalidArgument, match="eta"):
+            calibrate(
+                engine, SCENES, replace(PLAN, eta_factors=(1.0, factor)), lambda done, _: trials.append(done)
+            )
+    finally:
+        engine.preset = before
+    assert trials == []

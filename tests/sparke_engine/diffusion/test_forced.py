@@ -1,13 +1,16 @@
 """Forced runs: every pipeline denoises to the latents that it is given, and tells how it would have restored them."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
-from sparke_engine.diffusion.forced import Forced, Recorded, method_of, restoration_errors
+from sparke_engine.diffusion.forced import Forced, KeptRuns, method_of, restoration_errors
 from sparke_engine.diffusion.pipelines import load_engine
+from sparke_engine.errors import InvalidArgument
 
 PLAN = DenoisingPlan(32, 32, 5, 1.0)
 CASES = [
@@ -46,10 +49,10 @@ def test_the_run_ends_at_what_is_given(
 ):
     """On all families, and on stochastic, multistep and two-call schedulers: the target, and an error for each step."""
     engine = load(model_directories[family], scheduler)
-    recorded = Recorded(engine.method)
-    with method_of(engine, recorded):
+    kept = KeptRuns(engine.method)
+    with method_of(engine, kept):
         engine.generate([group(1, 2)], PLAN, silent)
-    shape = recorded.last_run.latents.shape
+    shape = kept.last_run.latents.shape
     target = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     forced = Forced(target)
     with method_of(engine, forced):
@@ -57,7 +60,7 @@ def test_the_run_ends_at_what_is_given(
     # fp32 over five steps, whose latents are up to σ̃ = 14 times as large on the way; and five deviations of the noise
     # that stock DDIM and PNDM leave at their last timestep
     left = float(1 - getattr(engine.pipeline.scheduler, "final_alpha_cumprod", torch.tensor(1.0))) ** 0.5
-    ended = forced.guides[-1].runs[-1].latents.cpu()
+    ended = forced.latest.runs[-1].latents.cpu()
     torch.testing.assert_close(ended, target, atol=1e-3 + 5 * left, rtol=0)
     errors = restoration_errors(engine, target, ["a cat", "a dog"], PLAN, first_seed=5)
     assert errors.shape[0] == 2
@@ -95,3 +98,20 @@ def test_the_method_comes_back_whatever_happens(model_directories: dict[str, Pat
     with pytest.raises(RuntimeError):
         restoration_errors(engine, torch.zeros(1, 4, 3, 3), ["a cat"], PLAN, first_seed=5)
     assert engine.method is before
+
+
+def test_only_the_latest_run_is_kept():
+    """Entries and latents of the runs before it are free, whatever the number of runs."""
+    for method in (Forced(torch.zeros(1, 4, 8, 8)), KeptRuns(Forced(torch.zeros(1, 4, 8, 8)))):
+        first = weakref.ref(method.guide([]))
+        gc.collect()
+        assert first() is method.latest
+        method.guide([])
+        gc.collect()
+        assert first() is None
+
+
+def test_what_has_not_run_has_no_run():
+    """An error of ours, not one of a list's index."""
+    with pytest.raises(InvalidArgument, match="no run"):
+        _ = KeptRuns(Forced(torch.zeros(1, 4, 8, 8))).last_run
