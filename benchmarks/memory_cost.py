@@ -129,7 +129,7 @@ def unet_calls(
     feature_dim = POOLED.feature_map.dim(config.in_channels, config.sample_size, config.sample_size)
 
     def image(bank: MemoryBank) -> object:
-        with guided(pipe, bank, asked[0], preset=POOLED):
+        with guided(pipe, bank, asked[0], preset=POOLED, keeps_guidance=False):  # else an embedding keeps it
             made = pipe(
                 prompt_embeds=prompts[0],
                 negative_prompt_embeds=prompts[1],

@@ -25,6 +25,20 @@ class Asked:
         return any(_is_given(value) for name, value in self.arguments.items() if name.startswith("negative_"))
 
     @property
+    def has_negative_embedding(self) -> bool:
+        """Whether what is led away from is given as an embedding, of which nobody can tell whether it is the empty text's."""
+        return any(
+            _holds_tensor(value) for name, value in self.arguments.items() if name.startswith("negative_")
+        )
+
+    @property
+    def text(self) -> str | None:
+        """The prompt where it is a text, or the first of several; None for a class or an embedding."""
+        prompt = self.arguments.get("prompt")
+        first = prompt[0] if isinstance(prompt, (list, tuple)) and prompt else prompt
+        return first if isinstance(first, str) else None
+
+    @property
     def has_one_prompt(self) -> bool:
         """Whether all images have one prompt. O(embeddings) where those are given, with one wait for the device."""
         return all(_is_one(value) for name, value in self.arguments.items() if name.startswith("prompt"))
@@ -94,6 +108,12 @@ def _is_given(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_is_given(each) for each in value)
     return isinstance(value, Tensor) or bool(value)
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_holds_tensor(each) for each in value)
+    return isinstance(value, Tensor)
 
 
 def _is_one(value: Any) -> bool:

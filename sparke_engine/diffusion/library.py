@@ -43,12 +43,15 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     strength 0; where it raises, nothing does, nor do images of a run that was interrupted, of which a warning tells. With
     `remember=False` nothing enters: so say in all stages but the last where several make one image. All images of one call
     are taken as one group of this prompt, which is what the pipeline reads: a text, a class of DiT, or an embedding of the
-    caller's own as a tensor.
+    caller's own as a tensor. A call with another text is refused. Where the pipeline is to read more than images are
+    remembered by (a style, weights of words), give an embedding for `prompt`, such as
+    `embed_prompt(pipe, "a cat")` of `sparke_engine.diffusion.families`; it is compared with no text.
 
     A preset may relax classifier-free guidance where images are near, but not guidance that leads away from a negative
     prompt, which would be relaxed with it. With `keeps_guidance=None` each call is looked at: guidance is kept where it has
     a negative prompt that is not empty, or an embedding of one, or where the pipeline takes one and does not show what it is
-    called with. True and False say so for all calls.
+    called with. An embedding may be of the empty text: where guidance would else be relaxed a warning says, once a block,
+    that it is kept. True and False say so for all calls.
 
     `novelty` leads away from the images of another bank and `context` toward them, each a bank with a weight in [0, 1]:
     `guided(pipe, bank, prompt, novelty=(published, 0.75), context=(brand, 0.5))`. All images of those banks count,
@@ -72,7 +75,8 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     entries = Entries.of(neighbours, embedding, preset) if bool(neighbours.mask.any()) else None
     keeps = keeps_guidance if keeps_guidance is not None else _may_hide_a_negative_prompt(pipe)
     group = GuidedGroup(slice(None), preset, strength, entries, keeps, references)
-    guide = _BlockGuide([group], widths=widths, looks=keeps_guidance is None)
+    text = prompt if isinstance(prompt, str) else None
+    guide = _BlockGuide([group], widths=widths, text=text, looks=keeps_guidance is None)
     with heard_calls(pipe, guide.hear), guided_steps(pipe, guide, on_step) as runs:
         yield guide
     _check_runs(pipe, runs)
@@ -107,21 +111,42 @@ class _Widths(NamedTuple):
 class _BlockGuide(GroupGuide):
     """The guide of one group, whose memory and references are known to fit once there are latents.
 
-    `looks`: whether guidance is kept is told by each call.
+    `text`: the block's prompt where it is a text. `looks`: whether guidance is kept is told by each call.
     """
 
     widths: _Widths = _Widths(0, ())  # noqa: RUF009 - immutable
+    text: str | None = None
     looks: bool = True
+    _has_warned: bool = False
 
     def hear(self, asked: Asked) -> None:
-        """Be told of a call. Raises InvalidArgument for prompts that differ."""
+        """Be told of a call. Raises InvalidArgument for prompts that differ, from one another or from the block's."""
         if not asked.has_one_prompt:
             raise InvalidArgument(
                 "one guided block is for one prompt, under which all its images are remembered, and this call has several: "
                 "open a block for each"
             )
+        if self.text is not None and asked.text is not None and asked.text != self.text:
+            raise InvalidArgument(
+                f"this guided block remembers its images under the prompt {self.text!r}, and this call has {asked.text!r}: "
+                "give both the same text, or the block an embedding as its prompt"
+            )
         if self.looks:
             self.groups = [replace(self.groups[0], keeps_guidance=asked.leads_away)]
+            self._warn_of_embeddings(asked)
+
+    def _warn_of_embeddings(self, asked: Asked) -> None:
+        """Say once that an embedding keeps the guidance which the preset would relax."""
+        group = self.groups[0]
+        relaxes = group.preset.mode == "denoised" and group.preset.relax_at(group.strength) > 0
+        if self._has_warned or not relaxes or not asked.has_negative_embedding:
+            return
+        self._has_warned = True
+        warnings.warn(
+            "this call leads away from an embedding, whose wish cannot be read, so that its guidance is not relaxed as the "
+            "preset would have it: pass keeps_guidance=False if it is of no wish, or True to keep guidance silently",
+            stacklevel=5,
+        )
 
     def displace(self, step: Step) -> list[Move]:
         """As for any group; before the first step, the check."""

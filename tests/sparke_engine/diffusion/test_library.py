@@ -22,10 +22,10 @@ def pipe(model_directories: dict[str, Path]) -> Any:
     return load_pipeline(str(model_directories["sd"]))
 
 
-def images_of(pipe: Any, *seeds: int) -> list[Any]:
+def images_of(pipe: Any, *seeds: int, prompt: str = "a cat") -> list[Any]:
     """The pipeline called as a user calls it."""
     return pipe(
-        "a cat",
+        prompt,
         width=32,
         height=32,
         num_inference_steps=6,
@@ -75,7 +75,7 @@ def test_references_count_at_any_strength(pipe: Any, member: str, strength: floa
     preset = replace(PRESET, reference_window=0.5, reference_bandwidth=2.0, reference_eta=0.5)
     other, bank = MemoryBank(), MemoryBank()
     with guided(pipe, other, "a dog", preset=preset):
-        images_of(pipe, 5)
+        images_of(pipe, 5, prompt="a dog")
     nearness = []
     for weighted in (None, (other, 0.0), (MemoryBank(), 1.0), (other, 0.3), (other, 1.0)):
         bank = MemoryBank()
@@ -91,7 +91,7 @@ def test_a_large_reference_is_drawn_anew_as_it_grows(pipe: Any) -> None:
     """Above the preset's cap k of its n images count n/k each, others once there is one more; below it all count 1."""
     preset, other = replace(PRESET, max_reference_entries=4), MemoryBank()
     with guided(pipe, other, "a dog", preset=preset):
-        images_of(pipe, 4)
+        images_of(pipe, 4, prompt="a dog")
     width = other.features.shape[1]
     seen = []
     for size in (4, 39, 40):
@@ -147,7 +147,7 @@ def test_other_prompts_are_no_neighbours(pipe: Any) -> None:
     narrow = replace(PRESET, prompt_bandwidth=1e-3)
     bank, stock = MemoryBank(), images_of(pipe, 1)[0].tobytes()
     with guided(pipe, bank, "zebras and llamas", preset=narrow):
-        images_of(pipe, 1)
+        images_of(pipe, 1, prompt="zebras and llamas")
     with guided(pipe, bank, "a cat", strength=1.0, preset=narrow):
         assert images_of(pipe, 1)[0].tobytes() == stock
 

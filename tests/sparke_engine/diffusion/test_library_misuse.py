@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparke_engine import MemoryBank, guided
+from sparke_engine.diffusion.families import embed_prompt
 from sparke_engine.errors import InvalidArgument, MisplacedGuidance, ShapeMismatch
 from sparke_engine.guidance.presets import PAPER, DiversityPreset
 
@@ -152,6 +153,19 @@ def test_prompts_that_differ_are_refused(pipe: Any) -> None:
     assert "check_inputs" not in vars(pipe)
 
 
+@pytest.mark.parametrize("asked", ["a cat", ["a cat", "a cat"]])
+def test_a_call_for_another_prompt_than_the_blocks_is_refused(pipe: Any, asked: Any) -> None:
+    """Its images would be remembered as what they do not show; an embedding in the block's place takes any text."""
+    bank = MemoryBank()
+    seeds = (1,) if isinstance(asked, str) else (1, 2)
+    with pytest.raises(InvalidArgument, match=r"'a star'.*'a cat'"), guided(pipe, bank, "a star"):
+        latents_of(pipe, asked, seeds=seeds)
+    assert len(bank) == 0
+    with guided(pipe, bank, embed_prompt(pipe, "a star")):
+        latents_of(pipe, asked, seeds=seeds)
+    assert len(bank) == len(seeds)
+
+
 def test_classes_that_differ_are_refused() -> None:
     """So are two classes of DiT, with guidance and without; one class for all images is not."""
     case = next(case for case in families.CASES if case.name == "DiTPipeline")
@@ -190,11 +204,31 @@ def test_a_negative_prompt_is_seen(pipe: Any, *, as_list: bool) -> None:
 
 
 def test_a_negative_embedding_keeps_its_guidance(pipe: Any) -> None:
-    """What an embedding says cannot be read, so that its guidance is kept unless told otherwise."""
+    """What an embedding says cannot be read, so that its guidance is kept unless told otherwise: a warning says so."""
     embeds, empty = (pipe.encode_prompt(text, "cpu", 1, False)[0] for text in ("a cat", ""))
     given = {"prompt_embeds": embeds, "negative_prompt_embeds": empty, "prompt": None}
-    assert is_same(relaxed(pipe, **given), latents_of(pipe, seeds=(1, 2), **given))
+    with pytest.warns(UserWarning, match="keeps_guidance=False"):
+        kept = relaxed(pipe, **given)
+    assert is_same(kept, latents_of(pipe, seeds=(1, 2), **given))
     assert is_same(relaxed(pipe, keeps_guidance=False, **given), relaxed(pipe))
+    assert is_same(relaxed(pipe, keeps_guidance=True, **given), kept)
+
+
+def test_a_negative_embedding_is_told_of_once_a_block(pipe: Any) -> None:
+    """Not by each call, and not where nothing would be relaxed: no relaxation in the preset, or strength 0."""
+    embeds, empty = (pipe.encode_prompt(text, "cpu", 1, False)[0] for text in ("a cat", ""))
+    given = {"prompt_embeds": embeds, "negative_prompt_embeds": empty, "prompt": None}
+
+    def make_two(preset: DiversityPreset, strength: float) -> None:
+        with guided(pipe, MemoryBank(), "a cat", strength=strength, preset=preset):
+            latents_of(pipe, **given)
+            latents_of(pipe, **given)
+
+    with pytest.warns(UserWarning, match="keeps_guidance=False") as told:
+        make_two(RELAXING, 1.0)
+    assert len(told) == 1
+    for preset, strength in ((PRESET, 1.0), (RELAXING, 0.0), (replace(PAPER, relax=1.0), 1.0)):
+        make_two(preset, strength)  # a warning is an error
 
 
 def test_each_call_has_its_own_negative_prompt(pipe: Any) -> None:
