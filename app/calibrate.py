@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.worker.models import choose_device, load_spec
 from sparke_engine.diffusion.calibration import Calibration, CalibrationPlan, calibrate
 from sparke_engine.diffusion.engine import DenoisingPlan, ImageEngine
+from sparke_engine.diffusion.pipelines import kinds_preset
 from sparke_engine.errors import SparkeError
 from sparke_engine.guidance.calibration import kept
 
@@ -131,6 +132,11 @@ def _outcome(
     spec: ModelSpec, engine: ImageEngine, of: tuple[Calibration, CalibrationPlan], scenes: Scenes
 ) -> Outcome:
     found, plan = of
+    preset = _as_spec(spec, engine, found)
+    moved = (
+        f"It states the grid, which {spec.diversity_preset} has and others of this kind have not: memories of the space",
+        f"{spec.latent_space} are left, those of {spec.latent_space}-{preset.grid_name} are read.",
+    )
     lines = [
         f"Diversity preset of {spec.model_id} ({spec.source}), made by `sparke calibrate`:",
         f"{len(scenes)} scenes, {plan.images} images of each, seeds from {plan.first_seed}, {plan.plan.steps} steps,",
@@ -139,8 +145,9 @@ def _outcome(
         *_rows(found),
         "",
         *_findings(found, plan, scenes, was=engine.preset.eta),
+        *(moved if _moves_memories(spec, engine) else ()),
     ]
-    return Outcome("\n".join(lines) + "\n", _as_spec(spec, found).to_toml())
+    return Outcome("\n".join(lines) + "\n", preset.to_toml())
 
 
 def _rows(found: Calibration) -> list[str]:
@@ -184,13 +191,21 @@ def _findings(found: Calibration, plan: CalibrationPlan, scenes: Scenes, *, was:
     return lines
 
 
-def _as_spec(spec: ModelSpec, found: Calibration) -> PresetSpec:
+def _moves_memories(spec: ModelSpec, engine: ImageEngine) -> bool:
+    """Whether the catalogue names a preset whose grid is not the kind's: as a table it states it, and its space with it."""
+    return isinstance(spec.diversity_preset, str) and engine.preset.grid != kinds_preset(engine).grid
+
+
+def _as_spec(spec: ModelSpec, engine: ImageEngine, found: Calibration) -> PresetSpec:
     """All members of the preset, so that no later version changes it; the grid only where the catalogue states one.
 
-    A grid that the catalogue did not state is the base's, and stating it would give the model's memories another space.
+    A grid that the catalogue did not state is the kind's own, and stating it would give the model's memories another
+    space. But where it names a preset of another grid the table has to state it, see `_moves_memories`.
     """
     given = spec.diversity_preset
     base, stated_grid = (given, None) if isinstance(given, str) else (given.base, given.grid)
+    if _moves_memories(spec, engine):
+        stated_grid = engine.preset.grid or "whole"
     members: dict[str, Any] = {
         member.name: getattr(found.preset, member.name)
         for member in fields(found.preset)

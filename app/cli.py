@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from app.serve import EXIT_CONFIGURATION, die_with_parent, known_redis_url, run_
 from app.settings import Settings, let_threads_sleep, load_settings
 from app.telemetry.logs import configure_logs
 from app.tenants.keys import KeyStore
+
+if TYPE_CHECKING:
+    from app.calibrate import Outcome
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys of tenants; the server may run or not.")
@@ -84,7 +87,10 @@ def calibrate_model(  # noqa: PLR0913, PLR0917 - each is an option of the comman
         Path,
         typer.Option(help="Prompts, one a line; blank lines divide groups of paraphrases, if there are any."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Where to write the preset. Else it is printed.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, writable=True, help="Where to write the preset. Else it is printed."),
+    ] = None,
     images: Annotated[int, typer.Option(min=2, help="Images of each prompt, or group, in each trial.")] = 8,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps [the model's default].")] = None,
     guidance_scale: Annotated[float | None, typer.Option(min=0, help="Scale [the model's default].")] = None,
@@ -110,13 +116,31 @@ def calibrate_model(  # noqa: PLR0913, PLR0917 - each is an option of the comman
         Choices(images, steps, guidance_scale, keep, seed, tuple(eta_factor)),
         on_trial=lambda done, total: typer.echo(f"trial {done} of {total}", err=True),
     )
+    hand_over(found, out)
+
+
+def hand_over(found: "Outcome", out: Path | None) -> None:
+    """Write and print a calibration, and say where it goes. What cannot be written is printed, then ConfigurationError."""
     if out is None:
         typer.echo(found.commented_toml, nl=False)
-        typer.echo("Put this below the model in the catalogue.", err=True)
+        typer.echo(
+            "Put this below the model in the catalogue, in place of its `diversity_preset` if it has one.",
+            err=True,
+        )
         return
-    out.write_text(found.commented_toml, encoding="utf-8")
     typer.echo(found.table, nl=False)
-    typer.echo(f'Written. In the catalogue, as a path from there: diversity_preset = "{out}"', err=True)
+    try:
+        out.write_text(found.commented_toml, encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"\n{found.toml}", nl=False)
+        raise ConfigurationError(
+            f"--out: {out} cannot be written: {error.strerror}; the preset is printed instead"
+        ) from error
+    typer.echo(
+        "Written. In the catalogue, as a path from there and in place of what the model has: "
+        f'diversity_preset = "{out}"',
+        err=True,
+    )
 
 
 @keys.command("create")

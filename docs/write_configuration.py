@@ -41,7 +41,8 @@ PRESETS = """
 The table `[models.diversity_preset]` holds members of a preset of the model's own, as
 [`sparke calibrate`](calibration.md) writes them; those that are absent are those of `base`. Where it states a `grid`, the
 model's memories lie in a latent space of that grid (`demo` becomes `demo-8x8`), since features of two grids cannot be
-compared; state it only where it differs from that of `base`.
+compared. Where the grid is not that of the model's kind, state it, also where `base` has it: a worker refuses it
+unstated, and it refuses a stated grid that would hold anyway.
 """
 
 ABOUT_MODELS = {

@@ -14,8 +14,9 @@ from app.telemetry.metrics import Metrics
 from app.worker.device import DeviceThread
 from app.worker.memory_cache import Dimensions
 from sparke_engine.diffusion.engine import ImageEngine
-from sparke_engine.diffusion.pipelines import load_engine
+from sparke_engine.diffusion.pipelines import kinds_preset, load_engine
 from sparke_engine.errors import InvalidArgument
+from sparke_engine.guidance.presets import preset_named
 
 _log = structlog.get_logger(__name__)
 
@@ -72,11 +73,14 @@ def choose_device(wanted: str) -> str:
 
 
 def load_spec(spec: ModelSpec, device: str) -> ImageEngine:
-    """The engine of a catalogue entry. ConfigurationError for a preset that is unknown, or whose members do not agree."""
+    """The engine of a catalogue entry.
+
+    ConfigurationError for a preset that is unknown, whose members do not agree, or whose grid its memories' name hides.
+    """
     preset = spec.diversity_preset
     name, changes = (preset, {}) if isinstance(preset, str) else (preset.base, preset.changes)
     try:
-        return load_engine(
+        engine = load_engine(
             spec.source,
             revision=spec.revision,
             dtype=spec.dtype,
@@ -87,6 +91,41 @@ def load_spec(spec: ModelSpec, device: str) -> ImageEngine:
         )
     except InvalidArgument as error:
         raise ConfigurationError(f"model {spec.model_id}: {error}") from error
+    try:
+        _check_grid(spec, engine)
+    except ConfigurationError:
+        engine.close()
+        raise
+    return engine
+
+
+def _check_grid(spec: ModelSpec, engine: ImageEngine) -> None:
+    """ConfigurationError where a table's grid is not what the name of the model's memories tells.
+
+    The name has a grid where the table states one. The kind's own grid has none, which only the loaded model tells. A
+    preset that is given by its name alone is under a latent space of the operator's own, as ADR 1 has it.
+    """
+    preset = spec.diversity_preset
+    if isinstance(preset, str):
+        return
+    own = kinds_preset(engine).grid
+    base = own if preset.base == "default" else preset_named(preset.base).grid
+    if preset.grid is None and base != own:
+        raise ConfigurationError(
+            f"model {spec.model_id}: the base {preset.base} of its diversity_preset pools to {_as_toml(base)}, and a model "
+            f"of this kind to {_as_toml(own)}, so its memories would not fit their name {spec.latent_space}: state "
+            f"grid = {_as_toml(base)}, which becomes part of that name"
+        )
+    if preset.grid is not None and base == own == engine.preset.grid:
+        raise ConfigurationError(
+            f"model {spec.model_id}: grid = {_as_toml(own)} of its diversity_preset is the one that it has anyway, and "
+            "stating it leaves the memories that have the name without it: leave it out; if it has memories with it, "
+            f'give latent_space = "{spec.latent_space}"'
+        )
+
+
+def _as_toml(grid: tuple[int, int] | None) -> str:
+    return '"whole"' if grid is None else f"[{grid[0]}, {grid[1]}]"
 
 
 async def load_model(

@@ -51,6 +51,13 @@ def load_engine(
     return PipelineEngine(pipe.to(device), chosen)
 
 
+def kinds_preset(engine: ImageEngine) -> DiversityPreset:
+    """The preset "default" of the kind of model that an engine runs, whatever preset it has."""
+    if isinstance(engine, PipelineEngine):
+        return default_preset(engine.pipeline)
+    return preset_named("toy")
+
+
 def load_demo_pipeline(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The model that ships with the package, as a stock StableDiffusionPipeline."""
     return load_pipeline(DEMO, dtype=dtype).to(device)

@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from app.calibrate import Choices, read_scenes, run_calibration
+from app.calibrate import Choices, Outcome, read_scenes, run_calibration
 from app.catalogue import load_catalogue, parse_catalogue
+from app.cli import hand_over
 from app.domain.preset import PresetSpec
 from app.errors import ConfigurationError, InvalidRequest, ModelNotFound
 from app.settings import load_settings
@@ -111,16 +113,90 @@ def test_the_command_writes_what_the_catalogue_reads(tmp_path):
     assert all(f"# {line}".rstrip() in written for line in ended.stdout.splitlines())
     catalogue = tmp_path / "models.toml"
     packaged = (Path(__file__).parents[2] / "app" / "models.toml").read_text(encoding="utf-8")
-    write(catalogue, packaged.replace('diversity_preset = "default"', 'diversity_preset = "own.toml"'))
+    assert "diversity_preset" not in packaged
+    write(catalogue, packaged.replace("[models.size]", 'diversity_preset = "own.toml"\n\n[models.size]'))
     spec = load_catalogue(catalogue)["sparke-demo"]
     assert isinstance(spec.diversity_preset, PresetSpec)
     assert (spec.latent_space, spec.diversity_preset.base) == ("demo", "default")
-    pasted = packaged.replace('diversity_preset = "default"', "") + written
-    assert parse_catalogue(pasted, folder=None, name="here")["sparke-demo"] == spec
+    assert parse_catalogue(packaged + written, folder=None, name="here")["sparke-demo"] == spec
     preset = load_spec(spec, "cpu").preset
     assert f"eta {preset.eta:.3g} (before: 1)" in ended.stdout
     assert f"Prompt bandwidth: {preset.prompt_bandwidth:.3g};" in ended.stdout
     assert preset.grid == (4, 4)
+
+
+def test_a_folder_is_refused_before_anything_is_made(tmp_path):
+    """As `--out`: no trial is run for it, and no traceback is shown."""
+    prompts = write(tmp_path / "prompts.txt", "a star\na red circle\n")
+    command = [sys.executable, "-P", "-m", "app.cli", "calibrate", "sparke-demo"]
+    command += ["--prompts", str(prompts), "--out", str(tmp_path), "--images", "2", "--steps", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "is a directory" in " ".join(ended.stderr.replace("│", " ").split())  # which wraps in a frame
+    assert "trial" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_cannot_be_written_is_printed(tmp_path, capsys):
+    """The calibration has run: its table and its preset are on standard output, and the error is the service's."""
+    outcome = Outcome("the table\n", "[models.diversity_preset]\neta = 1.0\n")
+    with pytest.raises(ConfigurationError, match=rf"--out: {tmp_path} cannot be written: Is a directory"):
+        hand_over(outcome, tmp_path)
+    assert capsys.readouterr().out == "the table\n\n[models.diversity_preset]\neta = 1.0\n"
+
+
+def test_where_a_preset_goes_is_said(tmp_path, capsys):
+    """In place of the entry's own member: beside it the catalogue would be no TOML."""
+    outcome = Outcome("the table\n", "[models.diversity_preset]\neta = 1.0\n")
+    hand_over(outcome, None)
+    printed, told = capsys.readouterr()
+    assert printed == outcome.commented_toml
+    assert "in place of its `diversity_preset`" in told
+    hand_over(outcome, tmp_path / "own.toml")
+    printed, told = capsys.readouterr()
+    assert (printed, "diversity_preset = " in told) == (outcome.table, True)
+    assert (tmp_path / "own.toml").read_text(encoding="utf-8") == outcome.commented_toml
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('base = "demo-fine"', r"state grid = \[16, 16\]"),
+        ('base = "paper"\nmode = "denoised"', 'state grid = "whole"'),
+        ("grid = [4, 4]", "leave it out"),
+        ('base = "demo"\ngrid = [4, 4]', 'latent_space = "toy-4x4"'),
+    ],
+)
+def test_a_grid_that_a_memorys_name_does_not_tell_is_refused(table, said):
+    """The base's, where it is not the kind's and not stated; and the kind's own, stated, which would leave its memory."""
+    (spec,) = parse_catalogue(
+        f"{TOY}\n[models.diversity_preset]\n{table}\n", folder=None, name="here"
+    ).values()
+    with pytest.raises(ConfigurationError, match=f"model toy: .*{said}"):
+        load_spec(spec, "cpu")
+
+
+@pytest.mark.parametrize("table", ['base = "demo"', 'base = "demo-fine"\ngrid = [16, 16]', "grid = [8, 8]"])
+def test_a_grid_that_a_memorys_name_tells_is_taken(table):
+    """The kind's own unstated, and any other stated."""
+    (spec,) = parse_catalogue(
+        f"{TOY}\n[models.diversity_preset]\n{table}\n", folder=None, name="here"
+    ).values()
+    preset = load_spec(spec, "cpu").preset
+    assert spec.latent_space == ("toy" if preset.grid == (4, 4) else f"toy-{preset.grid[0]}x{preset.grid[1]}")
+
+
+def test_a_named_preset_of_another_grid_becomes_a_table_that_states_it(tmp_path):
+    """So that a worker takes it; the text says which memories it reads from then on."""
+    packaged = (Path(__file__).parents[2] / "app" / "models.toml").read_text(encoding="utf-8")
+    named = packaged.replace("[models.size]", 'diversity_preset = "demo-fine"\n\n[models.size]')
+    settings = load_settings(models_file=write(tmp_path / "models.toml", named))
+    prompts = write(tmp_path / "prompts.txt", "a star\na red circle\n")
+    short = replace(CHOICES, steps=2, eta_factors=(1.0,))
+    found = run_calibration(settings, "sparke-demo", prompts, short, on_trial=silent)
+    assert "demo are left, those of demo-16x16 are read" in found.table
+    (spec,) = parse_catalogue(packaged + found.commented_toml, folder=None, name="here").values()
+    assert (spec.latent_space, load_spec(spec, "cpu").preset.grid) == ("demo-16x16", (16, 16))
 
 
 def test_the_command_says_a_fault_in_one_line(tmp_path):
