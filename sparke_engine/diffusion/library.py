@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from sparke_engine.diffusion.asked import Asked, heard_calls, shows_calls, takes_negative_prompt
 from sparke_engine.diffusion.families import embed_prompt, family_of, feature_dim_of
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
@@ -75,13 +77,18 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     entries = Entries.of(neighbours, embedding, preset) if bool(neighbours.mask.any()) else None
     keeps = keeps_guidance if keeps_guidance is not None else _may_hide_a_negative_prompt(pipe)
     group = GuidedGroup(slice(None), preset, strength, entries, keeps, references)
-    text = prompt if isinstance(prompt, str) else None
-    guide = _BlockGuide([group], widths=widths, text=text, looks=keeps_guidance is None)
+    guide = _BlockGuide([group], widths=widths, text=_text(prompt), looks=keeps_guidance is None)
     with heard_calls(pipe, guide.hear), guided_steps(pipe, guide, on_step) as runs:
         yield guide
     _check_runs(pipe, runs)
-    for run in guide.runs if remember else ():
-        features = preset.feature_map.feature(run.latents)
+    if remember:
+        _remember(guide, bank, embedding)
+
+
+def _remember(guide: GroupGuide, bank: MemoryBank, embedding: Tensor) -> None:
+    """The finished images of all runs enter the bank."""
+    for run in guide.runs:
+        features = guide.groups[0].preset.feature_map.feature(run.latents)
         bank.append(features, embedding.expand(len(features), -1))
 
 
@@ -154,6 +161,10 @@ class _BlockGuide(GroupGuide):
             feature_map = self.groups[0].preset.feature_map
             self.widths.check(feature_map.dim(*step.noisy.shape[1:]))
         return super().displace(step)
+
+
+def _text(prompt: Prompt) -> str | None:
+    return prompt if isinstance(prompt, str) else None
 
 
 def _may_hide_a_negative_prompt(pipe: Any) -> bool:
