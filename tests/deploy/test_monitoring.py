@@ -199,7 +199,7 @@ def test_every_metric_is_shown(dashboards, rules):
         for panel in _panels(dashboard)
         for target in panel["targets"]
     )
-    shown += " ".join(expr for name, expr in recorded.items() if name in shown)
+    shown = " ".join([shown, *(expr for name, expr in recorded.items() if name in shown)])
     metrics = [metric._name for metric in vars(Metrics()).values() if hasattr(metric, "_labelnames")]
     assert [
         name for name in metrics if not re.search(rf"\b{name}(_total|_bucket|_sum|_count)?\b", shown)

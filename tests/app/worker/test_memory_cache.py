@@ -57,7 +57,9 @@ def _key(tenant="acme", name="default"):
 
 
 def _features(synced):
-    return synced.memory.select(NeighbourQuery(PROMPT, synced.version, 0.9, 10**6)).features
+    return synced.memory.select(
+        NeighbourQuery(PROMPT, synced.version, min_cosine=0.9, steepness=0.0, cap=10**6)
+    ).features
 
 
 async def _rebuilt(log, key):
