@@ -14,9 +14,9 @@ ServiceError
 │   └── TooManyUploads    too_many_uploads     the tenant sends as many files at once as it may
 ├── Unavailable           unavailable          a part of the service is away; try again
 │   ├── NoWorker          no_worker            nothing serves this model now
-│   ├── WorkerLost        worker_lost          the worker died with the job
 │   └── StoreUnavailable  store_unavailable    Redis or the object store does not answer
-├── JobFailed             (the job's own code) the worker said why
+├── JobFailed             (the job's own code) the worker said why; `poison` where workers died of it
+├── JobCancelled          cancelled            the job was cancelled before it was done
 ├── WaitTimeout           timeout              the job was not done in time
 ├── CorruptRecord         corrupt_record       a stored record cannot be read
 └── ConfigurationError    configuration        a setting is wrong; the process does not start
@@ -121,12 +121,6 @@ class NoWorker(Unavailable):
     code = "no_worker"
 
 
-class WorkerLost(Unavailable):
-    """The worker died while it held the job."""
-
-    code = "worker_lost"
-
-
 class StoreUnavailable(Unavailable):
     """Redis or the object store does not answer."""
 
@@ -141,6 +135,12 @@ class JobFailed(ServiceError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class JobCancelled(ServiceError):
+    """The job was cancelled before it was done; nothing of it is remembered."""
+
+    code = "cancelled"
 
 
 class WaitTimeout(ServiceError):

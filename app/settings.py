@@ -87,7 +87,13 @@ class Settings(BaseSettings):
         2.5, gt=0, le=60, description="How often a worker says that it lives."
     )
     heartbeat_ttl_s: float = Field(
-        15.0, gt=0, le=600, description="Silence after which a worker counts as dead."
+        15.0,
+        gt=0,
+        le=600,
+        description="Silence after which a worker counts as dead, and its jobs are given to others.",
+    )
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="How often workers may die of a job before it fails as `poison`."
     )
     sweep_interval_s: float = Field(
         5.0, gt=0, le=600, description="How often workers look for what a crash left."

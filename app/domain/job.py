@@ -44,7 +44,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """What the store knows of a job now. `fence` counts its starts; exactly one of result and failure is set at the end."""
+    """What the store knows of a job now. Exactly one of result and failure is set at the end.
+
+    `fence` counts its starts, `num_attempts` how often a worker began to run it and did not give it back in order.
+    """
 
     job: Job
     state: JobState
@@ -54,3 +57,5 @@ class JobRecord:
     finished_at_ms: int | None = None
     result: GenerationResult | None = None
     failure: Failure | None = None
+    num_attempts: int = 0
+    cancel_requested_at_ms: int | None = None

@@ -21,6 +21,7 @@ from app.errors import (
     InvalidId,
     InvalidRequest,
     InvalidValue,
+    JobCancelled,
     JobFailed,
     ModelNotFound,
     NotFound,
@@ -35,7 +36,6 @@ from app.errors import (
     Unavailable,
     VersionGone,
     WaitTimeout,
-    WorkerLost,
 )
 
 PROBLEM_JSON = "application/problem+json"
@@ -75,9 +75,9 @@ ANSWERS: Mapping[type[ServiceError], Answer] = {
     TooManyUploads: Answer(429, "Too many uploads", RATE_LIMIT),
     Unavailable: Answer(503, "Service unavailable", SERVER, retry_after_s=5),
     NoWorker: Answer(503, "No worker for the model", SERVER, retry_after_s=10),
-    WorkerLost: Answer(503, "Worker lost", SERVER, retry_after_s=2),
     StoreUnavailable: Answer(503, "Store unavailable", SERVER, retry_after_s=5),
     JobFailed: Answer(500, "Job failed", SERVER, is_retried=False),
+    JobCancelled: Answer(409, "Job cancelled", INVALID_REQUEST, is_retried=False),
     WaitTimeout: Answer(504, "Job not done in time", SERVER, is_retried=False),
     CorruptRecord: Answer(500, "Corrupt record", SERVER, is_retried=False, is_internal=True),
     ConfigurationError: Answer(500, "Configuration error", SERVER, is_retried=False, is_internal=True),

@@ -5,11 +5,11 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.domain.ids import WorkerId
+from app.domain.ids import JobId, TenantId, WorkerId
 from app.domain.job import Job, JobRecord, JobState
 from app.domain.result import Failure, GenerationResult
 from app.errors import CorruptRecord
-from app.jobs.types import WorkerInfo
+from app.jobs.types import DeadLetter, WorkerInfo
 
 _T = TypeVar("_T")
 
@@ -51,9 +51,26 @@ def decode_record(found: dict[bytes, bytes], *, where: str) -> JobRecord:
             finished_at_ms=_maybe_int(found, b"finished_at_ms"),
             result=decode(RESULT, found[b"result"], where=where) if b"result" in found else None,
             failure=decode(FAILURE, found[b"failure"], where=where) if b"failure" in found else None,
+            num_attempts=_maybe_int(found, b"attempts") or 0,
+            cancel_requested_at_ms=_maybe_int(found, b"cancel_requested_at_ms"),
         )
     except (KeyError, ValueError) as error:
         raise CorruptRecord(f"{where}: {error!r}") from error
+
+
+def decode_letter(found: dict[bytes, bytes]) -> DeadLetter:
+    """A dead letter of its stream's fields. Raises CorruptRecord."""
+    try:
+        return DeadLetter(
+            tenant_id=TenantId(found[b"t"].decode()),
+            job_id=JobId(found[b"j"].decode()),
+            reason=found[b"reason"].decode(),
+            num_attempts=int(found[b"attempts"]),
+            worker_id=WorkerId(found[b"worker"].decode()),
+            at_ms=int(found[b"at_ms"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise CorruptRecord(f"dead letter: {error!r}") from error
 
 
 def _maybe_int(found: dict[bytes, bytes], name: bytes) -> int | None:

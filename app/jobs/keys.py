@@ -7,6 +7,9 @@ a script touches one slot. Tenant ids have no slash or colon, so members and cha
 from app.domain.ids import JobId, ModelId, TenantId, WorkerId, parse_job_id, parse_tenant_id
 
 GROUP = "workers"  # the consumer group of every model's stream
+RECLAIMER = (
+    "reclaimer"  # the consumer that holds entries whose lease has expired, while a worker sees to them
+)
 FINISHED_CHANNEL = "sparke:finished"  # messages `<tenant>/<job>`: the job is in a terminal state
 WAKE_CHANNEL = "sparke:wake"  # messages `<model>`: its workers may find jobs
 
@@ -42,6 +45,11 @@ def open_key(model: ModelId) -> str:
     The total bound, the backlog, and where the sweep looks. Bounded by max_open.
     """
     return f"sparke:{{m:{model}}}:open"
+
+
+def dead_key(model: ModelId) -> str:
+    """Stream of dead letters, fields as in `DeadLetter`. Trimmed to about max_dead_letters."""
+    return f"sparke:{{m:{model}}}:dead"
 
 
 def sweep_key(model: ModelId) -> str:

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,14 +13,14 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from app.domain.ids import ModelId, WorkerId, parse_job_id, parse_tenant_id
+from app.domain.ids import ModelId, WorkerId
 from app.domain.job import JobState
 from app.domain.result import Failure, GenerationResult
-from app.errors import CorruptRecord, InvalidId
+from app.errors import CorruptRecord
 from app.jobs import codec, keys
 from app.jobs.store import close_or_leave
-from app.jobs.transitions import Ended, Expectation, JobPlace, Transitions, state_of
-from app.jobs.types import Committed, JobLimits, ReservedJob
+from app.jobs.transitions import Ended, Expectation, JobPlace, Requeued, Transitions, state_of
+from app.jobs.types import Cancelled, Committed, JobLimits, ReservedJob, Standing
 from app.jobs.workers import now_ms
 from app.redis.errors import redis_errors
 from app.redis.listener import Listener
@@ -64,7 +65,7 @@ class JobQueue:
 
         The last one may have more images than there was room for; what follows it is left to other workers.
         Tenants take turns. Jobs past their deadline become EXPIRED, ended ones are skipped. Every job that is
-        returned must be given to `commit`, `fail` or `give_back`. A call that was cancelled or raised loses nothing:
+        returned must be given to `commit`, `fail` or `give_back`, and its lease extended meanwhile. A call that was cancelled or raised loses nothing:
         what it had started is returned by a later one.
         """
         until_s = time.monotonic() + block_ms / 1000
@@ -84,13 +85,30 @@ class JobQueue:
             raise
 
     @redis_errors
+    async def begin(self, reserved: ReservedJob) -> Standing:
+        """Says that the job is about to run: what happens from now on may be its own doing. Once for each start.
+
+        Raises StoreUnavailable; to be repeated then.
+        """
+        return await self._steps.begin(reserved)
+
+    @redis_errors
+    async def standing(self, reserved: ReservedJob) -> Standing:
+        """How a job stands while it runs. Cost: one command."""
+        place, names = JobPlace.of(reserved.job), ["state", "fence", "cancel_requested_at_ms"]
+        state, fence, cancel = await self._redis.hmget(place.slot_keys[0], names)
+        if state != JobState.RUNNING.encode() or fence is None or int(fence) != reserved.fence:
+            return Standing.LOST
+        return Standing.OURS if cancel is None else Standing.CANCELLED
+
+    @redis_errors
     async def commit(
         self, reserved: ReservedJob, result: GenerationResult, entries: Sequence[bytes]
-    ) -> Committed | None:
+    ) -> Committed | Cancelled | None:
         """Ends the job with its images, all or nothing: entries appended, result stored, waiters notified.
 
-        The memory is the one that `result` names. None where the fence was lost: then nothing was written. A second
-        call changes nothing and answers as the first.
+        The memory is the one that `result` names. Cancelled where the job was, None where the fence was lost: then
+        nothing was written. A second call changes nothing and answers as the first.
         """
         place = JobPlace.of(reserved.job)
         done = await self._steps.commit(reserved, result, entries)
@@ -99,32 +117,54 @@ class JobQueue:
             return None
         ended, version = done
         await self._close(reserved, place, ended)
-        return Committed(version)
+        return Committed(version) if ended.state is JobState.SUCCEEDED else Cancelled()
 
     @redis_errors
-    async def fail(self, reserved: ReservedJob, failure: Failure) -> bool:
-        """Ends the job with a failure, as EXPIRED where that is the failure. False where the fence was lost."""
+    async def fail(self, reserved: ReservedJob, failure: Failure) -> JobState | None:
+        """Ends the job with a failure; the state it then has. None where the fence was lost.
+
+        That is EXPIRED or CANCELLED where that is the failure, and CANCELLED where a cancel was asked for before.
+        """
         place = JobPlace.of(reserved.job)
         expected = Expectation(JobState.RUNNING, reserved.fence)
         ended = await self._steps.end(place, expected, state_of(failure), failure)
         if ended is None:
             self._lose(reserved)
-            return False
-        await self._close(reserved, place, Ended(ended.num_waiting, reserved.stream_id))
-        return True
+            return None
+        await self._close(reserved, place, replace(ended, stream_id=reserved.stream_id))
+        return ended.state
 
     @redis_errors
-    async def give_back(self, reserved: ReservedJob) -> bool:
-        """Makes a job that was not run queued again, for another worker. False where the fence was lost."""
-        model = reserved.job.request.model
-        given = await self._steps.give_back(reserved)
-        if not given:
+    async def give_back(self, reserved: ReservedJob, *, is_forgiven: bool = True) -> bool:
+        """Makes a job that was not done queued again, for another worker. False where it had ended or was not ours.
+
+        `is_forgiven` False: it was begun, and what then went wrong may be its own doing.
+        """
+        place = JobPlace.of(reserved.job)
+        given = await self._steps.requeue(place, fence=reserved.fence, is_forgiven=is_forgiven)
+        if given is Requeued.OVER:
             self._lose(reserved)
             return False
-        await self._redis.xack(keys.stream_key(model), keys.GROUP, reserved.stream_id)
-        self._held.discard((model, reserved.stream_id))
-        await self._redis.publish(keys.WAKE_CHANNEL, model)
-        return True
+        await self._redis.xack(keys.stream_key(place.model), keys.GROUP, reserved.stream_id)
+        self._held.discard((place.model, reserved.stream_id))
+        await self._redis.publish(keys.WAKE_CHANNEL, place.model)
+        return given is Requeued.QUEUED
+
+    @redis_errors
+    async def extend_leases(self, worker_id: WorkerId) -> int:
+        """Extends the lease of every job that is held here. How many had been lost: others have or will have those.
+
+        To be called at intervals well below the lease. Cost: one command for each model that jobs are held of.
+        """
+        held: defaultdict[ModelId, list[str]] = defaultdict(list)
+        for model, stream_id in self._held:
+            held[model].append(stream_id)
+        num_lost = 0
+        for model, stream_ids in held.items():
+            lost = await self._steps.extend(model, worker_id, stream_ids)
+            self._held -= {(model, stream_id) for stream_id in lost}
+            num_lost += len(lost)
+        return num_lost
 
     async def _pause(self, pause_s: float) -> None:
         with suppress(TimeoutError):
@@ -197,7 +237,7 @@ class JobQueue:
             if view.num_wanted <= 0:
                 self._recheck_at_s = 0.0
                 return
-            place = _read_place(view.model, fields)
+            place = JobPlace.of_entry(view.model, fields)
             if place is None:
                 structlog.get_logger().error("stream_entry_unreadable", model=view.model, stream_id=stream_id)
                 await self._acknowledge(view.model, stream_id)
@@ -206,8 +246,9 @@ class JobQueue:
 
     async def _start(self, view: "_View", place: JobPlace, stream_id: str) -> None:
         outcome, *details = await self._steps.start(place, view.worker_id, stream_id)
-        if outcome == b"expired":
-            await close_or_leave(self._steps, place, Ended(int(details[0]), stream_id))
+        if outcome in (b"expired", b"dead"):
+            ended = Ended(int(details[0]), stream_id, is_dead=outcome == b"dead")
+            await close_or_leave(self._steps, place, ended)
         elif outcome == b"over":
             await self._acknowledge(view.model, stream_id)
         elif outcome == b"started":
@@ -215,15 +256,19 @@ class JobQueue:
             try:
                 job = codec.decode(codec.JOB, details[1], where=f"job {place.job_id}")
             except CorruptRecord as error:
-                structlog.get_logger().error("job_unreadable", job_id=place.job_id, error=error.message)
-                failure = Failure(error.code, "the stored request cannot be read; send it again")
-                expected = Expectation(JobState.RUNNING, fence)
-                ended = await self._steps.end(place, expected, JobState.FAILED, failure)
-                if ended is not None:
-                    await close_or_leave(self._steps, place, ended)
-                return
-            self._held.add((view.model, stream_id))
-            view.reserved.append(ReservedJob(job, fence, view.worker_id, stream_id))
+                await self._bury(place, fence, error)
+            else:
+                self._held.add((view.model, stream_id))
+                view.reserved.append(ReservedJob(job, fence, view.worker_id, stream_id, int(details[2])))
+
+    async def _bury(self, place: JobPlace, fence: int, error: CorruptRecord) -> None:
+        """Ends a job whose record cannot be read, with a dead letter."""
+        structlog.get_logger().error("job_unreadable", job_id=place.job_id, error=error.message)
+        failure = Failure(error.code, "the stored request cannot be read; send it again")
+        expected = Expectation(JobState.RUNNING, fence)
+        ended = await self._steps.end(place, expected, JobState.FAILED, failure, is_dead=True)
+        if ended is not None:
+            await close_or_leave(self._steps, place, ended)
 
     async def _acknowledge(self, model: ModelId, stream_id: str) -> None:
         await self._redis.xack(keys.stream_key(model), keys.GROUP, stream_id)
@@ -251,11 +296,3 @@ class _View:
     def num_wanted(self) -> int:
         """Images for which there is room still."""
         return self.max_images - sum(held.job.request.num_images for held in self.reserved)
-
-
-def _read_place(model: ModelId, fields: dict[bytes, bytes] | None) -> JobPlace | None:
-    try:
-        found = fields or {}
-        return JobPlace(parse_tenant_id(found[b"t"].decode()), parse_job_id(found[b"j"].decode()), model)
-    except (KeyError, ValueError, InvalidId):
-        return None

@@ -1,28 +1,40 @@
--- Starts a job that was delivered to a worker: a new fence, running.
+-- Starts a job that was delivered to a worker: a new fence, running. One that was begun too often ends as poison.
 -- KEYS: job, waiting, released
--- ARGV: job id, worker id, stream id, now_ms, ttl_ms, failure JSON of an expired job, channel, message
--- Returns {'started', fence, job JSON}; {'expired', number waiting}; {'held'}: it runs under this very entry;
--- {'over'}: it has ended, runs under another entry, or is unknown.
-local state, deadline_at_ms, worker_id, stream_id =
-  unpack(redis.call('HMGET', KEYS[1], 'state', 'deadline_at_ms', 'worker_id', 'stream_id'))
+-- ARGV: job id, worker id, stream id, now_ms, ttl_ms, failure JSON of an expired job, channel, message, max_attempts,
+--   failure JSON of a poison job
+-- Returns {'started', fence, job JSON, attempts before}; {'expired', number waiting}; {'dead', number waiting}: it is
+-- poison, and its letter is due; {'held'}: it runs under this very entry; {'over'}: it has ended, runs under another
+-- entry, or is unknown.
+local state, deadline_at_ms, worker_id, stream_id, attempts, dead = unpack(redis.call('HMGET', KEYS[1], 'state',
+  'deadline_at_ms', 'worker_id', 'stream_id', 'attempts', 'dead'))
+attempts = tonumber(attempts or 0)
 if state == 'queued' then
   redis.call('ZREM', KEYS[2], ARGV[1])
-  if tonumber(ARGV[4]) >= tonumber(deadline_at_ms) then
+  local is_late = tonumber(ARGV[4]) >= tonumber(deadline_at_ms)
+  if is_late or attempts >= tonumber(ARGV[9]) then
+    local outcome = 'expired'
     redis.call('ZREM', KEYS[3], ARGV[1])
-    redis.call('HSET', KEYS[1], 'state', 'expired', 'failure', ARGV[6], 'finished_at_ms', ARGV[4])
+    if is_late then
+      redis.call('HSET', KEYS[1], 'state', 'expired', 'failure', ARGV[6], 'finished_at_ms', ARGV[4])
+    else
+      outcome = 'dead'
+      redis.call('HSET', KEYS[1], 'state', 'failed', 'failure', ARGV[10], 'finished_at_ms', ARGV[4],
+        'stream_id', ARGV[3], 'dead', '1')
+    end
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
     redis.call('PUBLISH', ARGV[7], ARGV[8])
-    return {'expired', redis.call('ZCARD', KEYS[2])}
+    return {outcome, redis.call('ZCARD', KEYS[2])}
   end
   redis.call('ZADD', KEYS[3], 'NX', ARGV[4], ARGV[1])
   local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
   redis.call('HSET', KEYS[1], 'state', 'running', 'worker_id', ARGV[2], 'stream_id', ARGV[3],
     'started_at_ms', ARGV[4])
-  return {'started', fence, redis.call('HGET', KEYS[1], 'job')}
+  return {'started', fence, redis.call('HGET', KEYS[1], 'job'), attempts}
 end
+if dead and stream_id == ARGV[3] then return {'dead', redis.call('ZCARD', KEYS[2])} end
 if state == 'running' and stream_id == ARGV[3] then
   if worker_id == ARGV[2] then -- the answer to this worker's first call was lost
-    return {'started', redis.call('HGET', KEYS[1], 'fence'), redis.call('HGET', KEYS[1], 'job')}
+    return {'started', redis.call('HGET', KEYS[1], 'fence'), redis.call('HGET', KEYS[1], 'job'), attempts}
   end
   return {'held'}
 end

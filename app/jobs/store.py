@@ -1,4 +1,4 @@
-"""What the API does with jobs: accept one, read one, give one up."""
+"""What the API does with jobs: accept one, read one, cancel one, give one up."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,10 @@ from app.domain.result import Failure
 from app.errors import NotFound, QueueFull, StoreUnavailable
 from app.jobs import codec, keys
 from app.jobs.transitions import Ended, Expectation, JobPlace, Transitions
-from app.jobs.types import JobLimits
+from app.jobs.types import DeadLetter, JobLimits
 from app.jobs.workers import now_ms
 from app.redis.errors import AWAY, redis_errors
 
-WORKER_LOST = Failure("worker_lost", "the worker ended while it made these images; send the request again")
 NO_WORKER = Failure("no_worker", "no worker serves this model now; try again later")
 
 
@@ -51,9 +50,20 @@ class JobStore:
         return codec.decode_record(found, where=f"job {job_id}")
 
     @redis_errors
-    async def fail_if_lost(self, tenant_id: TenantId, job_id: JobId, fence: int) -> bool:
-        """Fails a job that still runs under `fence`: the caller has seen that its worker's heartbeat is gone."""
-        return await self._end(tenant_id, job_id, Expectation(JobState.RUNNING, fence), WORKER_LOST)
+    async def cancel(self, tenant_id: TenantId, job_id: JobId) -> JobState:
+        """Cancels a job. The state it then has; a second call changes nothing. Raises NotFound.
+
+        CANCELLED: it has ended. RUNNING: it will end so within a step of its worker. Either way nothing of it enters a
+        memory from now on. Any other state: it had ended before, and stays as it is.
+        """
+        model = await self._find_model(tenant_id, job_id)
+        place = JobPlace(tenant_id, job_id, model)
+        ended = await self._steps.cancel(place)
+        if ended is None or ended.state is None:
+            raise NotFound(f"there is no job {job_id}")
+        if ended.state is JobState.CANCELLED:
+            await close_or_leave(self._steps, place, ended)
+        return ended.state
 
     @redis_errors
     async def fail_if_queued(self, tenant_id: TenantId, job_id: JobId, failure: Failure) -> bool:
@@ -65,15 +75,39 @@ class JobStore:
         """The number of a model's unfinished jobs."""
         return int(await self._redis.zcard(keys.open_key(model)))
 
+    @redis_errors
+    async def oldest_open_at_ms(self, model: ModelId) -> int | None:
+        """When the oldest of a model's unfinished jobs was created, in Unix milliseconds; None where there is none."""
+        found: Any = await self._redis.zrange(keys.open_key(model), 0, 0, withscores=True)
+        return int(found[0][1]) if found else None
+
+    @redis_errors
+    async def count_dead_letters(self, model: ModelId) -> int:
+        """How many dead letters are kept."""
+        return int(await self._redis.xlen(keys.dead_key(model)))
+
+    @redis_errors
+    async def list_dead_letters(self, model: ModelId, limit: int = 100) -> list[DeadLetter]:
+        """What no worker could do, the latest first."""
+        found: Any = await self._redis.xrevrange(keys.dead_key(model), count=limit)
+        return [codec.decode_letter(fields) for _, fields in found]
+
     async def _end(self, tenant_id: TenantId, job_id: JobId, expected: Expectation, failure: Failure) -> bool:
-        model: Any = await self._redis.hget(keys.job_key(tenant_id, job_id), "model")
-        if model is None:
+        try:
+            model = await self._find_model(tenant_id, job_id)
+        except NotFound:
             return False
-        place = JobPlace(tenant_id, job_id, ModelId(model.decode()))
+        place = JobPlace(tenant_id, job_id, model)
         ended = await self._steps.end(place, expected, JobState.FAILED, failure)
         if ended is not None:
             await close_or_leave(self._steps, place, ended)
         return ended is not None
+
+    async def _find_model(self, tenant_id: TenantId, job_id: JobId) -> ModelId:
+        model: Any = await self._redis.hget(keys.job_key(tenant_id, job_id), "model")
+        if model is None:
+            raise NotFound(f"there is no job {job_id}")
+        return ModelId(model.decode())
 
 
 async def close_or_leave(steps: Transitions, place: JobPlace, ended: Ended) -> None:

@@ -8,12 +8,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from app.domain.ids import JobId, ModelId, TenantId, WorkerId
+from app.domain.ids import ModelId, WorkerId
 from app.domain.job import JobState
 from app.errors import InvalidId
 from app.jobs import keys
-from app.jobs.store import WORKER_LOST
-from app.jobs.transitions import EXPIRED, Ended, Expectation, JobPlace, Transitions
+from app.jobs.transitions import EXPIRED, Ended, Expectation, JobPlace, Requeued, Transitions
 from app.jobs.types import JobLimits
 from app.jobs.workers import WorkerRegistry, now_ms
 from app.redis.errors import redis_errors
@@ -44,6 +43,7 @@ class _Record:
     stream_id: str
     deadline_at_ms: int
     released_at_ms: float | None
+    is_dead: bool
 
 
 class JobSweeper:
@@ -74,7 +74,6 @@ class JobSweeper:
         for model in models:
             if not await self._claim(model):
                 continue
-            num_repaired += await self._sweep_pending(model, alive)
             async for record in self._list_open(model):
                 num_open += 1
                 num_repaired += await self._repair(record, alive)
@@ -108,10 +107,12 @@ class JobSweeper:
                 return
 
     async def _read(self, place: JobPlace, created_at_ms: float) -> _Record:
-        names = ["state", "fence", "worker_id", "stream_id", "deadline_at_ms"]
+        names = ["state", "fence", "worker_id", "stream_id", "deadline_at_ms", "dead"]
         job, _, released = place.slot_keys
         found: Any = await self._redis.hmget(job, names)
-        state, fence, worker_id, stream_id, deadline_at_ms = ((value or b"").decode() for value in found)
+        state, fence, worker_id, stream_id, deadline_at_ms, dead = (
+            (value or b"").decode() for value in found
+        )
         return _Record(
             place=place,
             created_at_ms=created_at_ms,
@@ -121,6 +122,7 @@ class JobSweeper:
             stream_id=stream_id,
             deadline_at_ms=int(deadline_at_ms or 0),
             released_at_ms=await self._redis.zscore(released, place.job_id),
+            is_dead=bool(dead),
         )
 
     async def _repair(self, record: _Record, alive: Iterable[WorkerId]) -> bool:
@@ -133,20 +135,27 @@ class JobSweeper:
             return True
         state = JobState(record.state)
         if state.is_terminal:
-            await self._steps.close(place, Ended(await self._count_waiting(place), record.stream_id))
+            num_waiting = await self._count_waiting(place)
+            await self._steps.close(place, Ended(num_waiting, record.stream_id, is_dead=record.is_dead))
             return True
         if state is JobState.RUNNING:
-            expected = Expectation(state, record.fence)
-            if record.worker_id not in alive and not await self._registry.is_alive(record.worker_id):
-                return await self._end(place, expected, JobState.FAILED)
-            overdue = now >= record.deadline_at_ms + _RUN_GRACE_MS
-            return overdue and await self._end(place, expected, JobState.EXPIRED)
+            return await self._repair_running(record, now, alive)
         return await self._repair_queued(record, now)
+
+    async def _repair_running(self, record: _Record, now: int, alive: Iterable[WorkerId]) -> bool:
+        """A job whose entry is pending has a lease, which is looked after elsewhere; one without is not stranded."""
+        if now >= record.deadline_at_ms + _RUN_GRACE_MS:
+            return await self._expire(record.place, Expectation(JobState.RUNNING, record.fence))
+        if record.worker_id in alive or await self._registry.is_alive(record.worker_id):
+            return False
+        if await self._is_pending(record):
+            return False
+        return await self._steps.requeue(record.place, fence=record.fence) is not Requeued.OVER
 
     async def _repair_queued(self, record: _Record, now: int) -> bool:
         place = record.place
         if now >= record.deadline_at_ms:
-            return await self._end(place, Expectation(JobState.QUEUED, record.fence), JobState.EXPIRED)
+            return await self._expire(place, Expectation(JobState.QUEUED, record.fence))
         if record.released_at_ms is None:
             return await self._ensure_turn(place)
         if now - record.released_at_ms < _ENTRY_GRACE_MS or await self._has_entry(record):
@@ -155,9 +164,8 @@ class JobSweeper:
         await self._redis.publish(keys.WAKE_CHANNEL, place.model)
         return True
 
-    async def _end(self, place: JobPlace, expected: Expectation, state: JobState) -> bool:
-        failure = EXPIRED if state is JobState.EXPIRED else WORKER_LOST
-        ended = await self._steps.end(place, expected, state, failure)
+    async def _expire(self, place: JobPlace, expected: Expectation) -> bool:
+        ended = await self._steps.end(place, expected, JobState.EXPIRED, EXPIRED)
         if ended is not None:
             await self._steps.close(place, ended)
         return ended is not None
@@ -177,42 +185,18 @@ class JobSweeper:
         stream = keys.stream_key(record.place.model)
         return bool(await self._redis.xrange(stream, min=record.stream_id, max=record.stream_id))
 
+    async def _is_pending(self, record: _Record) -> bool:
+        stream, entry = keys.stream_key(record.place.model), record.stream_id
+        try:
+            found: Any = await self._redis.xpending_range(stream, keys.GROUP, entry, entry, 1)
+        except ResponseError as error:
+            if str(error).startswith("NOGROUP"):
+                return False
+            raise
+        return bool(found)
+
     async def _count_waiting(self, place: JobPlace) -> int:
         return int(await self._redis.zcard(keys.waiting_key(place.tenant_id, place.model)))
-
-    async def _sweep_pending(self, model: ModelId, alive: Iterable[WorkerId]) -> int:
-        """Entries that dead workers were given: a job that never started gets a new entry; then they are acknowledged.
-
-        A job that had started has failed or will: `_repair` sees to it.
-        """
-        stream, num_repaired, start = keys.stream_key(model), 0, "-"
-        while True:
-            try:
-                page: Any = await self._redis.xpending_range(stream, keys.GROUP, start, "+", _PAGE_JOBS)
-            except ResponseError as error:
-                if str(error).startswith("NOGROUP"):
-                    return num_repaired
-                raise
-            for entry in page:
-                worker_id = WorkerId(entry["consumer"].decode())
-                if worker_id not in alive and not await self._registry.is_alive(worker_id):
-                    num_repaired += await self._redeliver(model, entry["message_id"].decode())
-            if len(page) < _PAGE_JOBS:
-                return num_repaired
-            start = "(" + page[-1]["message_id"].decode()
-
-    async def _redeliver(self, model: ModelId, stream_id: str) -> bool:
-        stream = keys.stream_key(model)
-        found: Any = await self._redis.xrange(stream, min=stream_id, max=stream_id)
-        if found and found[0][1]:
-            fields = found[0][1]
-            place = JobPlace(TenantId(fields[b"t"].decode()), JobId(fields[b"j"].decode()), model)
-            state: Any = await self._redis.hget(place.slot_keys[0], "state")
-            if state == b"queued":
-                await self._steps.enter(place)
-                await self._redis.publish(keys.WAKE_CHANNEL, model)
-        await self._redis.xack(stream, keys.GROUP, stream_id)
-        return True
 
     async def _sweep_consumers(self, model: ModelId, alive: Iterable[WorkerId]) -> None:
         try:

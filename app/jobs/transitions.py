@@ -1,24 +1,30 @@
 """The steps of a job's life, each one script in one slot: what `JobStore`, `JobQueue` and `JobSweeper` are made of."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
 
-from app.domain.ids import JobId, ModelId, TenantId, WorkerId
+from app.domain.ids import JobId, ModelId, TenantId, WorkerId, parse_job_id, parse_tenant_id
 from app.domain.job import Job, JobState
 from app.domain.result import Failure, GenerationResult
-from app.errors import QueueFull
+from app.errors import InvalidId, QueueFull
 from app.jobs import codec, keys
-from app.jobs.types import JobLimits, ReservedJob
+from app.jobs.types import JobLimits, ReservedJob, Standing
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
 from app.redis.scripts import load_script
 
 MAX_RETRY_AFTER_S = 120  # clients give up where they are told to wait longer
 EXPIRED = Failure("expired", "the job was not done by its deadline; try again, or allow it more time")
+CANCELLED = Failure("cancelled", "the job was cancelled")
+POISON = Failure(
+    "poison",
+    "every worker that began to make these images ended before it had; do not send the request again",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,15 @@ class JobPlace:
     def of(cls, job: Job) -> "JobPlace":
         """The place of a job."""
         return cls(job.tenant_id, job.job_id, job.request.model)
+
+    @classmethod
+    def of_entry(cls, model: ModelId, fields: Mapping[bytes, bytes] | None) -> "JobPlace | None":
+        """The place that a stream entry names; None where it is not of ours."""
+        try:
+            found = fields or {}
+            return cls(parse_tenant_id(found[b"t"].decode()), parse_job_id(found[b"j"].decode()), model)
+        except (KeyError, ValueError, InvalidId):
+            return None
 
     @property
     def member(self) -> str:
@@ -51,10 +66,21 @@ class JobPlace:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A transition to a terminal state that counted: how many jobs the tenant has waiting, and the stream entry."""
+    """A terminal state that counted: how many jobs the tenant has waiting, the stream entry, whether a dead letter is due."""
 
     num_waiting: int
     stream_id: str
+    state: JobState | None = None
+    is_dead: bool = False
+
+
+class Requeued(StrEnum):
+    """What became of a running job that its worker has no more."""
+
+    QUEUED = "queued"
+    CANCELLED = "cancelled"
+    DEAD = "dead"
+    OVER = "over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +109,12 @@ class Transitions:
         self._start = load("start")
         self._commit = load("commit")
         self._end = load("end")
-        self._give_back = load("give_back")
+        self._begin = load("begin")
+        self._cancel = load("cancel")
+        self._requeue = load("requeue")
         self._close = load("close")
+        self._bury = load("bury")
+        self._extend = load("extend")
         self._trim = load("trim")
         self._drop_consumer = load("drop_consumer")
 
@@ -149,11 +179,28 @@ class Transitions:
 
     async def start(self, place: JobPlace, worker_id: WorkerId, stream_id: str) -> list[Any]:
         """What `start.lua` says of a delivered entry."""
-        arguments: list[Any] = [place.job_id, worker_id, stream_id, self.clock_ms(), self._ttl_ms]
-        expired = codec.FAILURE.dump_json(EXPIRED)
-        return list(
-            await self._start(place.slot_keys, [*arguments, expired, keys.FINISHED_CHANNEL, place.member])
-        )
+        arguments: list[Any] = [
+            place.job_id,
+            worker_id,
+            stream_id,
+            self.clock_ms(),
+            self._ttl_ms,
+            _EXPIRED_JSON,
+        ]
+        channel = [keys.FINISHED_CHANNEL, place.member]
+        limits: list[Any] = [self._limits.max_attempts, _POISON_JSON]
+        return list(await self._start(place.slot_keys, [*arguments, *channel, *limits]))
+
+    async def begin(self, reserved: ReservedJob) -> Standing:
+        """Counts that the worker begins to run a job that it has started, unless it is to end or is not its own."""
+        answer: Any = await self._begin(JobPlace.of(reserved.job).slot_keys[:1], [reserved.fence])
+        return Standing(answer.decode())
+
+    async def cancel(self, place: JobPlace) -> Ended | None:
+        """Cancels a job, or asks for it where it runs; the state after that. None where the job is unknown."""
+        arguments: list[Any] = [place.job_id, _CANCELLED_JSON, self.clock_ms(), self._ttl_ms]
+        reply: Any = await self._cancel(place.slot_keys, [*arguments, keys.FINISHED_CHANNEL, place.member])
+        return Ended(int(reply[1]), reply[2].decode(), JobState(reply[0].decode())) if reply else None
 
     async def commit(
         self, reserved: ReservedJob, result: GenerationResult, entries: Sequence[bytes]
@@ -171,40 +218,76 @@ class Transitions:
         ]
         channel = [keys.FINISHED_CHANNEL, place.member]
         reply: Any = await self._commit(
-            [*place.slot_keys, *memory_keys], [*arguments, *channel, index_member(memory), *entries]
+            [*place.slot_keys, *memory_keys],
+            [*arguments, *channel, _CANCELLED_JSON, index_member(memory), *entries],
+        )
+        if reply[0] == b"lost":
+            return None
+        ended = Ended(int(reply[1]), reserved.stream_id, JobState(reply[0].decode()))
+        return ended, int(reply[2]) if len(reply) > 2 and reply[2] else None
+
+    async def end(
+        self,
+        place: JobPlace,
+        expected: Expectation,
+        state: JobState,
+        failure: Failure,
+        *,
+        is_dead: bool = False,
+    ) -> Ended | None:
+        """Ends the job without images, as cancelled where that was asked for. None where it is not as expected.
+
+        `is_dead` asks for a dead letter, which closing it writes.
+        """
+        fence = "" if expected.fence is None else expected.fence
+        arguments: list[Any] = [place.job_id, expected.state, fence, state, codec.FAILURE.dump_json(failure)]
+        times = [self.clock_ms(), self._ttl_ms]
+        channel = [keys.FINISHED_CHANNEL, place.member]
+        reply: Any = await self._end(
+            place.slot_keys,
+            [*arguments, *times, *channel, _CANCELLED_JSON, "1" if is_dead else ""],
         )
         if not reply[0]:
             return None
-        return Ended(int(reply[1]), reserved.stream_id), int(reply[2]) if reply[2] else None
+        return Ended(int(reply[1]), reply[2].decode(), JobState(reply[3].decode()), is_dead=bool(reply[4]))
 
-    async def end(
-        self, place: JobPlace, expected: Expectation, state: JobState, failure: Failure
-    ) -> Ended | None:
-        """Ends the job without images. None where it is not as expected."""
-        fence = "" if expected.fence is None else expected.fence
-        arguments: list[Any] = [place.job_id, expected.state, fence, state, codec.FAILURE.dump_json(failure)]
-        reply: Any = await self._end(
+    async def requeue(
+        self, place: JobPlace, *, fence: int | None = None, stream_id: str = "", is_forgiven: bool = False
+    ) -> Requeued:
+        """Makes a job queued again that runs under the fence or the entry, under a new entry, and closes it where it ended.
+
+        `is_forgiven`: the attempt does not count. The old entry is left to the caller, except where the job has ended.
+        """
+        conditions: list[Any] = ["" if fence is None else fence, stream_id, "1" if is_forgiven else ""]
+        times = [self.clock_ms(), self._ttl_ms]
+        reply: Any = await self._requeue(
             place.slot_keys,
-            [*arguments, self.clock_ms(), self._ttl_ms, keys.FINISHED_CHANNEL, place.member],
+            [place.job_id, *conditions, _CANCELLED_JSON, *times, keys.FINISHED_CHANNEL, place.member],
         )
-        return Ended(int(reply[1]), reply[2].decode()) if reply[0] else None
-
-    async def give_back(self, reserved: ReservedJob) -> bool:
-        """Makes a running job queued again, under a new stream entry. False where the fence is lost."""
-        place = JobPlace.of(reserved.job)
-        if not await self._give_back(place.slot_keys[:1], [reserved.fence]):
-            return False
-        await self.enter(place)
-        return True
+        outcome = Requeued(reply[0].decode())
+        if outcome is Requeued.QUEUED:
+            await self.enter(place)
+        elif outcome is not Requeued.OVER:
+            await self.close(place, Ended(int(reply[1]), stream_id, is_dead=outcome is Requeued.DEAD))
+        return outcome
 
     async def close(self, place: JobPlace, ended: Ended) -> None:
         """What follows an end outside the tenant's slot; the sweep does it where this worker cannot."""
-        await self._close(
-            [keys.stream_key(place.model), keys.open_key(place.model)],
-            [keys.GROUP, ended.stream_id, place.member],
-        )
+        model_keys = [keys.stream_key(place.model), keys.open_key(place.model)]
+        arguments = [keys.GROUP, ended.stream_id, place.member]
+        if ended.is_dead:
+            letter = await self._write_letter(place)
+            limit = self._limits.max_dead_letters
+            await self._bury([*model_keys, keys.dead_key(place.model)], [*arguments, limit, *letter])
+        else:
+            await self._close(model_keys, arguments)
         if ended.num_waiting:
             await self.mark(place.tenant_id, place.model)
+
+    async def extend(self, model: ModelId, worker_id: WorkerId, stream_ids: Sequence[str]) -> list[str]:
+        """Extends the leases of entries that the worker has; which of them it has no more."""
+        lost: Any = await self._extend([keys.stream_key(model)], [keys.GROUP, worker_id, *stream_ids])
+        return [stream_id.decode() for stream_id in lost]
 
     async def trim(self, model: ModelId) -> None:
         """Trims the model's stream below everything that is pending or undelivered."""
@@ -213,6 +296,16 @@ class Transitions:
     async def drop_consumer(self, model: ModelId, worker_id: WorkerId) -> None:
         """Removes a dead worker's consumer, if it has nothing pending."""
         await self._drop_consumer([keys.stream_key(model)], [keys.GROUP, worker_id])
+
+    async def _write_letter(self, place: JobPlace) -> list[Any]:
+        names = ["failure", "attempts", "worker_id", "last_worker_id"]
+        found: Any = await self._redis.hmget(place.slot_keys[0], names)
+        failure, attempts, worker_id, last_worker_id = (value or b"" for value in found)
+        reason = (
+            codec.decode(codec.FAILURE, failure, where=f"job {place.job_id}").code if failure else "unknown"
+        )
+        who = ["t", place.tenant_id, "j", place.job_id, "worker", worker_id or last_worker_id]
+        return [*who, "reason", reason, "attempts", attempts or b"0", "at_ms", self.clock_ms()]
 
     @property
     def _ttl_ms(self) -> int:
@@ -228,9 +321,15 @@ class Transitions:
         )
 
 
+_EXPIRED_JSON = codec.FAILURE.dump_json(EXPIRED)
+_CANCELLED_JSON = codec.FAILURE.dump_json(CANCELLED)
+_POISON_JSON = codec.FAILURE.dump_json(POISON)
+
+
 def state_of(failure: Failure) -> JobState:
     """The terminal state of a job that ended with this failure."""
-    return JobState.EXPIRED if failure.code == EXPIRED.code else JobState.FAILED
+    states = {EXPIRED.code: JobState.EXPIRED, CANCELLED.code: JobState.CANCELLED}
+    return states.get(failure.code, JobState.FAILED)
 
 
 def estimate_retry_s(oldest_age_ms: float, num_jobs: int) -> int:

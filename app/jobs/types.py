@@ -1,9 +1,10 @@
 """Values that the classes of this folder hand out, and the bounds they keep."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
-from app.domain.ids import ModelId, WorkerId
+from app.domain.ids import JobId, ModelId, TenantId, WorkerId
 from app.domain.job import Job
 from app.settings import Settings
 
@@ -16,6 +17,8 @@ class JobLimits:
     max_open: int = 10_000
     max_released_per_tenant: int = 8
     job_ttl_s: int = 7 * 86_400
+    max_attempts: int = 3
+    max_dead_letters: int = 1000
 
     @classmethod
     def of(cls, settings: Settings) -> "JobLimits":
@@ -25,17 +28,35 @@ class JobLimits:
             max_open=settings.max_open_jobs,
             max_released_per_tenant=settings.max_released_jobs_per_tenant,
             job_ttl_s=settings.job_ttl_s,
+            max_attempts=settings.max_attempts,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ReservedJob:
-    """A job that this worker has started. Its end counts only while `fence` is the record's fence."""
+    """A job that this worker has started. Its end counts only while `fence` is the record's fence.
+
+    `num_attempts` counts how often others began to run it, and vanished or gave up: it may be what they died of.
+    """
 
     job: Job
     fence: int
     worker_id: WorkerId
     stream_id: str
+    num_attempts: int = 0
+
+    @property
+    def runs_alone(self) -> bool:
+        """True where no other job may share its batch: it asks for one fixed shape, or has been begun before."""
+        return self.job.request.reproducible or self.num_attempts > 0
+
+
+class Standing(StrEnum):
+    """How a job that a worker has started stands now: its own still, to be ended as cancelled, or no longer its own."""
+
+    OURS = "ours"
+    CANCELLED = "cancelled"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +64,23 @@ class Committed:
     """A commit that counted. `memory_version` is the memory's version after it, None where nothing was remembered."""
 
     memory_version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A commit that came after the job was cancelled: the job has ended so, and nothing of it was remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that no worker could do, for the operator: why, how often it was begun, and by whom last."""
+
+    tenant_id: TenantId
+    job_id: JobId
+    reason: str
+    num_attempts: int
+    worker_id: WorkerId
+    at_ms: int
 
 
 WorkerPhase = Literal["loading", "ready", "draining"]

@@ -11,17 +11,18 @@ from redis.asyncio import Redis
 
 from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import JobRecord, JobState
-from app.errors import NoWorker, WaitTimeout, WorkerLost
+from app.errors import NoWorker, StoreUnavailable, WaitTimeout
 from app.jobs.keys import FINISHED_CHANNEL, open_member
-from app.jobs.store import NO_WORKER, WORKER_LOST, JobStore
+from app.jobs.store import NO_WORKER, JobStore
 from app.jobs.workers import WorkerRegistry
 from app.redis.listener import Listener
 
 
 class JobWaiter:
-    """Wakes waiters by notification, and looks every `poll_s` for what no notification tells: a dead worker.
+    """Wakes waiters by notification, and looks every `poll_s` for what no notification tells: that no worker is there.
 
-    An async context manager. Any number of tasks may wait, also for the same job.
+    An async context manager. Any number of tasks may wait, also for the same job. An outage of Redis of up to
+    `outage_s` is waited for. A worker that dies with the job is no concern here: another gets it.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class JobWaiter:
         *,
         no_worker_grace_s: float = 10.0,
         poll_s: float = 1.0,
+        outage_s: float = 10.0,
     ) -> None:
         self._store = store
         self._registry = registry
         self._no_worker_grace_s = no_worker_grace_s
         self._poll_s = poll_s
+        self._outage_s = outage_s
         self._waiting: defaultdict[bytes, set[asyncio.Event]] = defaultdict(set)
         self._listener = Listener(redis, [FINISHED_CHANNEL], self._on_finished)
 
@@ -52,8 +55,8 @@ class JobWaiter:
     async def wait(self, tenant_id: TenantId, job_id: JobId, timeout_s: float) -> JobRecord:
         """The record of the job once it is in a terminal state, whichever.
 
-        Raises WorkerLost where the worker died with it, NoWorker where none served its model for `no_worker_grace_s`
-        (both end the job), WaitTimeout (which does not), NotFound, CorruptRecord, StoreUnavailable.
+        Raises NoWorker where it never started and none served its model for `no_worker_grace_s` (which ends the job),
+        WaitTimeout (which does not), NotFound, CorruptRecord, StoreUnavailable.
         """
         name, finished = open_member(tenant_id, job_id).encode(), asyncio.Event()
         self._waiting[name].add(finished)
@@ -70,10 +73,10 @@ class JobWaiter:
         unserved_since_s: float | None = None
         while True:
             finished.clear()
-            record = await self._store.get(tenant_id, job_id)
+            record = await self._read(tenant_id, job_id, until_s)
             if record.state.is_terminal:
                 return _unless_given_up(record)
-            if record.state is JobState.QUEUED:
+            if record.state is JobState.QUEUED and record.fence == 0:
                 unserved_since_s = await self._note_service(record.job.request.model, unserved_since_s)
                 if (
                     unserved_since_s is not None
@@ -82,9 +85,6 @@ class JobWaiter:
                     await self._store.fail_if_queued(tenant_id, job_id, NO_WORKER)
                     unserved_since_s = None
                     continue
-            elif record.worker_id is None or not await self._registry.is_alive(record.worker_id):
-                await self._store.fail_if_lost(tenant_id, job_id, record.fence)
-                continue
             remaining_s = until_s - time.monotonic()
             if remaining_s <= 0:
                 raise WaitTimeout(
@@ -92,8 +92,22 @@ class JobWaiter:
                 )
             await _wait_for(finished, min(remaining_s, self._poll_s))
 
+    async def _read(self, tenant_id: TenantId, job_id: JobId, until_s: float) -> JobRecord:
+        """The record; where Redis is away, once it is back. StoreUnavailable where that takes too long."""
+        patient_until_s = min(until_s, time.monotonic() + self._outage_s)
+        while True:
+            try:
+                return await self._store.get(tenant_id, job_id)
+            except StoreUnavailable:
+                if time.monotonic() + self._poll_s >= patient_until_s:
+                    raise
+            await asyncio.sleep(self._poll_s)
+
     async def _note_service(self, model: ModelId, unserved_since_s: float | None) -> float | None:
-        if await self._registry.serving(model):
+        try:
+            if await self._registry.serving(model):
+                return None
+        except StoreUnavailable:  # nobody knows
             return None
         return time.monotonic() if unserved_since_s is None else unserved_since_s
 
@@ -109,8 +123,6 @@ async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
 
 
 def _unless_given_up(record: JobRecord) -> JobRecord:
-    if record.failure is not None and record.failure.code == WORKER_LOST.code:
-        raise WorkerLost(record.failure.message)
     if record.failure is not None and record.failure.code == NO_WORKER.code:
         raise NoWorker(record.failure.message)
     return record

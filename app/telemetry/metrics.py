@@ -92,6 +92,24 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self.jobs_oldest_seconds = Gauge(
+            "sparke_jobs_oldest_seconds",
+            "Age of the oldest unfinished job, by model; 0 where there is none.",
+            ("model",),
+            registry=registry,
+        )
+        self.dead_letters = Gauge(
+            "sparke_dead_letters",
+            "Jobs kept for the operator because no worker could do them, by model.",
+            ("model",),
+            registry=registry,
+        )
+        self.jobs_redelivered = Counter(
+            "sparke_jobs_redelivered",
+            "Jobs that this worker gave to others because their worker was silent, by model.",
+            ("model",),
+            registry=registry,
+        )
         self.jobs_running = Gauge(
             "sparke_jobs_running", "Jobs that this worker holds now, by model.", ("model",), registry=registry
         )

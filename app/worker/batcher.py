@@ -19,6 +19,11 @@ class HoldsJob(Protocol):
         """The job itself."""
         ...
 
+    @property
+    def runs_alone(self) -> bool:
+        """True where no other job may share its batch."""
+        ...
+
 
 Reserved = TypeVar("Reserved", bound=HoldsJob)
 
@@ -54,7 +59,7 @@ class _Waiting(Generic[Reserved]):
 
     @property
     def runs_alone(self) -> bool:
-        return self.reserved.job.request.reproducible
+        return self.reserved.runs_alone
 
     @property
     def age(self) -> tuple[int, int]:
@@ -64,8 +69,8 @@ class _Waiting(Generic[Reserved]):
 class Batcher(Generic[Reserved]):
     """Groups compatible jobs into batches of at most `max_images` images.
 
-    A group is ready when it can fill a batch, when its first job has waited `window_ms`, or at once for a reproducible
-    job, which runs alone. A job of more than `max_images` images runs alone too: it cannot be divided, for its images
+    A group is ready when it can fill a batch, when its first job has waited `window_ms`, or at once for a job that runs
+    alone: a reproducible one, or one that others began and did not end. A job of more than `max_images` images runs alone too: it cannot be divided, for its images
     push each other apart. Among ready groups the tenant that led a batch least recently leads the next one with its
     oldest job; the room left goes to compatible jobs, tenants in turn. Only the loss of its *oldest* job costs a tenant
     its turn, so that small jobs which fill gaps never starve its large one: with T tenants waiting, each leads one of

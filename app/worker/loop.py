@@ -31,8 +31,8 @@ class JobSource(Protocol):
         """Start jobs until they have `max_images` images; wait up to `block_ms` for the first."""
         ...
 
-    async def give_back(self, reserved: ReservedJob) -> bool:
-        """Make a job that was not run queued again."""
+    async def give_back(self, reserved: ReservedJob, *, is_forgiven: bool) -> bool:
+        """Make a job that was not done queued again; forgiven, its attempt does not count."""
         ...
 
 
@@ -74,9 +74,10 @@ class WorkerLoop:
     async def run(self) -> None:
         """Work until `stop` is set; then finish the running batch and give back what was not begun.
 
-        Cancelled, it gives back the running batch too: its jobs then run elsewhere, under a new fence.
+        Cancelled, it gives back the running batch too: its jobs then run elsewhere, under a new fence. So it does after
+        a fault, which counts as an attempt of each job, for one of them may have caused it.
         """
-        parts = self._parts
+        parts, is_forgiven = self._parts, True
         try:
             while not parts.stop.is_set():
                 await self._fill()
@@ -86,8 +87,11 @@ class WorkerLoop:
                     await parts.runner.run(self._batch)
                     self._batch = ()
                     self._count_held()
+        except Exception:
+            is_forgiven = False
+            raise
         finally:
-            await self._give_back((*self._batch, *parts.batcher.drain()))
+            await self._give_back((*self._batch, *parts.batcher.drain()), is_forgiven=is_forgiven)
             self._batch = ()
             self._count_held()
 
@@ -124,11 +128,11 @@ class WorkerLoop:
             return _IDLE_BLOCK_MS
         return min(max(ready_at_ms - self._parts.clock_ms(), 0), _IDLE_BLOCK_MS)
 
-    async def _give_back(self, left: Sequence[ReservedJob]) -> None:
+    async def _give_back(self, left: Sequence[ReservedJob], *, is_forgiven: bool) -> None:
         for reserved in left:
             log = _log.bind(job_id=reserved.job.job_id)
             try:
-                given = await self._parts.source.give_back(reserved)
+                given = await self._parts.source.give_back(reserved, is_forgiven=is_forgiven)
             except StoreUnavailable as error:
                 log.warning("job_not_given_back", reason=error.message)
             else:

@@ -20,6 +20,7 @@ from app.domain.model import ModelSpec
 from app.errors import ConfigurationError, StoreUnavailable
 from app.images.store import ImageStore
 from app.images.sweeper import ImageSweeper
+from app.jobs.leases import JobReclaimer
 from app.jobs.queue import JobQueue
 from app.jobs.sweeper import JobSweeper
 from app.jobs.types import JobLimits, ReservedJob, WorkerInfo
@@ -96,7 +97,10 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
             return
         stack.push_async_callback(_close_engines, thread, loaded, settings.drain_timeout_s)
         images = ImageStore.open(settings.image_store_url)
-        loop = await _build_loop(stack, desk, loaded, images)
+        queue = await _open_queue(stack, desk)
+        leasing = await stack.enter_async_context(_background(_extend_leases(desk, queue)))
+        loop = _build_loop(stack, desk, _Means(loaded, images, queue))
+        reclaiming = await stack.enter_async_context(_background(_reclaim(desk, models)))
         sweeping = await stack.enter_async_context(_background(_sweep(desk, models)))
         tidying = await stack.enter_async_context(_background(_sweep_images(desk, images)))
         heartbeat.enter("ready")
@@ -105,9 +109,8 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
             metrics.worker_ready.labels(model).set(1)
         draining = asyncio.create_task(_say_draining(stop, heartbeat))
         stack.callback(draining.cancel)
-        await _until_stopped(
-            loop.run(), stop, (beating, sweeping, tidying), patience_s=settings.drain_timeout_s
-        )
+        guards = (beating, leasing, reclaiming, sweeping, tidying)
+        await _until_stopped(loop.run(), stop, guards, patience_s=settings.drain_timeout_s)
         log.info("worker_stopped")
 
 
@@ -148,15 +151,26 @@ async def _load_all(
     return loaded
 
 
-async def _build_loop(
-    stack: AsyncExitStack, desk: _Desk, loaded: dict[ModelId, LoadedModel], images: ImageStore
-) -> WorkerLoop:
-    settings, metrics = desk.settings, desk.metrics
-    encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="png")
-    stack.callback(encoders.shutdown)
-    queue = JobQueue(desk.redis, JobLimits.of(settings))
+async def _open_queue(stack: AsyncExitStack, desk: _Desk) -> JobQueue:
+    queue = JobQueue(desk.redis, JobLimits.of(desk.settings))
     await desk.patience.call(queue.__aenter__)
     stack.push_async_exit(queue)
+    return queue
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What jobs are done with."""
+
+    loaded: dict[ModelId, LoadedModel]
+    images: ImageStore
+    queue: JobQueue
+
+
+def _build_loop(stack: AsyncExitStack, desk: _Desk, means: _Means) -> WorkerLoop:
+    settings, metrics, queue, loaded = desk.settings, desk.metrics, means.queue, means.loaded
+    encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="png")
+    stack.callback(encoders.shutdown)
     memory_store = MemoryStore(desk.redis)
     runner = BatchRunner(
         RunnerParts(
@@ -165,7 +179,7 @@ async def _build_loop(
             memories=MemoryCache(memory_store, budget_bytes=settings.memory_cache_bytes, metrics=metrics),
             versions=memory_store,
             jobs=queue,
-            images=images,
+            images=means.images,
             encoders=encoders,
             patience=desk.patience,
             clock_ms=now_ms,
@@ -190,6 +204,27 @@ async def _build_loop(
             metrics=metrics,
         )
     )
+
+
+async def _extend_leases(desk: _Desk, queue: JobQueue) -> None:
+    async def extend_once() -> None:
+        num_lost = await queue.extend_leases(desk.worker_id)
+        if num_lost:
+            _log.warning("leases_lost", num_jobs=num_lost)
+
+    await repeat(extend_once, "leases_not_extended", interval_s=desk.settings.heartbeat_interval_s)
+
+
+async def _reclaim(desk: _Desk, models: tuple[ModelId, ...]) -> None:
+    settings = desk.settings
+    reclaimer = JobReclaimer(desk.redis, JobLimits.of(settings), lease_s=settings.heartbeat_ttl_s)
+
+    async def reclaim_once() -> None:
+        for model in models:
+            report = await reclaimer.reclaim(model)
+            desk.metrics.jobs_redelivered.labels(model).inc(report.num_redelivered)
+
+    await repeat(reclaim_once, "leases_not_reclaimed", interval_s=settings.heartbeat_interval_s)
 
 
 async def _sweep(desk: _Desk, models: tuple[ModelId, ...]) -> None:

@@ -44,6 +44,11 @@ class Patience:
             await self.pause(delay_s)
             delay_s = min(2 * delay_s, _MAX_DELAY_S)
 
+    @property
+    def is_over(self) -> bool:
+        """True once the worker stops: nothing is repeated any more."""
+        return self._stop.is_set()
+
     async def pause(self, delay_s: float) -> None:
         """Sleep, but no longer than until the worker stops."""
         with suppress(TimeoutError):

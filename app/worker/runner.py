@@ -16,8 +16,8 @@ from app.domain.job import Job, JobState
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import StoreUnavailable
 from app.images.store import image_key
-from app.jobs.transitions import EXPIRED, state_of
-from app.jobs.types import Committed, ReservedJob
+from app.jobs.transitions import CANCELLED, EXPIRED
+from app.jobs.types import Cancelled, Committed, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
 from app.telemetry.metrics import Metrics
@@ -29,6 +29,7 @@ from app.worker.neighbours import neighbour_query, to_neighbours
 from app.worker.patience import Patience
 from app.worker.png import ImageOrigin, encode_png, image_metadata
 from app.worker.references import MemoryVersions, ReadReferences, ReferenceReader
+from app.worker.watch import BatchSteps, BatchStopped, BatchWatch
 from sparke_engine.diffusion.engine import DenoisingPlan, Sample, SampleGroup
 from sparke_engine.errors import OutputMismatch
 from sparke_engine.types import Neighbours
@@ -37,16 +38,24 @@ _log = structlog.get_logger(__name__)
 
 
 class JobEnds(Protocol):
-    """How a job ends. Both check the fence: an answer of None or False is that of a job which is no longer ours."""
+    """How a job begins and ends. All check the fence: an answer of LOST or None is that of a job which is not ours."""
+
+    async def begin(self, reserved: ReservedJob) -> Standing:
+        """Say that the job is about to run."""
+        ...
+
+    async def standing(self, reserved: ReservedJob) -> Standing:
+        """How the job stands while it runs."""
+        ...
 
     async def commit(
         self, reserved: ReservedJob, result: GenerationResult, entries: Sequence[bytes]
-    ) -> Committed | None:
+    ) -> Committed | Cancelled | None:
         """Remember the entries and end the job with its result, at once or not at all."""
         ...
 
-    async def fail(self, reserved: ReservedJob, failure: Failure) -> bool:
-        """End the job with a failure."""
+    async def fail(self, reserved: ReservedJob, failure: Failure) -> JobState | None:
+        """End the job with a failure; the state it then has."""
         ...
 
 
@@ -55,6 +64,10 @@ class ImageSink(Protocol):
 
     async def put(self, key: str, data: bytes) -> None:
         """Write an image, whole or not at all."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove an image; one that is not there is no error."""
         ...
 
 
@@ -112,9 +125,16 @@ class BatchRunner:
         """
         found = await asyncio.gather(*(self._prepare_or_fail(reserved) for reserved in batch))
         prepared = [one for one in found if one is not None]
-        outcomes = await self._generate(prepared) if prepared else []
+        if not prepared:
+            return
+        async with BatchWatch(self._parts.jobs, [one.reserved for one in prepared], self._let_go) as watch:
+            outcomes = await self._generate(prepared, watch)
         await asyncio.gather(
-            *(self._finish_or_fail(one, outcome) for one, outcome in zip(prepared, outcomes, strict=True))
+            *(
+                self._finish_or_fail(one, outcome)
+                for one, outcome in zip(prepared, outcomes, strict=True)
+                if not watch.is_gone(one.reserved)
+            )
         )
 
     async def fail(self, reserved: ReservedJob, failure: Failure) -> None:
@@ -122,22 +142,34 @@ class BatchRunner:
         model = reserved.job.request.model
         log = _log.bind(job_id=reserved.job.job_id, code=failure.code)
         try:
-            is_ours = await self._parts.patience.call(lambda: self._parts.jobs.fail(reserved, failure))
+            state = await self._parts.patience.call(lambda: self._parts.jobs.fail(reserved, failure))
         except StoreUnavailable as error:
             log.error("failure_not_written", reason=error.message)  # noqa: TRY400 - no fault of the code
             return
-        if is_ours:
+        if state in (JobState.FAILED, JobState.EXPIRED):
             self._parts.metrics.job_failures.labels(model, failure.code).inc()
-        self._count_end(reserved, state_of(failure) if is_ours else None)
+        self._count_end(reserved, state)
+
+    async def _let_go(self, reserved: ReservedJob, standing: Standing) -> None:
+        """A job that is not wanted any more: it ends as cancelled, or is another worker's already."""
+        if standing is Standing.CANCELLED:
+            await self.fail(reserved, CANCELLED)
+        else:
+            self._count_end(reserved, None)
 
     async def _prepare_or_fail(self, reserved: ReservedJob) -> _Prepared | None:
         if self._is_late(reserved):
             await self.fail(reserved, EXPIRED)
             return None
+        until_ms = reserved.job.deadline_at_ms
         try:
-            prepared = await self._parts.patience.call(
-                lambda: self._prepare(reserved), until_ms=reserved.job.deadline_at_ms
+            standing = await self._parts.patience.call(
+                lambda: self._parts.jobs.begin(reserved), until_ms=until_ms
             )
+            if standing is not Standing.OURS:
+                await self._let_go(reserved, standing)
+                return None
+            prepared = await self._parts.patience.call(lambda: self._prepare(reserved), until_ms=until_ms)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and its batch-mates go on
             await self._fail_for(reserved, error, "job_not_prepared")
             return None
@@ -178,22 +210,29 @@ class BatchRunner:
             chosen = await asyncio.to_thread(synced.memory.select, query)
         return version, to_neighbours(chosen)
 
-    async def _generate(self, prepared: Sequence[_Prepared]) -> list[_Generated | Exception]:
+    async def _generate(
+        self, prepared: Sequence[_Prepared], watch: BatchWatch
+    ) -> list[_Generated | Exception]:
         """Each job's images, or what went wrong with it: the batch at once, and after an error each job alone."""
         model, request = prepared[0].model, prepared[0].job.request
         groups = [one.group for one in prepared]
         plan = DenoisingPlan(request.width_px, request.height_px, request.steps, request.guidance_scale)
-        work = partial(_generate_checked, model, groups, plan, self._parts.metrics)
+        work = partial(_generate_checked, model, groups, plan, BatchSteps(self._parts.metrics, watch))
         try:
             found = await self._parts.device.run(work)
             return [_Generated(samples, sum(map(len, found))) for samples in found]
+        except BatchStopped as stopped:
+            return [stopped] * len(prepared)
         except Exception as error:  # noqa: BLE001 - likewise
             if len(prepared) == 1:
                 return [error]
             _log.warning("batch_failed_each_job_runs_alone", num_jobs=len(prepared), exc_info=True)
         outcomes: list[_Generated | Exception] = []
         for one in prepared:
-            outcomes += await self._generate([one])
+            if watch.is_gone(one.reserved):
+                outcomes.append(BatchStopped())
+            else:
+                outcomes += await self._generate([one], watch)
         return outcomes
 
     async def _finish_or_fail(self, prepared: _Prepared, outcome: _Generated | Exception) -> None:
@@ -225,9 +264,19 @@ class BatchRunner:
         committed = await self._parts.patience.call(
             lambda: self._parts.jobs.commit(reserved, result, written)
         )
-        self._count_end(reserved, JobState.SUCCEEDED if committed else None)
-        if committed:
+        if isinstance(committed, Committed):
+            self._count_end(reserved, JobState.SUCCEEDED)
             self._count_images(prepared, samples, num_written=len(written))
+            return
+        self._count_end(reserved, JobState.CANCELLED if committed else None)
+        await self._remove(images)
+
+    async def _remove(self, images: Sequence[GeneratedImage]) -> None:
+        """Images of a job that did not end with them. What cannot be removed now is left to the sweep."""
+        try:
+            await asyncio.gather(*(self._parts.images.delete(image.storage_key) for image in images))
+        except StoreUnavailable as error:
+            _log.warning("images_left_to_sweep", reason=error.message)
 
     async def _store_image(self, prepared: _Prepared, index: int, generated: _Generated) -> GeneratedImage:
         job, sample = prepared.job, generated.samples[index]
@@ -258,6 +307,13 @@ class BatchRunner:
         )
 
     async def _fail_for(self, reserved: ReservedJob, error: Exception, event: str) -> None:
+        if (
+            isinstance(error, StoreUnavailable)
+            and self._parts.patience.is_over
+            and not self._is_late(reserved)
+        ):
+            _log.warning("job_left_to_its_lease", job_id=reserved.job.job_id, reason=error.message)
+            return
         failure = failure_of(error, reserved.job)
         _log.warning(event, job_id=reserved.job.job_id, code=failure.code, exc_info=error)
         await self.fail(reserved, failure)
@@ -284,22 +340,14 @@ class BatchRunner:
 
 
 def _generate_checked(
-    model: LoadedModel, groups: Sequence[SampleGroup], plan: DenoisingPlan, metrics: Metrics
+    model: LoadedModel, groups: Sequence[SampleGroup], plan: DenoisingPlan, steps: BatchSteps
 ) -> list[list[Sample]]:
     """On the device thread: one batch, timed, and as many images as were asked for."""
-    name = model.spec.model_id
+    name, metrics = model.spec.model_id, steps.metrics
     expected = [len(group.seeds) for group in groups]
-    last_s = time.perf_counter()
-
-    def time_step(_step: int, _num_steps: int) -> None:
-        nonlocal last_s
-        now_s = time.perf_counter()
-        metrics.denoise_step_seconds.labels(name).observe(now_s - last_s)
-        last_s = now_s
-
     metrics.batch_images.labels(name).observe(sum(expected))
     with metrics.batch_seconds.labels(name).time():
-        samples = model.engine.generate(groups, plan, time_step)
+        samples = model.engine.generate(groups, plan, steps.of(name))
     actual = [len(group) for group in samples]
     if actual != expected:
         raise OutputMismatch(f"expected {expected} images for the groups, got {actual}")

@@ -12,6 +12,7 @@ from app.domain.job import Job, JobKind
 from app.domain.request import Diversity, GenerationRequest
 from app.domain.result import GeneratedImage, GenerationResult
 from app.images.store import image_key
+from app.jobs.leases import JobReclaimer
 from app.jobs.queue import JobQueue
 from app.jobs.store import JobStore
 from app.jobs.sweeper import JobSweeper
@@ -56,6 +57,10 @@ class Bench:
         return JobSweeper(
             redis or self.redis, self.limits, self.registry(), interval_s=0, clock_ms=self.clock_ms
         )
+
+    def reclaimer(self, redis: Redis | None = None, *, lease_s: float = 0.0) -> JobReclaimer:
+        """Takes back what workers hold; with a lease of 0 s every worker is late."""
+        return JobReclaimer(redis or self.redis, self.limits, lease_s=lease_s, clock_ms=self.clock_ms)
 
     def memories(self) -> MemoryStore:
         """The memories' reader."""

@@ -10,7 +10,8 @@ from app.domain.job import JobState
 from app.domain.result import Failure
 from app.errors import CorruptRecord
 from app.jobs import keys
-from app.jobs.types import Committed, JobLimits
+from app.jobs.leases import Reclaimed
+from app.jobs.types import Committed, JobLimits, Standing
 from app.memory.codec import decode_entry
 
 pytestmark = pytest.mark.anyio
@@ -81,7 +82,7 @@ async def test_a_commit_without_entries_leaves_the_memory_alone(bench):
     assert await bench.memories().list_memories(TenantId("acme")) == []
 
 
-@pytest.mark.parametrize("how", ["older fence", "lost", "given back"])
+@pytest.mark.parametrize("how", ["older fence", "expired", "redelivered", "given back"])
 async def test_a_lost_fence_writes_nothing(bench, how):
     """A worker whose job was taken or ended cannot commit, fail or give it back."""
     job = bench.job()
@@ -89,15 +90,17 @@ async def test_a_lost_fence_writes_nothing(bench, how):
     queue = bench.queue()
     [reserved] = await queue.reserve(MODELS, WORKER, 1, 0)
     stale = replace(reserved, fence=0) if how == "older fence" else reserved
-    if how == "lost":
-        assert await bench.store().fail_if_lost(job.tenant_id, job.job_id, reserved.fence)
+    if how in ("expired", "redelivered"):
+        assert await bench.reclaimer().reclaim(MODEL) == Reclaimed(num_redelivered=1)
     if how == "given back":
         assert await queue.give_back(reserved)
+    if how in ("redelivered", "given back"):
         [again] = await bench.queue().reserve(MODELS, WorkerId("w2"), 1, 0)
         assert again.fence == 2
     before = await bench.store().get(job.tenant_id, job.job_id)
     assert await queue.commit(stale, bench.result(stale), bench.entries(stale)) is None
-    assert await queue.fail(stale, Failure("oom", "out of memory")) is False
+    assert await queue.begin(stale) is await queue.standing(stale) is Standing.LOST
+    assert await queue.fail(stale, Failure("oom", "out of memory")) is None
     assert await queue.give_back(stale) is False
     assert await bench.store().get(job.tenant_id, job.job_id) == before
     assert await bench.memories().count(bench.memory()) == 0

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from app.domain.ids import ModelId, WorkerId
 from app.domain.job import JobState
 from app.domain.result import Failure
 from app.errors import StoreUnavailable
+from app.jobs.types import Cancelled, Standing
 from app.redis.connection import check_server, connect
 from app.redis.embedded import EmbeddedRedis
 from app.redis.server_binary import find_server
@@ -46,12 +48,31 @@ async def _go_every_way(bench):
             assert await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
     lost = bench.job()
     await store.accept(lost)
-    await queue.reserve(MODELS, worker_id, 1, 0)
+    bench.limits = replace(bench.limits, max_attempts=2)
+    for _ in range(2):
+        [held_once] = await queue.reserve(MODELS, worker_id, 1, 0)
+        await queue.begin(held_once)
+        assert await queue.extend_leases(worker_id) == 0
+        assert (await bench.reclaimer().reclaim(MODEL)).num_redelivered == 1
+        assert await queue.extend_leases(worker_id) == 1
+    assert await bench.queue().reserve(MODELS, worker_id, 1, 0) == []
+    assert [letter.job_id for letter in await store.list_dead_letters(MODEL)] == [lost.job_id]
+    waiting, running = bench.job(), bench.job()
+    await store.accept(running)
+    [held_once] = await queue.reserve(MODELS, worker_id, 1, 0)
+    await store.accept(waiting)
+    assert await store.cancel(waiting.tenant_id, waiting.job_id) is JobState.CANCELLED
+    assert await store.cancel(running.tenant_id, running.job_id) is JobState.RUNNING
+    assert await queue.standing(held_once) is Standing.CANCELLED
+    assert await queue.commit(held_once, bench.result(held_once), bench.entries(held_once)) == Cancelled()
     await bench.registry().remove(worker_id)
     await sweeper.sweep(MODELS)
-    states = [(await store.get(job.tenant_id, job.job_id)).state for job in [*jobs, late, lost]]
+    states = [
+        (await store.get(job.tenant_id, job.job_id)).state for job in [*jobs, late, lost, waiting, running]
+    ]
     assert states.count(JobState.SUCCEEDED) == 5
     assert states.count(JobState.FAILED) == 2
+    assert states.count(JobState.CANCELLED) == 2
     assert states[6] is JobState.EXPIRED
     assert sum([await bench.memories().count(bench.memory(tenant)) for tenant in ("acme", "bolt")]) == 10
     assert await store.count_open(MODEL) == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.domain.ids import ModelId
+from app.domain.ids import ModelId, WorkerId
 from app.domain.job import JobState
 from app.jobs import keys
 from app.jobs.sweeper import JobSweeper, SweepReport
@@ -75,25 +75,42 @@ async def test_a_lost_stream_is_written_again(bench, redis):
     assert [held.job for held in await queue.reserve(MODELS, worker_id, 1, 0)] == [job]
 
 
-async def test_the_job_of_a_dead_worker_fails(bench, redis):
-    """Nobody waits for it any more, and yet it ends; its entry and its consumer go, and its place is free."""
+async def test_the_job_of_a_dead_worker_runs_elsewhere(bench, redis):
+    """Its lease is left alone by the sweep; once it has run out another worker gets it, and nothing is left behind."""
     worker_id = await bench.live("w1")
     job, queue = bench.job(), bench.queue()
     await bench.store().accept(job)
     await queue.reserve(MODELS, worker_id, 1, 0)
     await bench.registry().remove(worker_id)
-    assert (await bench.sweeper().sweep(MODELS)).num_repaired >= 1
-    record = await bench.store().get(job.tenant_id, job.job_id)
-    assert record.state is JobState.FAILED
-    assert record.failure is not None
-    assert record.failure.code == "worker_lost"
+    assert (await bench.sweeper().sweep(MODELS)).num_repaired == 0
+    assert (await bench.reclaimer().reclaim(MODEL)).num_redelivered == 1
+    other = bench.queue()
+    [held] = await other.reserve(MODELS, await bench.live("w2"), 1, 0)
+    assert (held.job, held.fence) == (job, 2)
+    assert await other.commit(held, bench.result(held), [])
+    await bench.registry().remove(WorkerId("w2"))
+    await bench.sweeper().sweep(MODELS)
     assert await bench.store().count_open(MODEL) == 0
     assert (await redis.xpending(keys.stream_key(MODEL), keys.GROUP))["pending"] == 0
     assert await redis.xinfo_consumers(keys.stream_key(MODEL), keys.GROUP) == []
 
 
+async def test_a_running_job_without_a_lease_is_not_stranded(bench, redis):
+    """The stream was lost, and the worker died: the sweep brings the job back, but not while its worker lives."""
+    worker_id = await bench.live("w1")
+    job, queue = bench.job(), bench.queue()
+    await bench.store().accept(job)
+    await queue.reserve(MODELS, worker_id, 1, 0)
+    await redis.delete(keys.stream_key(MODEL))
+    assert (await bench.sweeper().sweep(MODELS)).num_repaired == 0
+    await bench.registry().remove(worker_id)
+    assert (await bench.sweeper().sweep(MODELS)).num_repaired == 1
+    [held] = await bench.queue().reserve(MODELS, await bench.live("w2"), 1, 0)
+    assert (held.job, held.fence) == (job, 2)
+
+
 async def test_a_job_that_a_dead_worker_was_given_but_never_started_runs_elsewhere(bench, redis):
-    """The worker died between delivery and start: another one gets the job."""
+    """The worker died between delivery and start: another one gets the job, once the lease has run out."""
     job, queue = bench.job(), bench.queue()
     await bench.store().accept(job)
     await queue._steps.release_next(MODEL)
@@ -101,9 +118,9 @@ async def test_a_job_that_a_dead_worker_was_given_but_never_started_runs_elsewhe
     await redis.xreadgroup(keys.GROUP, "dead", {keys.stream_key(MODEL): ">"})
     worker_id = await bench.live("w1")
     assert await queue.reserve(MODELS, worker_id, 1, 0) == []
-    assert (await bench.sweeper().sweep(MODELS)).num_repaired == 1
+    assert (await bench.reclaimer().reclaim(MODEL)).num_redelivered == 1
     [held] = await queue.reserve(MODELS, worker_id, 1, 0)
-    assert (held.job, held.fence) == (job, 1)
+    assert (held.job, held.fence, held.num_attempts) == (job, 1, 0)
 
 
 async def test_a_queued_job_past_its_deadline_ends_without_any_worker_taking_it(bench):

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from app.domain.ids import ModelId, WorkerId
-from app.domain.job import JobState
+from app.domain.job import JobRecord, JobState
 from app.domain.result import Failure
-from app.errors import NotFound, NoWorker, WaitTimeout, WorkerLost
+from app.errors import NotFound, NoWorker, StoreUnavailable, WaitTimeout
 from app.jobs.types import WorkerInfo
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry
@@ -48,19 +48,54 @@ async def test_a_failure_is_returned_with_its_reason(bench):
     assert (record.state, record.failure) == (JobState.FAILED, Failure("oom", "out of memory"))
 
 
-async def test_a_dead_worker_is_noticed(bench):
-    """When the heartbeat of a job's worker runs out, its waiters get WorkerLost and the job has failed."""
-    registry = WorkerRegistry(bench.redis, ttl_s=0.3)
+async def test_a_waiter_waits_through_a_redelivery(bench):
+    """The worker dies and nobody serves the model for longer than the grace: the job has begun, and is not given up."""
+    registry = WorkerRegistry(bench.redis, ttl_s=0.2)
     await registry.beat(WorkerInfo(WorkerId("w1"), "ready", (MODEL,), 0))
+    job = bench.job()
+    await bench.store().accept(job)
+    [lost] = await bench.queue().reserve((MODEL,), WorkerId("w1"), 1, 0)
+    async with _waiter(bench, grace_s=0.1, poll_s=0.05) as waiter:
+        wait = asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60))
+        await asyncio.sleep(0.5)
+        await bench.reclaimer().reclaim(MODEL)
+        await asyncio.sleep(0.3)
+        assert not wait.done()
+        queue = bench.queue()
+        [again] = await queue.reserve((MODEL,), await bench.live("w2"), 1, 0)
+        await queue.commit(again, bench.result(again), bench.entries(again))
+        record = await asyncio.wait_for(wait, 5)
+    assert (record.state, record.fence) == (JobState.SUCCEEDED, 2)
+    assert await bench.queue().commit(lost, bench.result(lost), bench.entries(lost)) is None
+    assert await bench.memories().count(bench.memory()) == 1
+
+
+async def test_a_short_outage_is_waited_for_and_a_long_one_told(bench):
+    """Redis is away for some looks: the waiter goes on; for longer than its patience: StoreUnavailable."""
+    worker_id = await bench.live("w1")
     job, queue = bench.job(), bench.queue()
     await bench.store().accept(job)
-    [reserved] = await queue.reserve((MODEL,), WorkerId("w1"), 1, 0)
-    async with _waiter(bench, poll_s=0.05) as waiter:
-        waits = [asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60)) for _ in range(2)]
-        ends = await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), 5)
-    assert [type(end) for end in ends] == [WorkerLost, WorkerLost]
-    assert await queue.commit(reserved, bench.result(reserved), bench.entries(reserved)) is None
-    assert await bench.memories().count(bench.memory()) == 0
+    [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
+    await queue.commit(reserved, bench.result(reserved), [])
+    for num_failures, ends in ((3, JobState.SUCCEEDED), (10**6, StoreUnavailable)):
+        store = _Away(bench.store(), num_failures)
+        waiter = JobWaiter(bench.redis, store, bench.registry(), poll_s=0.02, outage_s=0.5)
+        [end] = await asyncio.gather(waiter.wait(job.tenant_id, job.job_id, 60), return_exceptions=True)
+        assert (end.state if isinstance(end, JobRecord) else type(end)) is ends
+
+
+class _Away:
+    """A store that does not answer the first times."""
+
+    def __init__(self, store, num_failures):
+        self.store, self.num_failures = store, num_failures
+
+    async def get(self, tenant_id, job_id):
+        """Fail as often as told, then answer."""
+        self.num_failures -= 1
+        if self.num_failures >= 0:
+            raise StoreUnavailable("away")
+        return await self.store.get(tenant_id, job_id)
 
 
 async def test_a_job_that_nobody_serves_is_given_up_after_a_grace(bench):

@@ -38,6 +38,11 @@ class Held:
 
     job: Job
 
+    @property
+    def runs_alone(self) -> bool:
+        """As the queue's."""
+        return self.job.request.reproducible
+
 
 def _make_job(
     number: int,
@@ -99,7 +104,7 @@ class Bench:
     """A worker without its loop: the test says which jobs make a batch."""
 
     def __init__(self, redis, folder, name, engine, *, images=None):
-        self.worker_id = WorkerId(name)
+        self.worker_id, self.redis = WorkerId(name), redis
         limits = JobLimits(max_released_per_tenant=1000)
         self.jobs = JobStore(redis, limits)
         self.queue = JobQueue(redis, limits)

@@ -27,6 +27,7 @@ class ListSource:
         self.answers = list(answers)
         self.asked: list[int] = []
         self.given_back: list[ReservedJob] = []
+        self.forgiven: list[bool] = []
 
     async def reserve(self, _models, _worker_id, max_images, block_ms):
         """The next answer."""
@@ -40,9 +41,10 @@ class ListSource:
         assert len(answer) <= max_images
         return answer
 
-    async def give_back(self, reserved):
+    async def give_back(self, reserved, *, is_forgiven):
         """Note it."""
         self.given_back.append(reserved)
+        self.forgiven.append(is_forgiven)
         return True
 
 
@@ -136,7 +138,7 @@ async def test_a_cancelled_loop_gives_back_its_batch_too(reserved):
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    assert source.given_back == [running, waiting]
+    assert (source.given_back, source.forgiven) == ([running, waiting], [True, True])
 
 
 async def test_an_outage_is_waited_for(reserved):
@@ -157,7 +159,7 @@ async def test_a_fault_of_the_runner_ends_the_loop_and_strands_nothing(reserved)
     source, runner = ListSource([job]), NotingRunner(error=RuntimeError("a fault"))
     with pytest.raises(RuntimeError, match="a fault"):
         await _loop(source, runner, asyncio.Event()).run()
-    assert source.given_back == [job]
+    assert (source.given_back, source.forgiven) == ([job], [False])
 
 
 async def test_no_more_is_reserved_than_fills_a_batch(reserved):

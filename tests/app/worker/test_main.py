@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import urllib.request
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -220,21 +221,37 @@ async def test_a_worker_outlives_an_outage_of_redis(settings, tmp_path, make_job
                 assert record.result.images[0].num_neighbours == 1
 
 
-async def test_what_a_dead_worker_left_is_ended_by_the_living(settings, make_job):
-    """A job that a vanished worker had started fails as worker_lost through the sweep of another."""
+async def test_what_a_dead_worker_left_is_done_by_the_living(settings, make_job):
+    """A job that a vanished worker had begun succeeds elsewhere once its lease is over, under a new fence; counted."""
     job = _soon(make_job(1))
     redis = connect(settings.redis_url)
     try:
         await JobStore(redis, JobLimits()).accept(job)
         async with JobQueue(redis, JobLimits()) as queue:
-            assert await queue.reserve(["toy"], "vanished-1", 1, 0)
-        async with _client(settings.redis_url) as (store, _, _registry), _working(settings):
-            async with asyncio.timeout(20):
-                while not (record := await store.get(job.tenant_id, job.job_id)).state.is_terminal:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+            [held] = await queue.reserve(["toy"], "vanished-1", 1, 0)
+            await queue.begin(held)
+        began_s = time.monotonic()
+        async with _client(settings.redis_url) as (_, waiter, _registry), _working(settings):
+            record = await waiter.wait(job.tenant_id, job.job_id, 20)
     finally:
         await redis.aclose()
-    assert record.failure.code == "worker_lost"
+    assert (record.state, record.fence, record.num_attempts) == (JobState.SUCCEEDED, 2, 2)
+    assert settings.heartbeat_ttl_s - 0.5 < time.monotonic() - began_s < settings.heartbeat_ttl_s + 8
+
+
+async def test_a_live_worker_keeps_what_takes_longer_than_a_lease(settings, make_job):
+    """Its heartbeat extends the lease: the job is made once, though a second worker looks for it all the time."""
+    quick = settings.model_copy(update={"heartbeat_ttl_s": 0.6})
+    engine, job = SlowEngine(), _soon(make_job(1))
+    async with _client(settings.redis_url) as (store, waiter, _):
+        async with _working(quick, lambda _spec: engine):
+            await store.accept(job)
+            assert await asyncio.to_thread(engine.began.wait, 10)
+            async with _working(quick):
+                await asyncio.sleep(2)
+                engine.go.set()
+                record = await waiter.wait(job.tenant_id, job.job_id, 20)
+    assert (record.state, record.fence) == (JobState.SUCCEEDED, 1)
 
 
 async def test_a_model_that_fails_to_load_ends_the_worker(settings):

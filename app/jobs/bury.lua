@@ -1,0 +1,7 @@
+-- Forgets an ended job as `close` does, and writes its dead letter: once, with the acknowledgement of its entry.
+-- KEYS: stream, open, dead   ARGV: group, stream id, member, max_letters, field, value, field, value, ...
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1 then
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 5))
+end
+redis.call('ZREM', KEYS[2], ARGV[3])
+return 1

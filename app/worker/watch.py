@@ -1,0 +1,108 @@
+"""Asks once a step whether a running batch is still wanted: its jobs may have been cancelled, or given to others."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+import structlog
+
+from app.domain.ids import JobId, ModelId
+from app.errors import StoreUnavailable
+from app.jobs.types import ReservedJob, Standing
+from app.telemetry.metrics import Metrics
+from sparke_engine.diffusion.engine import OnStep
+
+_log = structlog.get_logger(__name__)
+
+
+class BatchStopped(Exception):
+    """No job of the batch is wanted any more. Raised on the device thread, to leave the engine at a step."""
+
+
+class Standings(Protocol):
+    """Who knows how a started job stands."""
+
+    async def standing(self, reserved: ReservedJob) -> Standing:
+        """Its worker's own still, to be ended as cancelled, or no longer its own."""
+        ...
+
+
+class BatchWatch:
+    """An async context manager around one batch; at its end nothing is being asked any more.
+
+    `let_go` is called once, on the event loop, for each job that is not wanted; its batch-mates go on. Steps wait for no
+    answer: one question is under way at a time, and an answer counts from the next step on.
+    """
+
+    def __init__(
+        self,
+        standings: Standings,
+        batch: Sequence[ReservedJob],
+        let_go: Callable[[ReservedJob, Standing], Awaitable[None]],
+    ) -> None:
+        self._standings = standings
+        self._batch = tuple(batch)
+        self._let_go = let_go
+        self._gone: set[JobId] = set()
+        self._loop = asyncio.get_running_loop()
+        self._question: asyncio.Task[None] | None = None
+        self._is_open = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_open = False
+        if self._question is not None:
+            await self._question
+
+    def is_gone(self, reserved: ReservedJob) -> bool:
+        """True where the job is not wanted any more."""
+        return reserved.job.job_id in self._gone
+
+    def on_step(self) -> None:
+        """On the device thread, once a step. Raises BatchStopped where no job is wanted any more."""
+        if len(self._gone) == len(self._batch):
+            raise BatchStopped("every job of the batch was cancelled, or is another worker's now")
+        self._loop.call_soon_threadsafe(self._ask)
+
+    def _ask(self) -> None:
+        if self._is_open and (self._question is None or self._question.done()):
+            self._question = self._loop.create_task(self._look())
+
+    async def _look(self) -> None:
+        wanted = [reserved for reserved in self._batch if not self.is_gone(reserved)]
+        try:
+            found = await asyncio.gather(*(self._standings.standing(reserved) for reserved in wanted))
+        except StoreUnavailable as error:
+            _log.warning("standing_not_read", reason=error.message)
+            return
+        for reserved, standing in zip(wanted, found, strict=True):
+            if standing is not Standing.OURS:
+                self._gone.add(reserved.job.job_id)
+                await self._let_go(reserved, standing)
+
+
+class BatchSteps:
+    """What happens at each step, on the device thread: its time is told, and whether the batch goes on."""
+
+    def __init__(self, metrics: Metrics, watch: BatchWatch) -> None:
+        self.metrics = metrics
+        self._watch = watch
+        self._last_s = time.perf_counter()
+
+    def of(self, model: ModelId) -> OnStep:
+        """The engine's hook. Raises BatchStopped where no job of the batch is wanted any more."""
+        self._last_s = time.perf_counter()
+
+        def on_step(_step: int, _num_steps: int) -> None:
+            now_s = time.perf_counter()
+            self.metrics.denoise_step_seconds.labels(model).observe(now_s - self._last_s)
+            self._last_s = now_s
+            self._watch.on_step()
+
+        return on_step
