@@ -1,7 +1,6 @@
 """One batch end to end: memories and neighbours, the device, PNG files, the commit."""
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass

@@ -36,8 +36,9 @@ OOM = Failure("oom", "out of memory")
 
 @dataclass(frozen=True)
 class Move:
-    """What happens next: which of the candidates, and how it varies. `breaks`: after how many commands the call breaks
-    off, and whether the last one reached the server.
+    """What happens next: which of the candidates, and how it varies.
+
+    `breaks`: after how many commands the call breaks off, and whether the last one reached the server.
     """
 
     name: str
@@ -87,7 +88,9 @@ class World:
     memories: MemoryStore
     jobs: list[Job] = field(default_factory=list)
     held: list[tuple[JobQueue, ReservedJob]] = field(default_factory=list)  # also what ghosts hold
-    ends: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # how each job was first seen to have ended
+    ends: dict[str, tuple[Any, ...]] = field(
+        default_factory=dict
+    )  # how each job was first seen to have ended
     cancels: set[str] = field(default_factory=set)  # acknowledged
     workers: list[tuple[WorkerId, JobQueue]] = field(default_factory=list)
     num_workers: int = 0
@@ -139,7 +142,9 @@ class World:
     async def accept(self, move: Move) -> None:
         """A client asks, and asks again where it got no answer."""
         job = self.bench.job(
-            TENANTS[move.number % 2], num_images=1 + move.extra % 2, timeout_ms=10**9 if move.extra else 20_000
+            TENANTS[move.number % 2],
+            num_images=1 + move.extra % 2,
+            timeout_ms=10**9 if move.extra else 20_000,
         )
         await _quietly(self.bench.store(self.client(move)).accept(job))
         await self.store.accept(job)

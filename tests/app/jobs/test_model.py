@@ -1,4 +1,7 @@
-"""The queue under random interleavings, lost connections and dying workers: every job ends exactly once."""
+"""The queue under true concurrency, lost connections and dying workers: every job ends exactly once.
+
+`test_lifecycle.py` tries one move at a time; here workers, sweeps, reclaims and cancels run beside each other.
+"""
 
 import asyncio
 import random
@@ -10,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from app.domain.ids import ModelId, TenantId
 from app.domain.job import JobState
 from app.domain.result import Failure
-from app.errors import StoreUnavailable
+from app.errors import NotFound, StoreUnavailable
 from app.jobs import keys
 from app.jobs.types import JobLimits
 from app.memory.codec import decode_entry
@@ -61,6 +64,10 @@ async def _finish(bench, queue, reserved, dice):
     way = dice.random()
     if way < 0.1:
         return True
+    try:
+        await queue.begin(reserved)
+    except StoreUnavailable:
+        return True
     await asyncio.sleep(0.002 * dice.random())
     while True:
         try:
@@ -108,10 +115,35 @@ async def _sweep(bench, dice, done):
             continue
 
 
-async def _check_ends(bench, jobs):
+async def _reclaim(bench, dice, done):
+    reclaimer = bench.reclaimer(_flaky(bench.redis, dice.randrange(2**32)), lease_s=0.03)
+    while not done.is_set():
+        await asyncio.sleep(0.01)
+        try:
+            await reclaimer.reclaim(MODEL)
+        except StoreUnavailable:
+            continue
+
+
+async def _cancel_some(bench, jobs, dice, cancelled):
+    """Cancels a tenth of the jobs at random moments; which ones were acknowledged before they had ended."""
+    for job in dice.sample(jobs, len(jobs) // 10):
+        await asyncio.sleep(0.05 * dice.random())
+        try:
+            state = await bench.store(_flaky(bench.redis, dice.randrange(2**32))).cancel(
+                job.tenant_id, job.job_id
+            )
+        except (StoreUnavailable, NotFound):
+            continue
+        if state in (JobState.RUNNING, JobState.CANCELLED):
+            cancelled.add(job.job_id)
+
+
+async def _check_ends(bench, jobs, cancelled):
     """Each job is in a terminal state; the memories hold the succeeded jobs' images, each once, in order."""
     records = [await bench.store().get(job.tenant_id, job.job_id) for job in jobs]
-    assert {record.state for record in records} <= {JobState.SUCCEEDED, JobState.FAILED}
+    assert {record.state for record in records} <= {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+    assert {r.job.job_id for r in records if r.state is JobState.CANCELLED} >= cancelled
     assert sum(record.state is JobState.SUCCEEDED for record in records) > len(jobs) // 3
     for tenant in TENANTS:
         memory = bench.memory(tenant)
@@ -132,17 +164,19 @@ async def _check_ends(bench, jobs):
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_every_accepted_job_ends_exactly_once(bench, redis, seed):
-    """Four workers, two acceptors, sweeps, cancelled calls, double commits, lost answers: no job is lost or doubled."""
+    """Four workers, two acceptors, sweeps, leases, cancels, broken calls, lost answers: no job is lost or doubled."""
     dice = random.Random(seed)
     bench.limits = JobLimits(max_released_per_tenant=4)
     jobs = [bench.job(dice.choice(TENANTS), num_images=dice.randint(1, 3)) for _ in range(60)]
-    done = asyncio.Event()
+    done, cancelled = asyncio.Event(), set()
     async with asyncio.TaskGroup() as group:
         workers = [
             group.create_task(_work(bench, f"w{number}", random.Random(seed * 10 + number), done))
             for number in range(4)
         ]
         group.create_task(_sweep(bench, dice, done))
+        group.create_task(_reclaim(bench, dice, done))
+        group.create_task(_cancel_some(bench, jobs, dice, cancelled))
         await asyncio.gather(
             _accept_all(bench, _flaky(redis, seed), jobs[::2]),
             _accept_all(bench, _flaky(redis, seed + 1), jobs[1::2]),
@@ -152,7 +186,7 @@ async def test_every_accepted_job_ends_exactly_once(bench, redis, seed):
                 await asyncio.sleep(0.02)
         done.set()
         await asyncio.gather(*workers)
-    records = await _check_ends(bench, jobs)
+    records = await _check_ends(bench, jobs, cancelled)
     for tenant in TENANTS:
         sets = (keys.waiting_key(TenantId(tenant), MODEL), keys.released_key(TenantId(tenant), MODEL))
         assert await redis.exists(*sets) == 0

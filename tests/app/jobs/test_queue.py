@@ -242,6 +242,8 @@ async def test_an_unreadable_record_fails_its_job_alone(bench, redis):
     await redis.hset(keys.job_key(bad.tenant_id, bad.job_id), "job", b'{"tenant_id": 3}')
     assert [held.job for held in await bench.queue().reserve(MODELS, WORKER, 5, 0)] == [good]
     assert await redis.hget(keys.job_key(bad.tenant_id, bad.job_id), "state") == b"failed"
+    [letter] = await bench.store().list_dead_letters(MODEL)
+    assert (letter.job_id, letter.reason, letter.num_attempts) == (bad.job_id, "corrupt_record", 0)
     with pytest.raises(CorruptRecord, match=bad.job_id):
         await bench.store().get(bad.tenant_id, bad.job_id)
 

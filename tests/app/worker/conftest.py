@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -114,13 +115,16 @@ class Bench:
         self.device = DeviceThread()
         self.encoders = ThreadPoolExecutor(2)
         self.stop = asyncio.Event()
+        self.jobs_seen = SimpleNamespace(  # the queue as the runner sees it; tests may come in between
+            **{name: getattr(self.queue, name) for name in ("begin", "standing", "commit", "fail")}
+        )
         self.runner = BatchRunner(
             RunnerParts(
                 models={TOY.model_id: LoadedModel(TOY, engine)},
                 device=self.device,
                 memories=MemoryCache(self.memory_store, budget_bytes=10**8, metrics=self.metrics),
                 versions=self.memory_store,
-                jobs=self.queue,
+                jobs=self.jobs_seen,
                 images=images or self.images,
                 encoders=self.encoders,
                 patience=Patience(self.stop, now_ms, self.metrics),
@@ -145,6 +149,10 @@ class Bench:
         """Run the jobs as one batch, whatever the batcher would say; their records afterwards."""
         await self.runner.run(await self.reserve(*jobs))
         return [await self.jobs.get(job.tenant_id, job.job_id) for job in jobs]
+
+    def start(self, reserved: list[ReservedJob]) -> asyncio.Task[None]:
+        """A batch that runs meanwhile."""
+        return asyncio.create_task(self.runner.run(reserved))
 
     async def pngs(self, record: JobRecord) -> list[bytes]:
         """The files of a job that succeeded."""

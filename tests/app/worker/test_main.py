@@ -243,14 +243,13 @@ async def test_a_live_worker_keeps_what_takes_longer_than_a_lease(settings, make
     """Its heartbeat extends the lease: the job is made once, though a second worker looks for it all the time."""
     quick = settings.model_copy(update={"heartbeat_ttl_s": 0.6})
     engine, job = SlowEngine(), _soon(make_job(1))
-    async with _client(settings.redis_url) as (store, waiter, _):
-        async with _working(quick, lambda _spec: engine):
-            await store.accept(job)
-            assert await asyncio.to_thread(engine.began.wait, 10)
-            async with _working(quick):
-                await asyncio.sleep(2)
-                engine.go.set()
-                record = await waiter.wait(job.tenant_id, job.job_id, 20)
+    async with _client(settings.redis_url) as (store, waiter, _), _working(quick, lambda _spec: engine):
+        await store.accept(job)
+        assert await asyncio.to_thread(engine.began.wait, 10)
+        async with _working(quick):
+            await asyncio.sleep(2)
+            engine.go.set()
+            record = await waiter.wait(job.tenant_id, job.job_id, 20)
     assert (record.state, record.fence) == (JobState.SUCCEEDED, 1)
 
 
