@@ -24,6 +24,7 @@ class Metrics:
         self.registry = CollectorRegistry() if registry is None else registry
         self._add_http()
         self._add_jobs()
+        self._add_queue()
         self._add_engine()
         self._add_memory()
         self._add_worker()
@@ -92,6 +93,24 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self.jobs_running = Gauge(
+            "sparke_jobs_running", "Jobs that this worker holds now, by model.", ("model",), registry=registry
+        )
+        self.job_wait_seconds = Histogram(
+            "sparke_job_wait_seconds",
+            "Time from a job's creation to its start, by model.",
+            ("model",),
+            buckets=_WAIT_S,
+            registry=registry,
+        )
+        self.jobs_repaired = Counter(
+            "sparke_jobs_repaired",
+            "Jobs that a sweep ended or brought back on their way after a crash.",
+            registry=registry,
+        )
+
+    def _add_queue(self) -> None:
+        registry = self.registry
         self.jobs_oldest_seconds = Gauge(
             "sparke_jobs_oldest_seconds",
             "Age of the oldest unfinished job, by model; 0 where there is none.",
@@ -108,21 +127,6 @@ class Metrics:
             "sparke_jobs_redelivered",
             "Jobs that this worker gave to others because their worker was silent, by model.",
             ("model",),
-            registry=registry,
-        )
-        self.jobs_running = Gauge(
-            "sparke_jobs_running", "Jobs that this worker holds now, by model.", ("model",), registry=registry
-        )
-        self.job_wait_seconds = Histogram(
-            "sparke_job_wait_seconds",
-            "Time from a job's creation to its start, by model.",
-            ("model",),
-            buckets=_WAIT_S,
-            registry=registry,
-        )
-        self.jobs_repaired = Counter(
-            "sparke_jobs_repaired",
-            "Jobs that a sweep ended or brought back on their way after a crash.",
             registry=registry,
         )
 

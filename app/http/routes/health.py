@@ -41,16 +41,15 @@ async def readyz(request: Request, deps: DepsOf) -> Response:
 @router.get("/metrics", response_class=Response)
 async def metrics(deps: DepsOf) -> Response:
     """Counts and times of this process in the Prometheus text format, and by model the backlog and the dead letters."""
-    told = deps.metrics
     try:
         for model in deps.catalogue:
             oldest_at_ms = await deps.jobs.oldest_open_at_ms(model)
             age_ms = 0 if oldest_at_ms is None else max(0, deps.now_ms() - oldest_at_ms)
-            told.jobs_open.labels(model).set(await deps.jobs.count_open(model))
-            told.jobs_oldest_seconds.labels(model).set(age_ms / 1000)
-            told.dead_letters.labels(model).set(await deps.jobs.count_dead_letters(model))
+            deps.metrics.jobs_oldest_seconds.labels(model).set(age_ms / 1000)
+            deps.metrics.jobs_open.labels(model).set(await deps.jobs.count_open(model))
+            deps.metrics.dead_letters.labels(model).set(await deps.jobs.count_dead_letters(model))
     except StoreUnavailable:
-        told.store_errors.labels("redis").inc()
-        for gauge in (told.jobs_open, told.jobs_oldest_seconds, told.dead_letters):
+        deps.metrics.store_errors.labels("redis").inc()
+        for gauge in (deps.metrics.jobs_oldest_seconds, deps.metrics.jobs_open, deps.metrics.dead_letters):
             gauge.clear()  # no number is better than an old one
-    return Response(generate_latest(told.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+    return Response(generate_latest(deps.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
