@@ -7,7 +7,8 @@ ServiceError
 │   ├── ModelNotFound     model_not_found
 │   ├── TooManyFiles      too_many_files       the tenant keeps as many files as it may; delete some
 │   ├── ReferenceNotFound reference_not_found  novelty or context names a memory that holds nothing
-│   └── VersionGone       memory_version_gone  a replay of a memory that is no longer whole
+│   ├── VersionGone       memory_version_gone  a replay of a memory that is no longer whole
+│   └── IdempotencyMismatch  idempotency_mismatch  an idempotency key came with another request before
 ├── NotFound              not_found
 ├── Unauthenticated       invalid_api_key
 ├── QueueFull             queue_full           try again later
@@ -79,6 +80,12 @@ class VersionGone(InvalidRequest):
     """The memory can no longer be read as it was at that version."""
 
     code = "memory_version_gone"
+
+
+class IdempotencyMismatch(InvalidRequest):
+    """The idempotency key was used for another request."""
+
+    code = "idempotency_mismatch"
 
 
 class NotFound(ServiceError):

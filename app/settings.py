@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         10.0, ge=0, description="How long a request waits for a worker to appear that serves its model."
     )
     job_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a finished job can be read.")
+    idempotency_ttl_s: int = Field(
+        86_400,
+        ge=60,
+        description="How long an Idempotency-Key stands for its first request; at most job_ttl_s.",
+    )
     max_file_bytes: int = Field(209_715_200, ge=1, description="Largest file that is taken.")
     max_files_per_tenant: int = Field(
         1000, ge=1, le=10_000, description="Files that one tenant may keep at a time."

@@ -14,6 +14,13 @@ class JobKind(StrEnum):
     GENERATE = "generate"
 
 
+class Lane(StrEnum):
+    """Which jobs go first: those that somebody waits for, before the lines of batches."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
 class JobState(StrEnum):
     """queued → running → succeeded | failed | cancelled | expired."""
 
@@ -32,7 +39,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An accepted request. Times are Unix milliseconds."""
+    """An accepted request. Times are Unix milliseconds. The lines of a batch have no events and are in no list."""
 
     tenant_id: TenantId
     job_id: JobId
@@ -40,6 +47,7 @@ class Job:
     request: GenerationRequest
     created_at_ms: int
     deadline_at_ms: int
+    lane: Lane = Lane.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)

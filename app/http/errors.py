@@ -18,6 +18,7 @@ from app.domain.result import Failure
 from app.errors import (
     ConfigurationError,
     CorruptRecord,
+    IdempotencyMismatch,
     InvalidId,
     InvalidRequest,
     InvalidValue,
@@ -63,6 +64,7 @@ SERVER = "server_error"
 
 ANSWERS: Mapping[type[ServiceError], Answer] = {
     InvalidRequest: Answer(400, "Invalid request", INVALID_REQUEST),
+    IdempotencyMismatch: Answer(422, "Idempotency key used before", INVALID_REQUEST),
     InvalidId: Answer(400, "Invalid id", INVALID_REQUEST),
     InvalidValue: Answer(400, "Invalid value", INVALID_REQUEST),
     ModelNotFound: Answer(404, "Model not found", INVALID_REQUEST),

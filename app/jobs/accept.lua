@@ -1,12 +1,31 @@
--- Writes a job's record and its place in the tenant's waiting set, once.
--- KEYS: job, waiting   ARGV: job id, job JSON, model, created_at_ms, deadline_at_ms, max_waiting
--- Returns {1}, or {0, number waiting, created_at_ms of the oldest}.
-if redis.call('EXISTS', KEYS[1]) == 1 then return {1} end
+-- Writes a job's record and its place in the tenant's waiting set, once. An idempotency record names the first job of
+-- its key, and what was asked for then.
+-- KEYS: job, waiting, events, jobs, [idempotency]
+-- ARGV: job id, job JSON, model, created_at_ms, deadline_at_ms, max_waiting, lane, score, oldest job id listed,
+--   time to live of the list, [fingerprint, its time to live]
+-- Returns {'accepted'}, {'known', job id of the first}, {'other'}: the key's first request was another one, or
+-- {'full', number waiting, score of the oldest}.
+if KEYS[5] then
+  local first_id, fingerprint = unpack(redis.call('HMGET', KEYS[5], 'job_id', 'fingerprint'))
+  if first_id and fingerprint ~= ARGV[11] then return {'other'} end
+  if first_id and first_id ~= ARGV[1] then return {'known', first_id} end
+end
+if redis.call('EXISTS', KEYS[1]) == 1 then return {'accepted'} end
 local num_waiting = redis.call('ZCARD', KEYS[2])
 if num_waiting >= tonumber(ARGV[6]) then
-  return {0, num_waiting, redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]}
+  return {'full', num_waiting, redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]}
 end
 redis.call('HSET', KEYS[1], 'job', ARGV[2], 'state', 'queued', 'fence', '0', 'model', ARGV[3],
-  'deadline_at_ms', ARGV[5])
-redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
-return {1}
+  'deadline_at_ms', ARGV[5], 'lane', ARGV[7])
+redis.call('ZADD', KEYS[2], ARGV[8], ARGV[1])
+if ARGV[7] ~= 'batch' then
+  redis.call('XADD', KEYS[3], '*', 'type', 'queued')
+  redis.call('ZADD', KEYS[4], 0, ARGV[1])
+  redis.call('ZREMRANGEBYLEX', KEYS[4], '-', '(' .. ARGV[9])
+  redis.call('PEXPIRE', KEYS[4], ARGV[10])
+end
+if KEYS[5] then
+  redis.call('HSET', KEYS[5], 'job_id', ARGV[1], 'fingerprint', ARGV[11])
+  redis.call('PEXPIRE', KEYS[5], ARGV[12])
+end
+return {'accepted'}

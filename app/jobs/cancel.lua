@@ -1,10 +1,14 @@
 -- Cancels one job: a queued one at once; a running one is asked to end and can no longer succeed; an ended one stays.
--- KEYS: job, waiting, released   ARGV: job id, failure JSON, now_ms, ttl_ms, channel, message
--- Returns {state after it, number waiting, stream id or ''}, or {} where the job is unknown. A second call changes nothing.
+-- KEYS: job, waiting, released, events   ARGV: job id, failure JSON, now_ms, ttl_ms, channel, message,
+--   channel of events
+-- Returns {state after it, lanes waiting, stream id or ''}, or {} where the job is unknown. A second call changes nothing.
 local state, stream_id = unpack(redis.call('HMGET', KEYS[1], 'state', 'stream_id'))
 if not state then return {} end
 if state == 'running' then
-  redis.call('HSETNX', KEYS[1], 'cancel_requested_at_ms', ARGV[3])
+  if redis.call('HSETNX', KEYS[1], 'cancel_requested_at_ms', ARGV[3]) == 1 then
+    tell(KEYS[4], 'type', 'cancel_requested')
+    redis.call('PUBLISH', ARGV[7], ARGV[6])
+  end
 elseif state == 'queued' then
   state = 'cancelled'
   redis.call('HSET', KEYS[1], 'state', state, 'failure', ARGV[2], 'finished_at_ms', ARGV[3],
@@ -12,6 +16,7 @@ elseif state == 'queued' then
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
   redis.call('ZREM', KEYS[2], ARGV[1])
   redis.call('ZREM', KEYS[3], ARGV[1])
+  tell_end(KEYS[4], ARGV[4], state)
   redis.call('PUBLISH', ARGV[5], ARGV[6])
 end
-return {state, redis.call('ZCARD', KEYS[2]), stream_id or ''}
+return {state, lanes_waiting(KEYS[2]), stream_id or ''}

@@ -1,15 +1,15 @@
 -- Ends a job with its images: memory entries, result, terminal state and notification, all or nothing. One that was
 -- cancelled meanwhile ends so, and nothing of it is remembered.
--- KEYS: job, waiting, released, memory meta, memory log, memory index
+-- KEYS: job, waiting, released, events, memory meta, memory log, memory index
 -- ARGV: job id, fence, now_ms, ttl_ms, result JSON, channel, message, failure JSON of a cancelled job,
 --   name in the index, entry, entry, ...
--- Returns {'succeeded', number waiting, version after it or ''}, {'cancelled', number waiting}, or {'lost'}: the fence
+-- Returns {'succeeded', lanes waiting, version after it or ''}, {'cancelled', lanes waiting}, or {'lost'}: the fence
 -- is. A second call changes nothing.
 local state, fence, version, cancel = unpack(redis.call('HMGET', KEYS[1], 'state', 'fence', 'committed_version',
   'cancel_requested_at_ms'))
 if fence ~= ARGV[2] then return {'lost'} end
-if state == 'succeeded' then return {state, redis.call('ZCARD', KEYS[2]), version} end
-if state == 'cancelled' then return {state, redis.call('ZCARD', KEYS[2])} end
+if state == 'succeeded' then return {state, lanes_waiting(KEYS[2]), version} end
+if state == 'cancelled' then return {state, lanes_waiting(KEYS[2])} end
 if state ~= 'running' then return {'lost'} end
 if cancel then
   state = 'cancelled'
@@ -17,19 +17,20 @@ if cancel then
 else
   state, version = 'succeeded', ''
   if #ARGV > 9 then
-    local before = tonumber(redis.call('HGET', KEYS[4], 'version') or 0)
+    local before = tonumber(redis.call('HGET', KEYS[5], 'version') or 0)
     for index = 10, #ARGV do
       version = string.format('%.0f', before + index - 9)
-      redis.call('XADD', KEYS[5], version .. '-0', 'e', ARGV[index])
+      redis.call('XADD', KEYS[6], version .. '-0', 'e', ARGV[index])
     end
-    redis.call('HSETNX', KEYS[4], 'created_at_ms', ARGV[3])
-    redis.call('HSET', KEYS[4], 'version', version)
-    redis.call('SADD', KEYS[6], ARGV[9])
+    redis.call('HSETNX', KEYS[5], 'created_at_ms', ARGV[3])
+    redis.call('HSET', KEYS[5], 'version', version)
+    redis.call('SADD', KEYS[7], ARGV[9])
   end
   redis.call('HSET', KEYS[1], 'state', state, 'result', ARGV[5], 'finished_at_ms', ARGV[3],
     'committed_version', version)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('ZREM', KEYS[3], ARGV[1])
+tell_end(KEYS[4], ARGV[4], state)
 redis.call('PUBLISH', ARGV[6], ARGV[7])
-return {state, redis.call('ZCARD', KEYS[2]), version or ''}
+return {state, lanes_waiting(KEYS[2]), version or ''}

@@ -12,7 +12,8 @@ from redis.exceptions import ResponseError
 from app.domain.ids import ModelId
 from app.errors import StoreUnavailable
 from app.jobs import keys
-from app.jobs.transitions import JobPlace, Requeued, Transitions
+from app.jobs.place import JobPlace
+from app.jobs.transitions import Requeued, Transitions
 from app.jobs.types import JobLimits
 from app.jobs.workers import now_ms
 from app.redis.errors import redis_errors

@@ -18,8 +18,9 @@ from app.domain.job import JobState
 from app.domain.result import Failure, GenerationResult
 from app.errors import CorruptRecord
 from app.jobs import codec, keys
+from app.jobs.place import JobPlace
 from app.jobs.store import close_or_leave
-from app.jobs.transitions import Ended, Expectation, JobPlace, Requeued, Transitions, state_of
+from app.jobs.transitions import Ended, Expectation, Requeued, Transitions, state_of
 from app.jobs.types import Cancelled, Committed, JobLimits, ReservedJob, Standing
 from app.jobs.workers import now_ms
 from app.redis.errors import redis_errors
@@ -100,6 +101,11 @@ class JobQueue:
         if state != JobState.RUNNING.encode() or fence is None or int(fence) != reserved.fence:
             return Standing.LOST
         return Standing.OURS if cancel is None else Standing.CANCELLED
+
+    @redis_errors
+    async def note_progress(self, reserved: ReservedJob, step: int, num_steps: int) -> bool:
+        """Says in the job's events how far it is; False where the fence was lost. Cost: one command."""
+        return await self._steps.note_progress(reserved, step, num_steps)
 
     @redis_errors
     async def commit(
@@ -221,7 +227,7 @@ class JobQueue:
         """Moves as many jobs as images are wanted, or fewer, into the stream, one for each turn; True where any was moved."""
         num_released = 0
         for _ in range(view.num_wanted + _MAX_TURNS):
-            released = await self._steps.release_next(view.model)
+            released = await self._steps.arrivals.release_next(view.model)
             if released is None:
                 break
             num_released += released
@@ -247,7 +253,7 @@ class JobQueue:
     async def _start(self, view: "_View", place: JobPlace, stream_id: str) -> None:
         outcome, *details = await self._steps.start(place, view.worker_id, stream_id)
         if outcome in (b"expired", b"dead"):
-            ended = Ended(int(details[0]), stream_id, is_dead=outcome == b"dead")
+            ended = Ended(details[0], stream_id, is_dead=outcome == b"dead")
             await close_or_leave(self._steps, place, ended)
         elif outcome == b"over":
             await self._acknowledge(view.model, stream_id)

@@ -1,12 +1,12 @@
 -- Starts a job that was delivered to a worker: a new fence, running. One that was begun too often ends as poison.
--- KEYS: job, waiting, released
+-- KEYS: job, waiting, released, events
 -- ARGV: job id, worker id, stream id, now_ms, ttl_ms, failure JSON of an expired job, channel, message, max_attempts,
---   failure JSON of a poison job
--- Returns {'started', fence, job JSON, attempts before}; {'expired', number waiting}; {'dead', number waiting}: it is
+--   failure JSON of a poison job, channel of events
+-- Returns {'started', fence, job JSON, attempts before}; {'expired', lanes waiting}; {'dead', lanes waiting}: it is
 -- poison, and its letter is due; {'held'}: it runs under this very entry; {'over'}: it has ended, runs under another
 -- entry, or is unknown.
-local state, deadline_at_ms, worker_id, stream_id, attempts, dead = unpack(redis.call('HMGET', KEYS[1], 'state',
-  'deadline_at_ms', 'worker_id', 'stream_id', 'attempts', 'dead'))
+local state, deadline_at_ms, worker_id, stream_id, attempts, dead, lane = unpack(redis.call('HMGET', KEYS[1], 'state',
+  'deadline_at_ms', 'worker_id', 'stream_id', 'attempts', 'dead', 'lane'))
 attempts = tonumber(attempts or 0)
 if state == 'queued' then
   redis.call('ZREM', KEYS[2], ARGV[1])
@@ -22,16 +22,20 @@ if state == 'queued' then
         'stream_id', ARGV[3], 'dead', '1')
     end
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
+    tell_end(KEYS[4], ARGV[5], outcome == 'dead' and 'failed' or outcome)
     redis.call('PUBLISH', ARGV[7], ARGV[8])
-    return {outcome, redis.call('ZCARD', KEYS[2])}
+    return {outcome, lanes_waiting(KEYS[2])}
   end
-  redis.call('ZADD', KEYS[3], 'NX', ARGV[4], ARGV[1])
+  local from = lane == 'batch' and BATCH_FROM or 0
+  redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', from + tonumber(ARGV[4])), ARGV[1])
   local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
   redis.call('HSET', KEYS[1], 'state', 'running', 'worker_id', ARGV[2], 'stream_id', ARGV[3],
     'started_at_ms', ARGV[4])
+  tell(KEYS[4], 'type', 'running', 'attempt', tostring(attempts + 1))
+  redis.call('PUBLISH', ARGV[11], ARGV[8])
   return {'started', fence, redis.call('HGET', KEYS[1], 'job'), attempts}
 end
-if dead and stream_id == ARGV[3] then return {'dead', redis.call('ZCARD', KEYS[2])} end
+if dead and stream_id == ARGV[3] then return {'dead', lanes_waiting(KEYS[2])} end
 if state == 'running' and stream_id == ARGV[3] then
   if worker_id == ARGV[2] then -- the answer to this worker's first call was lost
     return {'started', redis.call('HGET', KEYS[1], 'fence'), redis.call('HGET', KEYS[1], 'job'), attempts}

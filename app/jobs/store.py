@@ -9,10 +9,11 @@ from redis.asyncio import Redis
 from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import Job, JobRecord, JobState
 from app.domain.result import Failure
-from app.errors import NotFound, QueueFull, StoreUnavailable
+from app.errors import IdempotencyMismatch, NotFound, QueueFull, StoreUnavailable
 from app.jobs import codec, keys
-from app.jobs.transitions import Ended, Expectation, JobPlace, Transitions
-from app.jobs.types import DeadLetter, JobLimits
+from app.jobs.place import JobPlace
+from app.jobs.transitions import Ended, Expectation, Transitions
+from app.jobs.types import DeadLetter, Idempotency, JobLimits
 from app.jobs.workers import now_ms
 from app.redis.errors import AWAY, redis_errors
 
@@ -27,19 +28,25 @@ class JobStore:
         self._steps = Transitions(redis, limits, clock_ms)
 
     @redis_errors
-    async def accept(self, job: Job) -> None:
-        """Makes the job durable and wakes workers; the same job again changes nothing. Raises QueueFull.
+    async def accept(self, job: Job, idempotency: Idempotency | None = None) -> JobId:
+        """Makes the job durable and wakes workers; the same job again changes nothing. The job that stands for it.
 
-        After StoreUnavailable the job may have been accepted or not.
+        That is the first one where the idempotency key had one, whatever became of it. Raises QueueFull, and
+        IdempotencyMismatch where the key stands for another request. After StoreUnavailable the job may have been
+        accepted or not.
         """
         place = JobPlace.of(job)
-        await self._steps.admit(job)
+        await self._steps.arrivals.admit(job)
         try:
-            await self._steps.accept(job)
-        except QueueFull:
+            stands_for = await self._steps.arrivals.accept(job, idempotency)
+        except (QueueFull, IdempotencyMismatch):
             await self._redis.zrem(keys.open_key(place.model), place.member)
             raise
-        await self._steps.mark(place.tenant_id, place.model)
+        if stands_for != job.job_id:
+            await self._redis.zrem(keys.open_key(place.model), place.member)
+            return stands_for
+        await self._steps.arrivals.mark(place.tenant_id, place.model, [job.lane])
+        return stands_for
 
     @redis_errors
     async def get(self, tenant_id: TenantId, job_id: JobId) -> JobRecord:

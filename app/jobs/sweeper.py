@@ -9,10 +9,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from app.domain.ids import ModelId, WorkerId
-from app.domain.job import JobState
+from app.domain.job import JobState, Lane
 from app.errors import InvalidId
 from app.jobs import keys
-from app.jobs.transitions import EXPIRED, Ended, Expectation, JobPlace, Requeued, Transitions
+from app.jobs.place import JobPlace
+from app.jobs.transitions import EXPIRED, Ended, Expectation, Requeued, Transitions
 from app.jobs.types import JobLimits
 from app.jobs.workers import WorkerRegistry, now_ms
 from app.redis.errors import redis_errors
@@ -44,6 +45,7 @@ class _Record:
     deadline_at_ms: int
     released_at_ms: float | None
     is_dead: bool
+    lane: Lane
 
 
 class JobSweeper:
@@ -107,12 +109,13 @@ class JobSweeper:
                 return
 
     async def _read(self, place: JobPlace, created_at_ms: float) -> _Record:
-        names = ["state", "fence", "worker_id", "stream_id", "deadline_at_ms", "dead"]
-        job, _, released = place.slot_keys
+        names = ["state", "fence", "worker_id", "stream_id", "deadline_at_ms", "dead", "lane"]
+        job, _, released, _ = place.slot_keys
         found: Any = await self._redis.hmget(job, names)
-        state, fence, worker_id, stream_id, deadline_at_ms, dead = (
+        state, fence, worker_id, stream_id, deadline_at_ms, dead, lane = (
             (value or b"").decode() for value in found
         )
+        released_at: Any = await self._redis.zscore(released, place.job_id)
         return _Record(
             place=place,
             created_at_ms=created_at_ms,
@@ -121,8 +124,9 @@ class JobSweeper:
             worker_id=WorkerId(worker_id),
             stream_id=stream_id,
             deadline_at_ms=int(deadline_at_ms or 0),
-            released_at_ms=await self._redis.zscore(released, place.job_id),
+            released_at_ms=None if released_at is None else keys.time_of(released_at),
             is_dead=bool(dead),
+            lane=Lane(lane or Lane.INTERACTIVE),
         )
 
     async def _repair(self, record: _Record, alive: Iterable[WorkerId]) -> bool:
@@ -131,12 +135,12 @@ class JobSweeper:
         if record.state is None:
             if now - record.created_at_ms < _ACCEPT_GRACE_MS:
                 return False
-            await self._steps.close(place, Ended(0, ""))
+            await self._steps.close(place, Ended(frozenset(), ""))
             return True
         state = JobState(record.state)
         if state.is_terminal:
-            num_waiting = await self._count_waiting(place)
-            await self._steps.close(place, Ended(num_waiting, record.stream_id, is_dead=record.is_dead))
+            waiting = frozenset(Lane if await self._has_waiting(place) else ())
+            await self._steps.close(place, Ended(waiting, record.stream_id, is_dead=record.is_dead))
             return True
         if state is JobState.RUNNING:
             return await self._repair_running(record, now, alive)
@@ -157,10 +161,10 @@ class JobSweeper:
         if now >= record.deadline_at_ms:
             return await self._expire(place, Expectation(JobState.QUEUED, record.fence))
         if record.released_at_ms is None:
-            return await self._ensure_turn(place)
+            return await self._ensure_turn(place, record.lane)
         if now - record.released_at_ms < _ENTRY_GRACE_MS or await self._has_entry(record):
             return False
-        await self._steps.enter(place)
+        await self._steps.arrivals.enter(place)
         await self._redis.publish(keys.WAKE_CHANNEL, place.model)
         return True
 
@@ -170,13 +174,13 @@ class JobSweeper:
             await self._steps.close(place, ended)
         return ended is not None
 
-    async def _ensure_turn(self, place: JobPlace) -> bool:
-        """Marks the tenant, if it may release and has no turn."""
-        if await self._redis.zscore(keys.turns_key(place.model), place.tenant_id) is not None:
+    async def _ensure_turn(self, place: JobPlace, lane: Lane) -> bool:
+        """Marks the tenant, if it may release in the lane and has no turn."""
+        if await self._redis.zscore(keys.turns_key(place.model, lane), place.tenant_id) is not None:
             return False
-        if not await self._steps.may_release(place.tenant_id, place.model):
+        if not await self._steps.arrivals.may_release(place.tenant_id, place.model, lane):
             return False
-        await self._steps.mark(place.tenant_id, place.model)
+        await self._steps.arrivals.mark(place.tenant_id, place.model, [lane])
         return True
 
     async def _has_entry(self, record: _Record) -> bool:
@@ -195,8 +199,8 @@ class JobSweeper:
             raise
         return bool(found)
 
-    async def _count_waiting(self, place: JobPlace) -> int:
-        return int(await self._redis.zcard(keys.waiting_key(place.tenant_id, place.model)))
+    async def _has_waiting(self, place: JobPlace) -> bool:
+        return bool(await self._redis.exists(keys.waiting_key(place.tenant_id, place.model)))
 
     async def _sweep_consumers(self, model: ModelId, alive: Iterable[WorkerId]) -> None:
         try:

@@ -17,6 +17,8 @@ class JobLimits:
     max_open: int = 10_000
     max_released_per_tenant: int = 8
     job_ttl_s: int = 7 * 86_400
+    max_deadline_s: int = 86_400
+    idempotency_ttl_s: int = 86_400
     max_attempts: int = 3
     max_dead_letters: int = 1000
 
@@ -28,8 +30,22 @@ class JobLimits:
             max_open=settings.max_open_jobs,
             max_released_per_tenant=settings.max_released_jobs_per_tenant,
             job_ttl_s=settings.job_ttl_s,
+            idempotency_ttl_s=min(settings.idempotency_ttl_s, settings.job_ttl_s),
             max_attempts=settings.max_attempts,
         )
+
+    @property
+    def job_list_ttl_s(self) -> int:
+        """How long a job is listed: as long as its record can be there, with an hour to run in."""
+        return self.max_deadline_s + 3600 + self.job_ttl_s
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's key for one request, and a fingerprint of that request: the same key is the same job."""
+
+    key: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 
-def load_script(redis: Redis, package: str, name: str) -> AsyncScript:
-    """The script `name`.lua of a package. It is called by digest, and sent again to a server that forgot it.
+def load_script(redis: Redis, package: str, name: str, *, after: str | None = None) -> AsyncScript:
+    """The script `name`.lua of a package, behind the file `after`.lua where one is given.
 
-    Every key it touches is passed in `keys`, and all of them are in one slot of a Redis Cluster.
+    It is called by digest, and sent again to a server that forgot it. Every key it touches is passed in `keys`, and all of them are in one slot of a Redis Cluster.
     """
-    text = (files(package) / f"{name}.lua").read_text(encoding="utf-8")
-    return redis.register_script(text)
+    names = [name] if after is None else [after, name]
+    return redis.register_script(
+        "\n".join((files(package) / f"{each}.lua").read_text(encoding="utf-8") for each in names)
+    )

@@ -12,7 +12,8 @@ from app.domain.result import Failure
 from app.errors import StoreUnavailable
 from app.jobs import keys
 from app.jobs.leases import Reclaimed
-from app.jobs.transitions import Ended, JobPlace
+from app.jobs.place import JobPlace
+from app.jobs.transitions import Ended
 from app.jobs.types import DeadLetter, JobLimits, Standing
 
 pytestmark = pytest.mark.anyio
@@ -132,7 +133,7 @@ async def test_a_dead_letter_is_written_once_though_its_writer_dies(bench, redis
             dying._steps = queue._steps
             assert await dying.reserve(MODELS, OTHER, 1, 0) == []
         await bench.reclaimer().reclaim(MODEL)
-        ended = Ended(0, stream_id, is_dead=True)
+        ended = Ended(frozenset(), stream_id, is_dead=True)
         await queue._steps.close(JobPlace.of(reserved.job), ended)  # as after a lost answer
         assert await bench.store().count_dead_letters(MODEL) == before + 1
         assert await bench.store().count_open(MODEL) == 0
@@ -199,7 +200,7 @@ async def test_a_queued_job_is_cancelled_at_once(bench, redis, is_released):
     await bench.store().accept(behind)
     queue = bench.queue()
     if is_released:
-        await queue._steps.release_next(MODEL)
+        await queue._steps.arrivals.release_next(MODEL)
     for _ in range(2):
         assert await bench.store().cancel(job.tenant_id, job.job_id) is JobState.CANCELLED
     record = await bench.store().get(job.tenant_id, job.job_id)

@@ -6,7 +6,7 @@ from app.domain.ids import ModelId, TenantId, WorkerId
 from app.domain.job import JobState
 from app.domain.result import Failure
 from app.errors import NotFound, QueueFull
-from app.jobs.transitions import estimate_retry_s
+from app.jobs.arrivals import estimate_retry_s
 from app.jobs.types import JobLimits
 
 pytestmark = pytest.mark.anyio
@@ -77,7 +77,7 @@ async def test_a_queued_job_can_be_given_up_and_never_runs(bench):
     waiting, released = bench.job(), bench.job()
     await bench.store().accept(released)
     queue = bench.queue()
-    await queue._steps.release_next(MODEL)
+    await queue._steps.arrivals.release_next(MODEL)
     await bench.store().accept(waiting)
     for job in (waiting, released):
         assert await bench.store().fail_if_queued(job.tenant_id, job.job_id, REASON)

@@ -1,0 +1,139 @@
+"""How jobs come in: accepted, given their tenant's turn, released into a model's stream."""
+
+import math
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+from redis.asyncio import Redis
+
+from app.domain.ids import JobId, ModelId, TenantId, make_job_id
+from app.domain.job import Job, Lane
+from app.errors import IdempotencyMismatch, QueueFull
+from app.jobs import codec, keys
+from app.jobs.place import JobPlace
+from app.jobs.types import Idempotency, JobLimits
+from app.redis.scripts import load_script
+
+MAX_RETRY_AFTER_S = 120  # clients give up where they are told to wait longer
+_BATCH_FIRST = 8  # one turn in so many asks the batch lane first, so that it moves under any load
+
+
+class Arrivals:
+    """One method for each script. All are idempotent, because a lost connection repeats them."""
+
+    def __init__(self, redis: Redis, limits: JobLimits, clock_ms: Callable[[], int]) -> None:
+        self._redis = redis
+        self._limits = limits
+        self._clock_ms = clock_ms
+        self._num_turns = 0
+        load = partial(load_script, redis, "app.jobs", after="common")
+        self._admit = load("admit")
+        self._accept = load("accept")
+        self._mark = load("mark")
+        self._take_turn = load("take_turn")
+        self._release = load("release")
+        self._may_release = load("may_release")
+        self._note_entry = load("note_entry")
+
+    async def admit(self, job: Job) -> None:
+        """Enters the job into its model's open jobs. Raises QueueFull."""
+        place = JobPlace.of(job)
+        limit = self._limits.max_open
+        is_in, *found = await self._admit(
+            [keys.open_key(place.model)], [place.member, job.created_at_ms, limit]
+        )
+        if not is_in:
+            raise self._full(found, f"the service has {limit} unfinished jobs for model {place.model}")
+
+    async def accept(self, job: Job, idempotency: Idempotency | None = None) -> JobId:
+        """Writes the record and the place in the waiting set: now the job is durable. The job that stands for it.
+
+        That is another one where the idempotency key had one. Raises QueueFull and IdempotencyMismatch.
+        """
+        place, limits = JobPlace.of(job), self._limits
+        job_path, waiting, _, events = place.slot_keys
+        touched = [job_path, waiting, events, keys.jobs_key(place.tenant_id)]
+        listed_since = make_job_id(max(0, self._clock_ms() - 1000 * limits.job_list_ttl_s), bytes(8))
+        arguments: list[Any] = [
+            job.job_id,
+            codec.JOB.dump_json(job),
+            place.model,
+            job.created_at_ms,
+            job.deadline_at_ms,
+            limits.max_waiting_per_tenant,
+            job.lane,
+            keys.place_of(job.created_at_ms, job.lane),
+            listed_since,
+            1000 * limits.job_list_ttl_s,
+        ]
+        if idempotency is not None:
+            touched.append(keys.idempotency_key(place.tenant_id, idempotency.key))
+            arguments += [idempotency.fingerprint, 1000 * limits.idempotency_ttl_s]
+        outcome, *found = await self._accept(touched, arguments)
+        if outcome == b"full":
+            what = f"you have {limits.max_waiting_per_tenant} jobs waiting for model {place.model}"
+            raise self._full(found, what)
+        if outcome == b"other":
+            raise IdempotencyMismatch(
+                "this Idempotency-Key was sent with another request before; use a new key for a new request"
+            )
+        return JobId(found[0].decode()) if outcome == b"known" else job.job_id
+
+    async def mark(self, tenant_id: TenantId, model: ModelId, lanes: Collection[Lane]) -> None:
+        """Gives the tenant a turn at the model in each of the lanes, and wakes workers."""
+        turns = [keys.turns_key(model, lane) for lane in lanes]
+        await self._mark(turns, [tenant_id, keys.WAKE_CHANNEL, model])
+
+    async def release_next(self, model: ModelId) -> bool | None:
+        """Gives the next tenant its turn: True where a job went into the stream, None where no tenant has a turn.
+
+        Batches wait until nothing else does, except that one turn in eight asks them first.
+        """
+        self._num_turns += 1
+        lanes = list(Lane) if self._num_turns % _BATCH_FIRST else list(reversed(Lane))
+        for lane in lanes:
+            tenant: Any = await self._take_turn([keys.turns_key(model, lane)])
+            if tenant is not None:
+                return await self._release_of(TenantId(tenant.decode()), model, lane)
+        return None
+
+    async def may_release(self, tenant_id: TenantId, model: ModelId, lane: Lane) -> bool:
+        """True where the tenant has a job waiting in the lane and room among its released jobs of it."""
+        sets = [keys.waiting_key(tenant_id, model), keys.released_key(tenant_id, model)]
+        limit = self._limits.max_released_per_tenant
+        return bool(await self._may_release(sets, [limit, *keys.lane_range(lane)]))
+
+    async def enter(self, place: JobPlace) -> None:
+        """Writes the stream entry of a released job. A second one does no harm: only one of them starts the job."""
+        fields: Any = {"t": place.tenant_id, "j": place.job_id}
+        stream_id: Any = await self._redis.xadd(keys.stream_key(place.model), fields)
+        await self._note_entry(place.slot_keys[:1], [stream_id])
+
+    async def _release_of(self, tenant_id: TenantId, model: ModelId, lane: Lane) -> bool:
+        sets = [keys.waiting_key(tenant_id, model), keys.released_key(tenant_id, model)]
+        arguments: list[Any] = [
+            keys.place_of(self._clock_ms(), lane),
+            self._limits.max_released_per_tenant,
+            *keys.lane_range(lane),
+        ]
+        job_id: Any = await self._release(sets, arguments)
+        if job_id is not None:
+            await self.enter(JobPlace(tenant_id, JobId(job_id.decode()), model))
+            return True
+        await self._redis.zrem(keys.turns_key(model, lane), tenant_id)
+        if await self.may_release(tenant_id, model, lane):  # a job came, or one ended, in between
+            await self.mark(tenant_id, model, [lane])
+        return False
+
+    def _full(self, found: list[Any], what: str) -> QueueFull:
+        num_jobs, oldest_at_ms = int(found[0]), keys.time_of(float(found[1]))
+        retry_after_s = estimate_retry_s(self._clock_ms() - oldest_at_ms, num_jobs)
+        return QueueFull(
+            f"{what}, which is the most; try again in {retry_after_s} s", retry_after_s=retry_after_s
+        )
+
+
+def estimate_retry_s(oldest_age_ms: float, num_jobs: int) -> int:
+    """Seconds until a place is free, if jobs leave as fast as the oldest one's age suggests; 1..120."""
+    return min(MAX_RETRY_AFTER_S, max(1, math.ceil(oldest_age_ms / 1000 / max(num_jobs, 1))))
