@@ -1,6 +1,7 @@
 """A job: one request's unit of work, and the states it goes through."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.domain.ids import JobId, TenantId, WorkerId
@@ -48,6 +49,7 @@ class Job:
     created_at_ms: int
     deadline_at_ms: int
     lane: Lane = Lane.INTERACTIVE
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

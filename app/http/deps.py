@@ -12,6 +12,8 @@ from app.files.store import FileStore
 from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import UrlSigner
+from app.jobs.events import JobEvents
+from app.jobs.listing import JobLister
 from app.jobs.store import JobStore
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry
@@ -25,6 +27,8 @@ class Deps:
     """The stores, the settings, and the sources of time (Unix milliseconds) and of randomness (n bytes)."""
 
     jobs: JobStore
+    job_lister: JobLister
+    job_events: JobEvents
     waiter: JobWaiter
     registry: WorkerRegistry
     keys: KeyStore

@@ -38,6 +38,7 @@ from app.errors import (
     VersionGone,
     WaitTimeout,
 )
+from app.http.answers import ErrorMember
 
 PROBLEM_JSON = "application/problem+json"
 MAX_RETRY_AFTER_S = 120  # the official client does not retry at all beyond it
@@ -177,11 +178,25 @@ def service_problem(
         title=answer.title,
         error_type=answer.error_type,
         code=code_of(error),
-        message=_INTERNAL_MESSAGE if answer.is_internal else error.message,
+        message=_message_of(error),
         param=error.param,
         headers=headers,
         extra=extra,
     )
+
+
+def describe_error(error: ServiceError) -> ErrorMember:
+    """The error as a member of an answer that is none itself."""
+    return ErrorMember(
+        message=_message_of(error),
+        type=answer_for(error).error_type,
+        param=error.param,
+        code=code_of(error),
+    )
+
+
+def _message_of(error: ServiceError) -> str:
+    return _INTERNAL_MESSAGE if answer_for(error).is_internal else error.message
 
 
 def internal_problem(request: Request) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""The body of `POST /v1/images/generations`, and the valid request that it becomes."""
+"""The bodies that ask for images, and the valid request that they become."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,10 +14,13 @@ from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
 
 MAX_PROMPT_CHARS = 4000
 MAX_IMAGES = 10
+MAX_DEADLINE_S = 86_400
 MAX_NUM_NEIGHBOURS = 65_536
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 Prompt = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
+MetadataName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Bandwidth = Annotated[float, Field(ge=0.01, le=10.0, allow_inf_nan=False)]
 Ignored = Annotated[
     str | None, Field(max_length=1024, description="Accepted for compatibility; without effect.")
@@ -90,8 +93,8 @@ class DiversityBody(WireModel):
     )
 
 
-class GenerationBody(WireModel):
-    """What the OpenAI images API takes, and the members of our own after it."""
+class ImagesBody(WireModel):
+    """What shapes images: what the OpenAI images API takes, and the members of our own after it."""
 
     prompt: Prompt = Field(description="What to show.", examples=["a red circle on a blue background"])
     model: str | None = Field(
@@ -99,11 +102,7 @@ class GenerationBody(WireModel):
     )
     n: int | None = Field(default=None, ge=1, le=MAX_IMAGES, description="How many images (default 1).")
     size: str | None = Field(default=None, max_length=40, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
-    response_format: Literal["b64_json", "url"] | None = Field(
-        default=None, description="`b64_json` if absent."
-    )
     output_format: Literal["png"] | None = Field(default=None, description="Images are PNG.")
-    stream: bool | None = Field(default=None, description="Not supported: only false.")
     user: Ignored = None
     safety_identifier: Ignored = None
     quality: Ignored = None
@@ -116,12 +115,6 @@ class GenerationBody(WireModel):
         ge=0,
         le=100,
         description="Accepted for compatibility; without effect: PNG loses nothing.",
-    )
-    partial_images: int | None = Field(
-        default=None,
-        ge=0,
-        le=3,
-        description="Accepted for compatibility; without effect: there is no stream.",
     )
     seed: int | None = Field(
         default=None,
@@ -152,6 +145,25 @@ class GenerationBody(WireModel):
             raise PydanticCustomError("invalid_value", "the prompt must not be empty")
         return prompt
 
+
+class GenerationBody(ImagesBody):
+    """The body of `POST /v1/images/generations`."""
+
+    response_format: Literal["b64_json", "url"] | None = Field(
+        default=None, description="`b64_json` if absent."
+    )
+    stream: bool | None = Field(default=None, description="Not supported: only false.")
+    partial_images: int | None = Field(
+        default=None,
+        ge=0,
+        le=3,
+        description="Accepted for compatibility; without effect: there is no stream.",
+    )
+    cancel_on_disconnect: bool | None = Field(
+        default=None,
+        description="Cancel the job where the client goes away before its answer (default false).",
+    )
+
     @field_validator("stream")
     @classmethod
     def _no_stream(cls, stream: bool | None) -> bool | None:  # noqa: FBT001 - pydantic calls it
@@ -160,6 +172,20 @@ class GenerationBody(WireModel):
                 "invalid_value", "streaming is not supported; leave it out or send false"
             )
         return stream
+
+
+class JobBody(ImagesBody):
+    """The body of `POST /v1/jobs`."""
+
+    deadline_s: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_DEADLINE_S,
+        description="It expires where no worker has begun it by then (default: a day).",
+    )
+    metadata: Annotated[dict[MetadataName, MetadataValue], Field(max_length=16)] | None = Field(
+        default=None, description="Up to 16 names and values of your own, shown with the job."
+    )
 
 
 def find_model(model: str | None, catalogue: Mapping[ModelId, ModelSpec]) -> ModelSpec:
@@ -173,9 +199,7 @@ def find_model(model: str | None, catalogue: Mapping[ModelId, ModelSpec]) -> Mod
     return spec
 
 
-def to_request(
-    body: GenerationBody, spec: ModelSpec, randomness: Callable[[int], bytes]
-) -> GenerationRequest:
+def to_request(body: ImagesBody, spec: ModelSpec, randomness: Callable[[int], bytes]) -> GenerationRequest:
     """The body with the model's defaults filled in and held against its limits; `randomness` gives an absent seed."""
     width_px, height_px = _parse_size(body.size, spec.size)
     steps = spec.default_steps if body.steps is None else body.steps

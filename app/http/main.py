@@ -22,6 +22,8 @@ from app.http.deps import Deps
 from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import SigningKeyStore, UrlSigner
+from app.jobs.events import JobEvents
+from app.jobs.listing import JobLister
 from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
@@ -62,6 +64,8 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         await stack.enter_async_context(sweeping_files(sweeper, metrics))
         yield Deps(
             jobs=jobs,
+            job_lister=JobLister(redis),
+            job_events=await stack.enter_async_context(JobEvents(redis)),
             waiter=await stack.enter_async_context(waiter),
             registry=registry,
             keys=KeyStore(redis),

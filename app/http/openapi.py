@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
 from app.http.answers import Problem
 from app.http.errors import PROBLEM_JSON, all_codes
-from app.http.generation import GenerationBody
+from app.http.generation import GenerationBody, JobBody
 
 _REF = "#/components/schemas/{model}"
 
@@ -74,6 +74,39 @@ GENERATION_DOCS: dict[str, Any] = {
                 "examples": GENERATION_EXAMPLES,
             }
         },
+    }
+}
+
+JOB_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF.format(model=JobBody.__name__)},
+                "examples": {
+                    "plain": {
+                        "summary": "Four images, whenever a worker is free within the hour",
+                        "value": {
+                            "prompt": "a star",
+                            "n": 4,
+                            "deadline_s": 3600,
+                            "metadata": {"campaign": "spring"},
+                        },
+                    }
+                },
+            }
+        },
+    }
+}
+
+EVENTS_DOCS: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "Events `queued`, `running`, `progress`, `cancel_requested`, and at the end `succeeded`,"
+            " `failed`, `cancelled` or `expired`",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        "204": {"description": "The job has ended, and `Last-Event-ID` names its last event"},
     }
 }
 
@@ -145,7 +178,8 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, schemas = models_json_schema(
-        [(GenerationBody, "validation"), (Problem, "serialization")], ref_template=_REF
+        [(GenerationBody, "validation"), (JobBody, "validation"), (Problem, "serialization")],
+        ref_template=_REF,
     )
     components = document.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas["$defs"])

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -14,15 +13,16 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from app.domain.ids import ModelId, WorkerId
-from app.domain.job import JobState
+from app.domain.job import JobState, Lane
 from app.domain.result import Failure, GenerationResult
 from app.errors import CorruptRecord
 from app.jobs import codec, keys
 from app.jobs.place import JobPlace
 from app.jobs.store import close_or_leave
 from app.jobs.transitions import Ended, Expectation, Requeued, Transitions, state_of
-from app.jobs.types import Cancelled, Committed, JobLimits, ReservedJob, Standing
+from app.jobs.types import Cancelled, Committed, JobLimits, Progress, ReservedJob, Standing
 from app.jobs.workers import now_ms
+from app.redis.cancelling import wait_at_most
 from app.redis.errors import redis_errors
 from app.redis.listener import Listener
 
@@ -65,9 +65,9 @@ class JobQueue:
         """Starts jobs until they have `max_images` images, and returns them; waits up to `block_ms` for the first.
 
         The last one may have more images than there was room for; what follows it is left to other workers.
-        Tenants take turns. Jobs past their deadline become EXPIRED, ended ones are skipped. Every job that is
-        returned must be given to `commit`, `fail` or `give_back`, and its lease extended meanwhile. A call that was cancelled or raised loses nothing:
-        what it had started is returned by a later one.
+        Tenants take turns. Jobs past their deadline become EXPIRED, ended ones are skipped. Every job that
+        is returned must be given to `commit`, `fail` or `give_back`, and its lease extended meanwhile. A call that was
+        cancelled, or raised, loses nothing: what it had started is returned by a later one.
         """
         until_s = time.monotonic() + block_ms / 1000
         reserved: list[ReservedJob] = []
@@ -78,7 +78,7 @@ class JobQueue:
                 remaining_s = until_s - time.monotonic()
                 if reserved or remaining_s <= 0:
                     return reserved
-                await self._pause(min(remaining_s, _POLL_S))
+                await wait_at_most(self._wake, min(remaining_s, _POLL_S))
         except BaseException:
             # What this call started is held by nobody now: the next one finds it among our pending entries.
             self._held -= {(job.job.request.model, job.stream_id) for job in reserved}
@@ -94,18 +94,15 @@ class JobQueue:
         return await self._steps.begin(reserved)
 
     @redis_errors
-    async def standing(self, reserved: ReservedJob) -> Standing:
-        """How a job stands while it runs. Cost: one command."""
+    async def standing(self, reserved: ReservedJob, progress: Progress | None = None) -> Standing:
+        """How a job stands while it runs; how far it is, where given, is told in its events. Cost: one command."""
+        if progress is not None and reserved.job.lane is Lane.INTERACTIVE:
+            return await self._steps.progress(reserved, progress)
         place, names = JobPlace.of(reserved.job), ["state", "fence", "cancel_requested_at_ms"]
         state, fence, cancel = await self._redis.hmget(place.slot_keys[0], names)
         if state != JobState.RUNNING.encode() or fence is None or int(fence) != reserved.fence:
             return Standing.LOST
         return Standing.OURS if cancel is None else Standing.CANCELLED
-
-    @redis_errors
-    async def note_progress(self, reserved: ReservedJob, step: int, num_steps: int) -> bool:
-        """Says in the job's events how far it is; False where the fence was lost. Cost: one command."""
-        return await self._steps.note_progress(reserved, step, num_steps)
 
     @redis_errors
     async def commit(
@@ -171,11 +168,6 @@ class JobQueue:
             self._held -= {(model, stream_id) for stream_id in lost}
             num_lost += len(lost)
         return num_lost
-
-    async def _pause(self, pause_s: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):  # wait_for of Python 3.11 can lose a cancellation
-                await self._wake.wait()
 
     async def _look(
         self, models: Sequence[ModelId], worker_id: WorkerId, max_images: int, reserved: list[ReservedJob]

@@ -14,7 +14,7 @@ from app.domain.result import Failure, GenerationResult
 from app.jobs import codec, keys
 from app.jobs.arrivals import Arrivals
 from app.jobs.place import JobPlace
-from app.jobs.types import JobLimits, ReservedJob, Standing
+from app.jobs.types import JobLimits, Progress, ReservedJob, Standing
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
 from app.redis.scripts import load_script
 
@@ -171,11 +171,14 @@ class Transitions:
             await self.close(place, Ended(_LANES[reply[1]], stream_id, is_dead=outcome is Requeued.DEAD))
         return outcome
 
-    async def note_progress(self, reserved: ReservedJob, step: int, num_steps: int) -> bool:
-        """Says how far a running job is; False where the fence is lost."""
+    async def progress(self, reserved: ReservedJob, progress: Progress) -> Standing:
+        """Tells how far a running job is, unless it is to end or is not its worker's own."""
         place = JobPlace.of(reserved.job)
-        told: list[Any] = [reserved.fence, step, num_steps, keys.EVENTS_CHANNEL, place.member]
-        return bool(await self._progress([place.slot_keys[0], place.slot_keys[3]], told))
+        told: list[Any] = [reserved.fence, progress.step, progress.num_steps]
+        answer: Any = await self._progress(
+            [place.slot_keys[0], place.slot_keys[3]], [*told, keys.EVENTS_CHANNEL, place.member]
+        )
+        return Standing(answer.decode())
 
     async def close(self, place: JobPlace, ended: Ended) -> None:
         """What follows an end outside the tenant's slot; the sweep does it where this worker cannot."""

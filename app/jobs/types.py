@@ -1,11 +1,12 @@
 """Values that the classes of this folder hand out, and the bounds they keep."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 from app.domain.ids import JobId, ModelId, TenantId, WorkerId
-from app.domain.job import Job
+from app.domain.job import Job, JobRecord, JobState
 from app.settings import Settings
 
 
@@ -73,6 +74,54 @@ class Standing(StrEnum):
     OURS = "ours"
     CANCELLED = "cancelled"
     LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many of a job's denoising steps are done."""
+
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """What happened to a job: its stream id, whose first half is Unix milliseconds, and the rest of its fields."""
+
+    event_id: str
+    type: str
+    fields: Mapping[str, str]
+
+    @property
+    def at_ms(self) -> int:
+        """When it happened, by Redis' clock, in Unix milliseconds."""
+        return int(self.event_id.partition("-")[0])
+
+    @property
+    def is_last(self) -> bool:
+        """True where no event can follow: the type is a terminal state."""
+        return self.type in _LAST
+
+
+_LAST = frozenset(state.value for state in JobState if state.is_terminal)
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which of a tenant's jobs to list, the newest first: at most `limit`, older than `after`."""
+
+    limit: int
+    after: JobId | None = None
+    state: JobState | None = None
+    model: ModelId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Jobs, and where to go on: None where there are no more."""
+
+    records: tuple[JobRecord, ...]
+    next_after: JobId | None
 
 
 @dataclass(frozen=True, slots=True)

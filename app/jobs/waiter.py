@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections import defaultdict
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -12,10 +10,11 @@ from redis.asyncio import Redis
 from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import JobRecord, JobState
 from app.errors import NoWorker, StoreUnavailable, WaitTimeout
-from app.jobs.keys import FINISHED_CHANNEL, open_member
+from app.jobs.keys import FINISHED_CHANNEL
 from app.jobs.store import NO_WORKER, JobStore
+from app.jobs.wakeups import Wakeups
 from app.jobs.workers import WorkerRegistry
-from app.redis.listener import Listener
+from app.redis.cancelling import wait_at_most
 
 
 class JobWaiter:
@@ -40,17 +39,16 @@ class JobWaiter:
         self._no_worker_grace_s = no_worker_grace_s
         self._poll_s = poll_s
         self._outage_s = outage_s
-        self._waiting: defaultdict[bytes, set[asyncio.Event]] = defaultdict(set)
-        self._listener = Listener(redis, [FINISHED_CHANNEL], self._on_finished)
+        self._wakeups = Wakeups(redis, [FINISHED_CHANNEL])
 
     async def __aenter__(self) -> Self:
-        await self._listener.__aenter__()
+        await self._wakeups.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._listener.close()
+        await self._wakeups.__aexit__(kind, error, trace)
 
     async def wait(self, tenant_id: TenantId, job_id: JobId, timeout_s: float) -> JobRecord:
         """The record of the job once it is in a terminal state, whichever.
@@ -58,14 +56,8 @@ class JobWaiter:
         Raises NoWorker where it never started and none served its model for `no_worker_grace_s` (which ends the job),
         WaitTimeout (which does not), NotFound, CorruptRecord, StoreUnavailable.
         """
-        name, finished = open_member(tenant_id, job_id).encode(), asyncio.Event()
-        self._waiting[name].add(finished)
-        try:
+        with self._wakeups.of(tenant_id, job_id) as finished:
             return await self._wait(tenant_id, job_id, finished, time.monotonic() + timeout_s)
-        finally:
-            self._waiting[name].discard(finished)
-            if not self._waiting[name]:
-                del self._waiting[name]
 
     async def _wait(
         self, tenant_id: TenantId, job_id: JobId, finished: asyncio.Event, until_s: float
@@ -90,7 +82,7 @@ class JobWaiter:
                 raise WaitTimeout(
                     f"job {job_id} is {record.state.value} and was not done in time; ask for less at once"
                 )
-            await _wait_for(finished, min(remaining_s, self._poll_s))
+            await wait_at_most(finished, min(remaining_s, self._poll_s))
 
     async def _read(self, tenant_id: TenantId, job_id: JobId, until_s: float) -> JobRecord:
         """The record; where Redis is away, once it is back. StoreUnavailable where that takes too long."""
@@ -110,16 +102,6 @@ class JobWaiter:
         except StoreUnavailable:  # nobody knows
             return None
         return time.monotonic() if unserved_since_s is None else unserved_since_s
-
-    def _on_finished(self, _channel: bytes, name: bytes) -> None:
-        for event in self._waiting.get(name, ()):
-            event.set()
-
-
-async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):  # wait_for of Python 3.11 can lose a cancellation
-            await event.wait()
 
 
 def _unless_given_up(record: JobRecord) -> JobRecord:

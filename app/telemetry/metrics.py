@@ -69,6 +69,11 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self.jobs_cancelled = Counter(
+            "sparke_jobs_cancelled",
+            "Jobs that clients cancelled before they ran; running ones count among the finished.",
+            registry=registry,
+        )
         self.jobs_finished = Counter(
             "sparke_jobs_finished",
             "Jobs that this process ended, by model and terminal state.",

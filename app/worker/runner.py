@@ -16,7 +16,7 @@ from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import StoreUnavailable
 from app.images.store import image_key
 from app.jobs.transitions import CANCELLED, EXPIRED
-from app.jobs.types import Cancelled, Committed, ReservedJob, Standing
+from app.jobs.types import Cancelled, Committed, Progress, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
 from app.telemetry.metrics import Metrics
@@ -43,8 +43,8 @@ class JobEnds(Protocol):
         """Say that the job is about to run."""
         ...
 
-    async def standing(self, reserved: ReservedJob) -> Standing:
-        """How the job stands while it runs."""
+    async def standing(self, reserved: ReservedJob, progress: Progress | None = None) -> Standing:
+        """How the job stands while it runs; how far it is, is told where given."""
         ...
 
     async def commit(

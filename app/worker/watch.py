@@ -1,4 +1,7 @@
-"""Asks once a step whether a running batch is still wanted: its jobs may have been cancelled, or given to others."""
+"""Asks once a step whether a running batch is still wanted, and tells how far it is.
+
+Its jobs may have been cancelled, or given to others.
+"""
 
 import asyncio
 import time
@@ -10,9 +13,11 @@ import structlog
 
 from app.domain.ids import JobId, ModelId
 from app.errors import StoreUnavailable
-from app.jobs.types import ReservedJob, Standing
+from app.jobs.types import Progress, ReservedJob, Standing
 from app.telemetry.metrics import Metrics
 from sparke_engine.diffusion.engine import OnStep
+
+TELL_EVERY_S = 0.25  # how often a job's progress is told at most
 
 _log = structlog.get_logger(__name__)
 
@@ -24,8 +29,8 @@ class BatchStopped(Exception):
 class Standings(Protocol):
     """Who knows how a started job stands."""
 
-    async def standing(self, reserved: ReservedJob) -> Standing:
-        """Its worker's own still, to be ended as cancelled, or no longer its own."""
+    async def standing(self, reserved: ReservedJob, progress: Progress | None = None) -> Standing:
+        """Its worker's own still, to be ended as cancelled, or no longer its own; how far it is, is told where given."""
         ...
 
 
@@ -48,6 +53,7 @@ class BatchWatch:
         self._gone: set[JobId] = set()
         self._loop = asyncio.get_running_loop()
         self._question: asyncio.Task[None] | None = None
+        self._told_at_s = 0.0
         self._is_open = True
 
     async def __aenter__(self) -> Self:
@@ -64,20 +70,25 @@ class BatchWatch:
         """True where the job is not wanted any more."""
         return reserved.job.job_id in self._gone
 
-    def on_step(self) -> None:
+    def on_step(self, progress: Progress) -> None:
         """On the device thread, once a step. Raises BatchStopped where no job is wanted any more."""
         if len(self._gone) == len(self._batch):
             raise BatchStopped("every job of the batch was cancelled, or is another worker's now")
-        self._loop.call_soon_threadsafe(self._ask)
+        self._loop.call_soon_threadsafe(self._ask, progress)
 
-    def _ask(self) -> None:
+    def _ask(self, progress: Progress) -> None:
         if self._is_open and (self._question is None or self._question.done()):
-            self._question = self._loop.create_task(self._look())
+            is_due = self._loop.time() - self._told_at_s >= TELL_EVERY_S
+            if is_due:
+                self._told_at_s = self._loop.time()
+            self._question = self._loop.create_task(self._look(progress if is_due else None))
 
-    async def _look(self) -> None:
+    async def _look(self, progress: Progress | None) -> None:
         wanted = [reserved for reserved in self._batch if not self.is_gone(reserved)]
         try:
-            found = await asyncio.gather(*(self._standings.standing(reserved) for reserved in wanted))
+            found = await asyncio.gather(
+                *(self._standings.standing(reserved, progress) for reserved in wanted)
+            )
         except StoreUnavailable as error:
             _log.warning("standing_not_read", reason=error.message)
             return
@@ -99,10 +110,10 @@ class BatchSteps:
         """The engine's hook. Raises BatchStopped where no job of the batch is wanted any more."""
         self._last_s = time.perf_counter()
 
-        def on_step(_step: int, _num_steps: int) -> None:
+        def on_step(step: int, num_steps: int) -> None:
             now_s = time.perf_counter()
             self.metrics.denoise_step_seconds.labels(model).observe(now_s - self._last_s)
             self._last_s = now_s
-            self._watch.on_step()
+            self._watch.on_step(Progress(step, num_steps))
 
         return on_step

@@ -135,7 +135,7 @@ async def test_waiting_ends_in_time_and_leaves_the_job(bench):
     async with _waiter(bench) as waiter:
         with pytest.raises(WaitTimeout, match="queued"):
             await waiter.wait(job.tenant_id, job.job_id, 0.1)
-        assert waiter._waiting == {}
+        assert waiter._wakeups._waiting == {}
     assert (await bench.store().get(job.tenant_id, job.job_id)).state is JobState.QUEUED
 
 

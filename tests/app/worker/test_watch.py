@@ -7,8 +7,8 @@ import pytest
 
 from app.domain.ids import WorkerId
 from app.errors import StoreUnavailable
-from app.jobs.types import ReservedJob, Standing
-from app.worker.watch import BatchStopped, BatchWatch
+from app.jobs.types import Progress, ReservedJob, Standing
+from app.worker.watch import TELL_EVERY_S, BatchStopped, BatchWatch
 
 pytestmark = pytest.mark.anyio
 
@@ -19,10 +19,12 @@ class Told:
     def __init__(self):
         self.standings: dict[str, Standing] = {}
         self.is_away = False
+        self.told: list[Progress | None] = []
         self.num_asked = self.num_at_once = self.most_at_once = 0
 
-    async def standing(self, reserved):
+    async def standing(self, reserved, progress=None):
         """As told, after a moment."""
+        self.told.append(progress)
         self.num_asked += 1
         self.num_at_once += 1
         self.most_at_once = max(self.most_at_once, self.num_at_once)
@@ -41,7 +43,7 @@ def batch(make_job):
 
 async def _step(watch):
     """A step on another thread, as of a device, and time for its answer."""
-    await asyncio.to_thread(watch.on_step)
+    await asyncio.to_thread(watch.on_step, Progress(1, 9))
     await asyncio.sleep(0.05)
 
 
@@ -80,7 +82,7 @@ async def test_steps_wait_for_no_answer_and_one_question_is_asked_at_a_time(batc
 
         def hundred_steps():
             for _ in range(100):
-                watch.on_step()
+                watch.on_step(Progress(1, 9))
             done.set()
 
         await asyncio.to_thread(hundred_steps)
@@ -99,9 +101,27 @@ async def test_nothing_is_asked_after_the_end(batch):
         raise AssertionError("nobody is gone")
 
     async with BatchWatch(told, batch, let_go) as watch:
-        watch.on_step()
+        watch.on_step(Progress(1, 9))
         await asyncio.sleep(0)
     num_asked = told.num_asked
-    watch.on_step()
+    watch.on_step(Progress(1, 9))
     await asyncio.sleep(0.05)
     assert (told.num_at_once, told.num_asked) == (0, num_asked)
+
+
+async def test_progress_is_told_now_and_then(batch):
+    """The first step is told of every job; the next ones only after a while, though each is asked about."""
+    told = Told()
+
+    async def let_go(_reserved, _standing):
+        pytest.fail("nobody cancelled")
+
+    async with BatchWatch(told, batch, let_go) as watch:
+        for step in range(1, 4):
+            await asyncio.to_thread(watch.on_step, Progress(step, 9))
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(TELL_EVERY_S)
+        await asyncio.to_thread(watch.on_step, Progress(8, 9))
+        await asyncio.sleep(0.05)
+    first, last = Progress(1, 9), Progress(8, 9)
+    assert told.told == [first, first, None, None, None, None, last, last]

@@ -1,0 +1,110 @@
+"""What `/v1/jobs` answers with."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from app.domain.job import JobRecord, JobState
+from app.domain.request import GenerationRequest
+from app.http.answers import ErrorMember, GenerationAnswer
+from app.http.deps import Deps
+from app.http.errors import describe_error
+from app.http.showing import error_of, show_by_url
+
+_NO_B64 = {"data": {"__all__": {"b64_json"}}}
+
+
+class AskedAnswer(BaseModel):
+    """What was asked for, with every default filled in."""
+
+    prompt: str
+    negative_prompt: str
+    n: int
+    size: str
+    steps: int
+    guidance_scale: float
+    seed: int
+    strength: float
+    memory: str
+
+
+class JobAnswer(BaseModel):
+    """A job, its images by signed URLs. Times are Unix seconds."""
+
+    id: str
+    object: Literal["job"] = "job"
+    kind: Literal["generate"] = "generate"
+    status: JobState = Field(description="queued → running → succeeded, failed, cancelled or expired.")
+    model: str
+    created_at: int
+    started_at: int | None = Field(description="When the last worker that took it did so.")
+    finished_at: int | None
+    deadline_at: int = Field(description="When it expires, unless a worker has begun it.")
+    cancel_requested_at: int | None
+    num_attempts: int = Field(description="How often a worker began to run it.")
+    request: AskedAnswer
+    metadata: dict[str, str]
+    result: GenerationAnswer | None = Field(description="Once it has succeeded.")
+    error: ErrorMember | None = Field(description="Why it has failed, expired or was cancelled.")
+
+
+class JobsAnswer(BaseModel):
+    """Jobs, the newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[JobAnswer]
+    first_id: str | None
+    last_id: str | None
+    next_after: str | None = Field(
+        description="What `after` takes for older ones; null where there are none."
+    )
+    has_more: bool
+
+
+def describe_job(record: JobRecord, deps: Deps, *, base_url: str) -> JobAnswer:
+    """The job as `/v1/jobs` shows it."""
+    job = record.job
+    has_images, is_over = record.state is JobState.SUCCEEDED, record.state.is_terminal
+    return JobAnswer(
+        id=job.job_id,
+        status=record.state,
+        model=job.request.model,
+        created_at=job.created_at_ms // 1000,
+        started_at=_seconds(record.started_at_ms),
+        finished_at=_seconds(record.finished_at_ms),
+        deadline_at=job.deadline_at_ms // 1000,
+        cancel_requested_at=_seconds(record.cancel_requested_at_ms),
+        num_attempts=record.num_attempts,
+        request=_describe_request(job.request),
+        metadata=dict(job.metadata),
+        result=show_by_url(record, deps, base_url=base_url) if has_images else None,
+        error=describe_error(error_of(record)) if is_over and not has_images else None,
+    )
+
+
+def job_json(answer: JobAnswer) -> str:
+    """The job's JSON."""
+    return answer.model_dump_json(exclude={"result": _NO_B64})
+
+
+def jobs_json(answer: JobsAnswer) -> str:
+    """The list's JSON."""
+    return answer.model_dump_json(exclude={"data": {"__all__": {"result": _NO_B64}}})
+
+
+def _describe_request(request: GenerationRequest) -> AskedAnswer:
+    return AskedAnswer(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        n=request.num_images,
+        size=f"{request.width_px}x{request.height_px}",
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        seed=request.seed,
+        strength=request.diversity.strength,
+        memory=request.diversity.memory.name,
+    )
+
+
+def _seconds(at_ms: int | None) -> int | None:
+    return None if at_ms is None else at_ms // 1000

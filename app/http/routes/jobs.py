@@ -1,0 +1,173 @@
+"""Jobs: ask for images without waiting, see what became of it, follow it, cancel it."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
+from app.domain.ids import JobId, ModelId, TenantId, parse_job_id
+from app.domain.job import JobState, Lane
+from app.errors import InvalidId, NotFound
+from app.http.auth import Tenant
+from app.http.deps import Deps, DepsOf
+from app.http.generation import MAX_DEADLINE_S, JobBody
+from app.http.job_answers import JobAnswer, JobsAnswer, describe_job, job_json, jobs_json
+from app.http.json_body import read_json
+from app.http.openapi import EVENTS_DOCS, JOB_DOCS
+from app.http.showing import base_url_of
+from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
+from app.jobs.events import parse_event_id
+from app.jobs.types import JobEvent, JobQuery
+
+MAX_LISTED = 100
+_NUMBERS = ("step", "num_steps", "attempt")
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+async def read_job_body(request: Request, _tenant: Tenant, deps: DepsOf) -> JobBody:
+    """The body; it is read only after the key has been checked."""
+    return await read_json(request, JobBody, max_bytes=deps.settings.max_body_bytes)
+
+
+@router.post("", status_code=202, response_model=JobAnswer, openapi_extra=JOB_DOCS)
+async def create_job(
+    request: Request,
+    tenant_id: Tenant,
+    deps: DepsOf,
+    *,
+    body: Annotated[JobBody, Depends(read_job_body)],
+    idempotency_key: IdempotencyKey,
+) -> Response:
+    """Ask for images without waiting for them. Once this is answered, the job ends in one way or another."""
+    wish = Wish(
+        body.deadline_s or MAX_DEADLINE_S,
+        idempotency_of(request, body, idempotency_key),
+        body.metadata or {},
+    )
+    job_id = await submit(tenant_id, body, wish, deps)
+    answer = await _show(request, tenant_id, job_id, deps)
+    answer.status_code = 202
+    answer.headers["location"] = f"/v1/jobs/{job_id}"
+    return answer
+
+
+@router.get("", response_model=JobsAnswer)
+async def list_jobs(  # noqa: PLR0917 - the members of the query
+    request: Request,
+    tenant_id: Tenant,
+    deps: DepsOf,
+    after: Annotated[str | None, Query(description="The id of the job before the first one.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="At most so many.")] = 20,
+    status: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    model: Annotated[str | None, Query(max_length=200, description="Only jobs for this model.")] = None,
+) -> Response:
+    """Your jobs, the newest first; those of batches are not among them. A page may be short while there are more."""
+    try:
+        cursor = None if after is None else parse_job_id(after)
+    except InvalidId as error:
+        raise InvalidId(error.message, param="after") from error
+    query = JobQuery(limit, cursor, status, None if model is None else ModelId(model))
+    page = await deps.job_lister.list_jobs(tenant_id, query)
+    base_url = base_url_of(request, deps)
+    data = [describe_job(record, deps, base_url=base_url) for record in page.records]
+    ends = (data[0].id, data[-1].id) if data else (None, None)
+    answer = JobsAnswer(
+        data=data,
+        first_id=ends[0],
+        last_id=ends[1],
+        next_after=page.next_after,
+        has_more=page.next_after is not None,
+    )
+    return Response(jobs_json(answer), media_type="application/json")
+
+
+@router.get("/{job_id}", response_model=JobAnswer)
+async def show_job(request: Request, job_id: str, tenant_id: Tenant, deps: DepsOf) -> Response:
+    """A job as it stands."""
+    return await _show(request, tenant_id, _parse(job_id), deps)
+
+
+@router.post("/{job_id}/cancel", response_model=JobAnswer)
+async def cancel(request: Request, job_id: str, tenant_id: Tenant, deps: DepsOf) -> Response:
+    """Cancel a job: nothing of it enters a memory from now on. One that has ended stays as it is."""
+    parsed = _parse(job_id)
+    await cancel_job(tenant_id, parsed, deps)
+    return await _show(request, tenant_id, parsed, deps)
+
+
+@router.get("/{job_id}/events", response_class=Response, openapi_extra=EVENTS_DOCS)
+async def follow_job(
+    request: Request,
+    job_id: str,
+    tenant_id: Tenant,
+    deps: DepsOf,
+    *,
+    last_event_id: Annotated[
+        str | None, Header(description="Only what came after this event; a browser sends it by itself.")
+    ] = None,
+) -> Response:
+    """What happens to a job, as server-sent events; the last one is its end, with the job as it is then.
+
+    Whoever comes back with the id of the last event it got, to whichever replica, gets what it missed, and nothing
+    twice. After the end there is nothing more: 204.
+    """
+    parsed = _parse(job_id)
+    after = _parse_event(last_event_id)
+    if (await deps.jobs.get(tenant_id, parsed)).job.lane is Lane.BATCH:
+        raise NotFound(f"job {parsed} is a line of a batch, which has no events")
+    last = await deps.job_events.last(tenant_id, parsed)
+    if last.is_last and _order(after) >= _order(last.event_id):
+        return Response(status_code=204)
+    stream = _tell(tenant_id, parsed, after, base_url=base_url_of(request, deps), deps=deps)
+    headers = {"x-accel-buffering": "no"}  # a proxy in front passes each event on at once
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+async def _tell(
+    tenant_id: TenantId, job_id: JobId, after: str, *, base_url: str, deps: Deps
+) -> AsyncIterator[bytes]:
+    async for event in deps.job_events.follow(tenant_id, job_id, after=after):
+        if event is None:
+            yield KEEPALIVE_COMMENT
+            continue
+        data = json.dumps(_describe_event(event, job_id), separators=(",", ":"))
+        if event.is_last:
+            record = await deps.jobs.get(tenant_id, job_id)
+            shown = job_json(describe_job(record, deps, base_url=base_url))
+            data = f'{data[:-1]},"job":{shown}}}'
+        yield format_sse_event(data_str=data, event=event.type, id=event.event_id)
+
+
+def _describe_event(event: JobEvent, job_id: JobId) -> dict[str, str | int]:
+    told = {name: int(value) if name in _NUMBERS else value for name, value in event.fields.items()}
+    return {"type": event.type, "job_id": job_id, "at_ms": event.at_ms, **told}
+
+
+async def _show(request: Request, tenant_id: TenantId, job_id: JobId, deps: Deps) -> Response:
+    record = await deps.jobs.get(tenant_id, job_id)
+    answer = describe_job(record, deps, base_url=base_url_of(request, deps))
+    return Response(job_json(answer), media_type="application/json")
+
+
+def _parse(job_id: str) -> JobId:
+    """A job's id from a path. What cannot be one names no job."""
+    try:
+        return parse_job_id(job_id)
+    except InvalidId as error:
+        raise NotFound(f"there is no job {job_id[:80]!r}") from error
+
+
+def _parse_event(given: str | None) -> str:
+    try:
+        return parse_event_id(given) if given else "0-0"
+    except InvalidId as error:
+        raise InvalidId(error.message, param="Last-Event-ID") from error
+
+
+def _order(event_id: str) -> tuple[int, int]:
+    at_ms, _, number = event_id.partition("-")
+    return int(at_ms), int(number)

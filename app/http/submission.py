@@ -1,0 +1,89 @@
+"""From a body to an accepted job: what all routes that ask for images share."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from app.domain.ids import JobId, TenantId, make_job_id
+from app.domain.job import Job, JobKind, JobState
+from app.errors import InvalidValue, QueueFull
+from app.http.deps import Deps
+from app.http.generation import ImagesBody, find_model, to_request
+from app.jobs.types import Idempotency
+
+_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+_IDEMPOTENCY_KEY = "Idempotency-Key"
+
+
+def read_idempotency_key(
+    given: Annotated[
+        str | None,
+        Header(
+            alias=_IDEMPOTENCY_KEY,
+            description="A key of your own for this request: sent again with it, it is the same job, with one answer.",
+        ),
+    ] = None,
+) -> str | None:
+    """The header, or InvalidValue."""
+    if given is not None and _KEY.fullmatch(given) is None:
+        raise InvalidValue(
+            f"an {_IDEMPOTENCY_KEY} is 1 to 255 printable ASCII characters, got {given[:80]!r}",
+            param=_IDEMPOTENCY_KEY,
+        )
+    return given
+
+
+IdempotencyKey = Annotated[str | None, Depends(read_idempotency_key)]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a job gets beside its images: how long it may wait, what stands for it, names of the client's own."""
+
+    deadline_s: float
+    idempotency: Idempotency | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def idempotency_of(request: Request, body: ImagesBody, key: str | None) -> Idempotency | None:
+    """The key with a fingerprint of where it was sent and what was asked for there."""
+    if key is None:
+        return None
+    asked = f"{request.method} {request.url.path}\n{body.model_dump_json(exclude_unset=True)}"
+    return Idempotency(key, hashlib.sha256(asked.encode()).hexdigest())
+
+
+async def submit(tenant_id: TenantId, body: ImagesBody, wish: Wish, deps: Deps) -> JobId:
+    """Makes a job of the body and accepts it; the job that stands for it, an earlier one where its key has one.
+
+    Raises what is wrong with the body, QueueFull, IdempotencyMismatch, StoreUnavailable.
+    """
+    generation = to_request(body, find_model(body.model, deps.catalogue), deps.randomness)
+    now_ms = deps.now_ms()
+    job = Job(
+        tenant_id=tenant_id,
+        job_id=make_job_id(now_ms, deps.randomness(8)),
+        kind=JobKind.GENERATE,
+        request=generation,
+        created_at_ms=now_ms,
+        deadline_at_ms=now_ms + int(wish.deadline_s * 1000),
+        metadata=wish.metadata,
+    )
+    try:
+        stands_for = await deps.jobs.accept(job, wish.idempotency)
+    except QueueFull:
+        deps.metrics.jobs_refused.labels(generation.model).inc()
+        raise
+    if stands_for == job.job_id:
+        deps.metrics.jobs_accepted.labels(generation.model).inc()
+    return stands_for
+
+
+async def cancel_job(tenant_id: TenantId, job_id: JobId, deps: Deps) -> None:
+    """Cancels a job; one that has ended stays as it is. Raises NotFound, StoreUnavailable."""
+    if await deps.jobs.cancel(tenant_id, job_id) is JobState.CANCELLED:
+        deps.metrics.jobs_cancelled.inc()

@@ -1,0 +1,80 @@
+"""One key, one job: whoever sends a request again, and however often."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from app.domain.ids import ModelId
+from app.domain.job import JobState
+from app.errors import IdempotencyMismatch, NotFound, QueueFull
+from app.jobs import keys
+from app.jobs.types import Idempotency, JobLimits
+
+pytestmark = pytest.mark.anyio
+
+MODEL = ModelId("toy")
+KEY = Idempotency("mine", "fingerprint")
+
+
+async def test_sixteen_at_once_are_one_job(bench):
+    """Sixteen jobs with one key: all stand for the first that was written, and no other is left anywhere."""
+    jobs = [bench.job() for _ in range(16)]
+    stand_for = await asyncio.gather(*(bench.store().accept(job, KEY) for job in jobs))
+    assert len(set(stand_for)) == 1
+    assert await bench.store().count_open(MODEL) == 1
+    assert await bench.redis.zcard(keys.waiting_key(jobs[0].tenant_id, MODEL)) == 1
+    for job in jobs:
+        if job.job_id != stand_for[0]:
+            with pytest.raises(NotFound):
+                await bench.store().get(job.tenant_id, job.job_id)
+
+
+async def test_the_key_stands_for_its_job_after_the_end(bench):
+    """The job was done in between: the key names it still, and nothing is made again."""
+    job, again = bench.job(), bench.job()
+    worker_id, queue = await bench.live("w1"), bench.queue()
+    await bench.store().accept(job, KEY)
+    [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
+    await queue.commit(reserved, bench.result(reserved), [])
+    assert await bench.store().accept(again, KEY) == job.job_id
+    assert (await bench.store().get(job.tenant_id, job.job_id)).state is JobState.SUCCEEDED
+    assert await queue.reserve((MODEL,), worker_id, 1, 0) == []
+
+
+async def test_another_request_under_the_key_is_refused(bench):
+    """Nothing of it is kept, and the first one is untouched."""
+    job, other = bench.job(), bench.job()
+    await bench.store().accept(job, KEY)
+    with pytest.raises(IdempotencyMismatch):
+        await bench.store().accept(other, dataclasses.replace(KEY, fingerprint="another"))
+    assert await bench.store().count_open(MODEL) == 1
+
+
+async def test_keys_of_tenants_and_other_keys_are_apart(bench):
+    """The same key of another tenant, and another key of the same, are jobs of their own."""
+    jobs = [bench.job(), bench.job("other"), bench.job()]
+    given = [KEY, KEY, dataclasses.replace(KEY, key="mine too")]
+    stand_for = [await bench.store().accept(job, key) for job, key in zip(jobs, given, strict=True)]
+    assert stand_for == [job.job_id for job in jobs]
+
+
+async def test_a_refused_job_leaves_its_key_free(bench):
+    """The queue was full; sent again with the key once there is room, it is accepted."""
+    bench.limits = JobLimits(max_waiting_per_tenant=1)
+    first, refused = bench.job(), bench.job()
+    await bench.store().accept(first)
+    with pytest.raises(QueueFull):
+        await bench.store().accept(refused, KEY)
+    await bench.store().cancel(first.tenant_id, first.job_id)
+    again = bench.job()
+    assert await bench.store().accept(again, KEY) == again.job_id
+
+
+async def test_a_key_is_forgotten_in_time(bench):
+    """The record has a time to live from its acceptance on."""
+    bench.limits = JobLimits(idempotency_ttl_s=60)
+    job = bench.job()
+    await bench.store().accept(job, KEY)
+    ttl_ms = await bench.redis.pttl(keys.idempotency_key(job.tenant_id, KEY.key))
+    assert 50_000 < ttl_ms <= 60_000
