@@ -15,6 +15,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 OURS = "denoised"
+SHIPPED_SETTINGS = {"scale", "strength", "seeds"}
+FLOORS = (99.9, 99.0, 90.0, 66.0)
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,6 @@ class Measured:
     figures: Figures
     cond_vendi: Tensor
     precision: Tensor | None
-
-    @classmethod
-    def of_data(cls, own: Figures, cond_vendi: Tensor) -> Self:
-        """The data itself."""
-        return cls("data", own, cond_vendi, None)
 
     def saved(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -61,21 +58,38 @@ class Measured:
         settings = self.settings
         own = OURS if float(settings.get("strength", 1)) > 0 else "none"
         name = settings.get("method", settings.get("preset", own))
-        return name + (", same seeds" if settings.get("seeds") == "same" else "")
+        return name + (", same seeds" if self.has_same_seeds else "")
 
     @property
     def family(self) -> str:
-        """One line of the plot: a method at one guidance scale; all scales where nothing else is done."""
-        return (
-            self.method
-            if self.name == "data" or self.method.startswith("none")
-            else f"{self.method}, scale {self.settings['scale']}"
-        )
+        """One line of the plot: a method at one guidance scale; all scales where nothing else is done.
+
+        Ours that no request can ask for are a family of their own.
+        """
+        if self.name == "data" or self.method.startswith("none"):
+            return self.method
+        other = ", other fields" if self.is_ours and not self.is_shipped else ""
+        return f"{self.method}{other}, scale {self.settings['scale']}"
 
     @property
     def is_ours(self) -> bool:
         """Whether this is the mode `denoised`."""
         return self.method.startswith(OURS)
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether this is the shipped preset, at a scale and strength that a request can ask for."""
+        return self.is_ours and self.settings.keys() <= SHIPPED_SETTINGS
+
+    @property
+    def has_same_seeds(self) -> bool:
+        """Whether every request of a prompt had the same seeds."""
+        return self.settings.get("seeds") == "same"
+
+    @property
+    def setting_text(self) -> str:
+        """The settings but for the method."""
+        return ", ".join(f"{name} {value}" for name, value in self.settings.items() if name != "method")
 
     @property
     def accuracy(self) -> float:
@@ -113,9 +127,8 @@ def method_table(measured: list[Measured]) -> str:
     for one in sorted(measured, key=lambda each: (each.method, -each.accuracy)):
         own = one.figures
         precision = "" if one.precision is None else mean_of(one.precision).text(".1f", factor=100)
-        setting = ", ".join(f"{name} {value}" for name, value in one.settings.items() if name != "method")
         lines.append(
-            f"| {one.method} | {setting} | {mean_of(own.accuracy).text('.2f', factor=100)} | {precision} "
+            f"| {one.method} | {one.setting_text} | {mean_of(own.accuracy).text('.2f', factor=100)} | {precision} "
             f"| {mean_of(own.vendi).text('.2f')} | {mean_of(one.cond_vendi).text('.2f')} "
             f"| {np.nanmean(own.colour_bits):.2f} | {np.nanmean(own.background_bits):.2f} |"
         )
@@ -149,20 +162,20 @@ class Comparison:
     @property
     def ours_text(self) -> str:
         """What is mixed."""
-        first, second = (", ".join(f"{n} {v}" for n, v in one.settings.items()) for one in self.ours)
+        first, second = (one.setting_text for one in self.ours)
         if first == second:
             return first
         return f"{self.share:.0%} {first}; {1 - self.share:.0%} {second}"
 
 
-def comparisons(measured: list[Measured]) -> list[Comparison]:
-    """One for each rival's arm, with ours of the same seeds policy."""
+def comparisons(measured: list[Measured], *, shipped: bool = False) -> list[Comparison]:
+    """One for each rival's arm, with ours of the same seeds policy; `shipped`: with those that a request can ask for."""
+    ours = [one for one in measured if one.is_ours and (one.is_shipped or not shipped)]
     found = []
     for rival in measured:
         if rival.is_ours or rival.name == "data":
             continue
-        same = "same seeds" in rival.method
-        own = [one for one in measured if one.is_ours and ("same seeds" in one.method) == same]
+        own = [one for one in ours if one.has_same_seeds == rival.has_same_seeds]
         if own:
             found.append(_comparison(rival, own))
     return found
@@ -203,19 +216,53 @@ def _mixed_vendi(first: Measured, second: Measured, accuracy: float) -> float:
     return share * first.vendi + (1 - share) * second.vendi
 
 
-def comparison_table(measured: list[Measured]) -> str:
+def comparison_table(compared: list[Comparison]) -> str:
     """Each rival's arm against ours at its accuracy, in pairs."""
     lines = [
         "| rival | setting | its accuracy | ours | accuracy, points | Vendi, ratio | Cond-Vendi, ratio | verdict |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for one in sorted(comparisons(measured), key=lambda each: (each.rival.method, -each.rival.accuracy)):
-        setting = ", ".join(f"{n} {v}" for n, v in one.rival.settings.items() if n != "method")
-        lines.append(
-            f"| {one.rival.method} | {setting} | {one.rival.accuracy:.2f} | {one.ours_text} "
-            f"| {one.accuracy.text('+.2f', factor=100)} | {one.vendi.text('.3f')} "
-            f"| {one.cond_vendi.text('.3f')} | {one.verdict} |"
-        )
+    lines += [
+        f"| {one.rival.method} | {one.rival.setting_text} | {one.rival.accuracy:.2f} | {one.ours_text} "
+        f"| {one.accuracy.text('+.2f', factor=100)} | {one.vendi.text('.3f')} "
+        f"| {one.cond_vendi.text('.3f')} | {one.verdict} |"
+        for one in sorted(compared, key=lambda each: (each.rival.method, -each.rival.accuracy))
+    ]
+    return "\n".join(lines)
+
+
+def best_rivals(measured: list[Measured]) -> list[Measured]:
+    """Of each family the arm of the highest Vendi score above each floor of accuracy; of guidance scale alone every arm.
+
+    Where every request has new seeds.
+    """
+    rivals = [one for one in measured if not one.is_ours and not one.has_same_seeds and one.name != "data"]
+    found = [one for one in rivals if one.method == "none"]
+    for family in dict.fromkeys(one.family for one in rivals if one.method != "none"):
+        for floor in FLOORS:
+            above = [one for one in rivals if one.family == family and one.accuracy >= floor]
+            found += [max(above, key=lambda one: one.vendi)] if above else []
+    return list({one.name: one for one in found}.values())
+
+
+def short_table(measured: list[Measured], compared: list[Comparison], shipped: list[Comparison]) -> str:
+    """The best arms of each rival beside ours at their accuracy: any of ours, and what a request can ask for."""
+    lines = [
+        "| rival | setting | accuracy, % | Vendi | ours, any fields: Vendi, ratio | | shipped preset: Vendi, ratio | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    of_any, of_shipped = ({one.rival.name: one for one in each} for each in (compared, shipped))
+    for one in sorted(best_rivals(measured), key=lambda each: (each.family, -each.accuracy)):
+        cells = [
+            one.method.replace("none", "guidance scale alone"),
+            one.setting_text.removesuffix(", strength 0"),
+            f"{one.accuracy:.2f}",
+            f"{one.vendi:.2f}",
+        ]
+        for by_rival in (of_any, of_shipped):
+            against = by_rival.get(one.name)
+            cells += ["", ""] if against is None else [against.vendi.text(".3f"), against.verdict]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -229,7 +276,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         arms = sorted(
             (row for row in shown if row["family"] == family), key=lambda row: float(row["vendi"]["value"])
         )
-        is_ours = family.startswith(OURS)
+        is_ours, is_other = family.startswith(OURS), "other fields" in family
         axes.plot(
             [max(100 * (1 - row["accuracy"]["value"]), 0.02) for row in arms],
             [row["vendi"]["value"] for row in arms],
@@ -237,7 +284,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             markersize=6 if is_ours else 4,
             linewidth=2.4 if is_ours else 1.0,
             color="black" if is_ours else colours(number % 20),
-            linestyle="--" if is_ours and "same seeds" in family else "-",
+            markerfacecolor="white" if is_other else None,
+            linestyle="none" if is_other else "--" if is_ours and "same seeds" in family else "-",
             label=family.replace("none", "guidance scale alone"),
         )
     for row in rows:

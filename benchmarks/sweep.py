@@ -6,7 +6,9 @@
     python benchmarks/sweep.py --read docs/figures/sweep.json   tables and plot from what was published
 
 Every arm makes the same prompts with the same seeds. A run that was cut short goes on where it stood. Each arm's figures,
-prompt by prompt, are kept in `measured.json`, from which all else is made. What the tables say is decided by `benchmarks/pareto.py`: against each rival, at the rival's accuracy, in pairs.
+prompt by prompt, are kept in `measured.json`, from which all else is made: `sweep.md` has every arm, and every rival against
+any arm of ours and against the shipped preset; `short.md` the best arms of each rival. What the tables say is decided by
+`benchmarks/pareto.py`: against each rival, at the rival's accuracy, in pairs.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import torch
 from demo_arms import Arm, ArmRunner, Outcome, demo_engine
 from demo_prompts import SPLITS, Split, open_prompts
 from figures import conditional_vendi, data_outcome, figures, precision_of
-from pareto import Measured, comparison_table, method_table, plot
+from pareto import Measured, comparison_table, comparisons, method_table, plot, short_table
 from sweep_arms import PLANS
 
 from sparke_engine.demo.export import load_judge
@@ -90,8 +92,14 @@ def main() -> None:
 
 def write_report(where: str, measured: list[Measured], folder: Path) -> None:
     """Tables, plot and the plot's rows."""
-    tables = f"{where}\n\n{method_table(measured)}\n\n{comparison_table(measured)}\n"
+    compared, shipped = comparisons(measured), comparisons(measured, shipped=True)
+    tables = (
+        f"{where}\n\n{method_table(measured)}\n\n"
+        f"Against any of ours:\n\n{comparison_table(compared)}\n\n"
+        f"Against the shipped preset alone:\n\n{comparison_table(shipped)}\n"
+    )
     (folder / "sweep.md").write_text(tables)
+    (folder / "short.md").write_text(f"{where}\n\n{short_table(measured, compared, shipped)}\n")
     rows = [one.row() for one in measured]
     (folder / "sweep.json").write_text(json.dumps(rows, indent=1))
     plot(rows, folder / "pareto.png")
