@@ -2,6 +2,7 @@
 
     python benchmarks/long_memory.py --images 10000 --workers 16        one GPU: every run in a process of its own
     python benchmarks/long_memory.py --report-only                      tables and picture from what is there
+    python benchmarks/long_memory.py --read docs/figures/long-memory.json      the tables that were published
 
 Three kinds of runs, all with requests of four images:
 
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import torch
 from demo_arms import as_pictures, demo_engine
-from long_memory_report import NEWEST, Made, write_report
+from long_memory_report import NEWEST, Made, read_report, write_report
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -123,7 +124,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/long-memory"))
     parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--read", type=Path, help="a figures.json to write tables and picture of")
     asked = parser.parse_args()
+    if asked.read is not None:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        print(read_report(asked.read, asked.out))
+        return
     folder = asked.out / f"{asked.prompt.replace(' ', '-')}-{asked.strength:g}-{asked.steps}"
     folder.mkdir(parents=True, exist_ok=True)
     setting = Setting(asked.prompt, asked.strength, asked.steps, asked.device, folder)

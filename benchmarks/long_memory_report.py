@@ -33,7 +33,6 @@ NEWEST_WINDOWS = 32
 TOGETHER = 1024
 REPEAT_DISTANCE = 1e-3
 RESAMPLES = 4000
-COLOURS = {"none": "C7", "all": "C0", "sample": "C1", "nearest": "C3", "anew": "C2"}
 
 
 @dataclass(frozen=True)
@@ -127,6 +126,7 @@ def ratio_of_means(own: Tensor, other: Tensor) -> Interval:
 
 
 Runs = dict[tuple[str, str], Made]
+Windows = dict[tuple[str, str], Tensor]
 
 
 def write_report(made: Runs, prompt: str, where: str, folder: Path) -> str:
@@ -135,19 +135,44 @@ def write_report(made: Runs, prompt: str, where: str, folder: Path) -> str:
     stated = table.stated[table.texts.index(prompt)]
     windows = {run: one.window_scores() for run, one in made.items()}
     long_rows, pinned_rows = long_figures(made, windows, stated), pinned_figures(made, windows, stated)
-    text = f"{where}\n\n{long_table(long_rows)}\n\n{pinned_table(pinned_rows)}\n"
-    figures = {"where": where, "long": long_rows, "pinned": pinned_rows}
-    (folder / "table.md").write_text(text)
+    figures = {"where": where, "long": long_rows, "pinned": pinned_rows, "windows": saved_windows(windows)}
     (folder / "figures.json").write_text(json.dumps(figures, indent=1, default=vars))
     for (kind, memory), one in made.items():
         both = torch.cat([one.first, one.newest]).float() / 255
         name = f"{kind}-{memory.replace(' ', '-')}.png"
         Image.fromarray(sheet(both, 16).numpy()).save(folder / name)
-    draw(windows, folder / "long-memory.png")
+    return read_report(folder / "figures.json", folder)
+
+
+def read_report(path: Path, folder: Path) -> str:
+    """Writes `table.md` of a `figures.json`, and `long-memory.png` where it holds the windows' scores; returns the tables."""
+    figures = json.loads(path.read_text())
+    long_rows, pinned_rows = ([_read_row(row) for row in figures[kind]] for kind in ("long", "pinned"))
+    text = f"{figures['where']}\n\n{long_table(long_rows)}\n\n{pinned_table(pinned_rows)}\n"
+    (folder / "table.md").write_text(text)
+    if "windows" in figures:
+        draw(windows_of(figures["windows"]), folder / "long-memory.png")
     return text
 
 
-def long_figures(made: Runs, windows: dict[tuple[str, str], Tensor], stated: Tensor) -> list[dict[str, Any]]:
+def _read_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: Interval(**value) if isinstance(value, dict) else value for name, value in row.items()}
+
+
+def saved_windows(windows: Windows) -> list[dict[str, Any]]:
+    """The scores [t,w] of each run, for JSON."""
+    return [
+        {"kind": kind, "memory": memory, "scores": scores.tolist()}
+        for (kind, memory), scores in windows.items()
+    ]
+
+
+def windows_of(saved: list[dict[str, Any]]) -> Windows:
+    """What `saved_windows` gave."""
+    return {(one["kind"], one["memory"]): torch.tensor(one["scores"], dtype=torch.float64) for one in saved}
+
+
+def long_figures(made: Runs, windows: Windows, stated: Tensor) -> list[dict[str, Any]]:
     """A row for each long run that is there."""
     rows: list[dict[str, Any]] = []
     unguided = made.get(("long", "none"))
@@ -180,9 +205,7 @@ def long_figures(made: Runs, windows: dict[tuple[str, str], Tensor], stated: Ten
     return rows
 
 
-def pinned_figures(
-    made: Runs, windows: dict[tuple[str, str], Tensor], stated: Tensor
-) -> list[dict[str, Any]]:
+def pinned_figures(made: Runs, windows: Windows, stated: Tensor) -> list[dict[str, Any]]:
     """A row for each pinned run that is there; tenants in pairs."""
     rows: list[dict[str, Any]] = []
     for (kind, memory), one in made.items():
@@ -262,13 +285,19 @@ def _head(names: list[str]) -> list[str]:
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
-def draw(windows: dict[tuple[str, str], Tensor], path: Path) -> None:
+def colours(windows: Windows) -> dict[str, str]:
+    """A colour for each way to read a memory, the same in both panels."""
+    return {memory: f"C{number}" for number, memory in enumerate(sorted({name for _, name in windows}))}
+
+
+def draw(windows: Windows, path: Path) -> None:
     """The scores of windows against the memory's size: new seeds on the left, the same ones on the right."""
+    colour_of = colours(windows)
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), dpi=130, sharey=True)
     for axes, kind, title in zip(panels, ("long", "pinned"), ("new seeds", "the same seeds"), strict=True):
         for (own, memory), scores in windows.items():
             if own == kind:
-                _curve(axes, scores, memory, COLOURS[memory.split()[0]])
+                _curve(axes, scores, memory, colour_of[memory])
         axes.set_title(f"{title} in every request")
         axes.set_xlabel("images in the memory")
         axes.grid(visible=True, alpha=0.3)

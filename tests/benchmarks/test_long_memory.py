@@ -1,11 +1,27 @@
 """Who reads which entries of a long memory, and what its windows and newest images are held against."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from long_memory import Run, Setting, neighbours
-from long_memory_report import Made, effective_cells, nearest_earlier, ratio_of_means, repeats
+from long_memory_report import (
+    Made,
+    colours,
+    effective_cells,
+    long_figures,
+    long_table,
+    nearest_earlier,
+    pinned_figures,
+    pinned_table,
+    ratio_of_means,
+    read_report,
+    repeats,
+    saved_windows,
+    windows_of,
+    write_report,
+)
 from memory_cost import timed
 from torch import Tensor
 
@@ -133,6 +149,39 @@ def test_a_ratio_of_independent_means_has_its_interval() -> None:
     half = 1.96 * found.value * float(sum(parts)) ** 0.5
     assert found.value == pytest.approx(float(own.mean() / other.mean()))
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.25)
+
+
+def test_every_memory_has_a_colour_of_its_own() -> None:
+    """Draws of 64 and of 256 are two lines that can be told apart, in both panels."""
+    windows = {(run, memory): torch.ones(1, 2) for run, memory in (("long", "none"), ("long", "anew 64"))}
+    windows |= {("pinned", memory): torch.ones(1, 2) for memory in ("anew 64", "anew 256", "nearest 256")}
+    assert len(set(colours(windows).values())) == 4
+
+
+def test_windows_survive_json() -> None:
+    """The picture can be drawn again from what was published."""
+    windows = {("pinned", "anew 64"): torch.rand(2, 3, dtype=torch.float64)}
+    found = windows_of(json.loads(json.dumps(saved_windows(windows))))
+    torch.testing.assert_close(found, windows, rtol=0, atol=0)
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Tables and picture of `figures.json` alone are those of the runs themselves."""
+    judged = torch.randn(2, 192, 128, generator=torch.Generator().manual_seed(4))
+    features, attributes = torch.zeros(2, 192, 3), torch.ones(2, 192, 4, dtype=torch.int64)
+    pictures = torch.zeros(64, 3, 64, 64, dtype=torch.uint8)
+    two = Made(features, judged, attributes, pictures, pictures)
+    one = Made(features[:1], judged[:1], attributes[:1], pictures, pictures)
+    runs = {("long", "none"): one, ("fresh", "none"): two, ("pinned", "all"): two}
+    windows, stated = {run: made.window_scores() for run, made in runs.items()}, torch.tensor([3, -1, -1, -1])
+    table = long_table(long_figures(runs, windows, stated))
+    pinned = pinned_table(pinned_figures(runs, windows, stated))
+    assert write_report(runs, "a star", "here", tmp_path) == f"here\n\n{table}\n\n{pinned}\n"
+    again = tmp_path / "again"
+    again.mkdir()
+    read_report(tmp_path / "figures.json", again)
+    for name in ("table.md", "long-memory.png"):
+        assert (again / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_sizes_take_turns_and_warming_up_does_not_count() -> None:
