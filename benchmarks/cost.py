@@ -1,11 +1,11 @@
 """What one guided step costs, against the size of the memory and of a feature: time, floor, temporary bytes.
 
     python benchmarks/cost.py --device cpu
-    python benchmarks/cost.py --device cuda --unet
+    python benchmarks/cost.py --device cuda
 
 On a GPU: CUDA events, eager, replayed from a CUDA graph, and compiled before it is captured, beside the bandwidth floor, which is two
 readings of the entries at the rate at which this device copies. The rival is what the formula costs by autograd through
-the whole Gram matrix. `--unet` adds whole trajectories of a denoiser of SDXL's size, see `unet_cost.py`.
+the whole Gram matrix. What a step of a denoiser of SDXL's size takes beside it is in `unet_cost.py`.
 """
 
 import argparse
@@ -16,11 +16,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from unet_cost import CHANNELS, SIDE, entries_of, unet_rows
+from unet_cost import CHANNELS, SIDE, entries_of
 
 from sparke_engine.guidance.denoised import Extrapolation, denoised_push
 from sparke_engine.guidance.presets import PRESETS, DiversityPreset
@@ -93,7 +92,6 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--unet", action="store_true", help="also a denoiser of SDXL's size (needs a GPU)")
     parser.add_argument("--out", type=Path, default=Path("runs/cost"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -111,9 +109,7 @@ def main() -> None:
         for entries in asked.sizes:
             rows.append(step_row(preset, title, entries, meter=meter, rate=rate))
             print(_line(rows[-1]), flush=True)
-    report: dict[str, Any] = {"device": name, "copy_rate": rate, "rows": [asdict(row) for row in rows]}
-    if asked.unet:
-        report["unet"] = unet_rows(asked.repeats)
+    report = {"device": name, "copy_rate": rate, "rows": [asdict(row) for row in rows]}
     (asked.out / f"cost-{asked.device}.json").write_text(json.dumps(report, indent=1))
 
 

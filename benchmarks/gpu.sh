@@ -16,6 +16,11 @@ left_s() { # what is left of the time, less $1, at least 1
     [ "$left" -gt 0 ] && echo "$left" || echo 1
 }
 
+at_most() { # so many seconds, or what is left
+    left=$(left_s 5)
+    [ "$1" -lt "$left" ] && echo "$1" || echo "$left"
+}
+
 log() { # run $2... for at most $1 seconds, its output into a log
     limit_s=$1 name=$2
     shift 2
@@ -35,8 +40,10 @@ if [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
 else
     alone=true
 fi
-log "$(left_s 5)" cost "$PYTHON" benchmarks/cost.py --device cuda --unet --repeats 5 --sizes 100 10000 --out "$OUT/cost"
-log "$(left_s 5)" memory-cost "$PYTHON" benchmarks/memory_cost.py --device cuda --unet --out "$OUT/memory-cost"
+# Alone on their GPU, on a host at rest. The denoiser is compiled for some three minutes.
+log "$(at_most 150)" cost "$PYTHON" benchmarks/cost.py --device cuda --repeats 5 --sizes 100 10000 --out "$OUT/cost"
+log "$(at_most 420)" unet-cost "$PYTHON" benchmarks/unet_cost.py --modes eager compiled --out "$OUT/cost"
+log "$(at_most 240)" memory-cost "$PYTHON" benchmarks/memory_cost.py --device cuda --unet --out "$OUT/memory-cost"
 log "$(left_s 5)" tests "$PYTHON" -m pytest -q -m gpu tests/sparke_engine
 log "$(left_s 40)" long-memory "$PYTHON" benchmarks/long_memory.py --images 4000 --workers 11 --device cuda \
     --out "$OUT/long-memory"

@@ -17,6 +17,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -72,9 +73,7 @@ def main() -> None:
         torch.cuda.get_device_name() if asked.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     )
     where = f"{platform.node()}, {name}, torch {torch.__version__}"
-    print(
-        f"{where}\n\n| model | entries | whole request, ms, median | against {AGAINST} entries |\n|---|---|---|---|"
-    )
+    print(where, flush=True)
     engine = demo_engine(asked.device, compiled=False)
     rows = rows_of("demo, 4 images", timed(demo_calls(engine, SIZES), asked.repeats))
     if asked.unet:
@@ -155,7 +154,10 @@ def bank_of(size: int, feature_dim: int, embedding: Tensor) -> MemoryBank:
 
 
 def timed(calls: dict[int, Callable[[], object]], repeats: int) -> dict[int, list[float]]:
-    """Milliseconds of each call in each repeat, after two repeats that do not count; the calls end on the host."""
+    """Milliseconds of each call in each repeat, after two repeats that do not count; the calls end on the host.
+
+    Each repeat is told on standard error as it comes, so that a run that is cut short has said something.
+    """
     times_ms: dict[int, list[float]] = {size: [] for size in calls}
     for number in range(-2, repeats):
         order = list(calls) if number % 2 == 0 else list(reversed(calls))
@@ -165,11 +167,14 @@ def timed(calls: dict[int, Callable[[], object]], repeats: int) -> dict[int, lis
             elapsed_ms = 1000 * (time.perf_counter() - start_s)
             if number >= 0:
                 times_ms[size].append(elapsed_ms)
+        told = ", ".join(f"{own[-1]:.1f} ms at {size:,}" for size, own in times_ms.items() if own)
+        print(f"repeat {number}: {told or 'does not count'}", file=sys.stderr, flush=True)
     return times_ms
 
 
 def rows_of(model: str, times_ms: dict[int, list[float]]) -> list[Row]:
     """A row for each size, printed."""
+    print(f"\n| model | entries | whole request, ms, median | against {AGAINST} entries |\n|---|---|---|---|")
     rows = []
     for size, own in times_ms.items():
         ratio = median_of(np.array(own) / np.array(times_ms[AGAINST]))

@@ -1,15 +1,22 @@
 """What guidance adds to a trajectory of a denoiser of SDXL's size, random weights, at batch 1 with classifier-free guidance.
 
+    python benchmarks/unet_cost.py                              on a GPU; compiling takes some three minutes
+    python benchmarks/unet_cost.py --modes eager                without the compiled denoiser
+
 Three clocks, all the host's, from a device at rest to a device at rest: one call of the denoiser; trajectories without a
 denoiser (its last output stands for it), where what guidance adds, seam and recording included, cannot hide behind
-anything; and whole trajectories. Arms take turns. Part of `python benchmarks/cost.py --device cuda --unet`.
+anything; and whole trajectories. Arms take turns.
 """
 
+import argparse
+import json
+import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,6 +60,8 @@ STOCK = Arm("stock")
 USUAL = Arm("sdxl: a fifth of the steps", PRESETS["sdxl"], 10_000)
 ALL_STEPS = replace(PRESETS["sdxl"], relax=1.0)
 MOST = Arm("relaxed in every step", ALL_STEPS, 10_000)
+_FORWARDS: dict[str, Callable[[Any], Any]] = {"eager": lambda forward: forward, "compiled": torch.compile}
+MODES = tuple(_FORWARDS)
 ARMS = (STOCK, USUAL, Arm("relaxed in every step", ALL_STEPS, 100), MOST)
 
 
@@ -68,60 +77,73 @@ def entries_of(preset: DiversityPreset, num_entries: int, device: str) -> Entrie
     return Entries(rows, weights).to(torch.device(device))
 
 
-def unet_rows(repeats: int) -> list[dict[str, Any]]:
-    """Rows for a step without a denoiser, for a call of the denoiser and for whole trajectories, eager and compiled."""
+def main() -> None:
+    """Prints each figure as it comes, and writes them as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="turns of whole trajectories; a call has four times as many"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/cost"))
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    where = f"{platform.node()}, {torch.cuda.get_device_name()}, torch {torch.__version__}"
+    print(f"{where}\n")
     with torch.device("cuda"):
         unet = diffusers.UNet2DConditionModel(**UNET).half().eval().requires_grad_(requires_grad=False)
     trajectory = _Trajectory(unet)
-    added_ms = _without_denoiser(trajectory, 5 * repeats)
-    rows: list[dict[str, Any]] = [
-        {"arm": arm.name, "entries": arm.num_entries, "added_ms": added_ms[arm]} for arm in ARMS
-    ]
+    added_ms = _without_denoiser(trajectory, 5 * asked.repeats)
     print(
-        "\n| denoiser | a call, ms | guidance | entries | added a step, ms | of the call |\n|---|---|---|---|---|---|"
+        "| denoiser | a call, ms | guidance | entries | added a step, ms | of the call |\n|---|---|---|---|---|---|",
+        flush=True,
     )
-    for mode in ("eager", "compiled"):
-        if mode == "compiled":
-            unet.forward = torch.compile(unet.forward, mode="default")
-        call_ms = statistics.median(trajectory.call_ms() for _ in range(4 * repeats))
-        for arm in ARMS[1:]:
-            share = 100 * added_ms[arm] / call_ms
-            print(
-                f"| {mode} | {call_ms:.2f} | {arm.name} | {arm.num_entries:,} | {added_ms[arm]:.3f} | {share:.2f} % |",
-                flush=True,
-            )
-        times = _taking_turns((STOCK, MOST), trajectory.step_ms, repeats)
-        gaps = sorted(guided / stock - 1 for stock, guided in zip(times[STOCK], times[MOST], strict=True))
-        rows.append({"mode": mode, "call_ms": call_ms, "stock_ms": times[STOCK], "guided_ms": times[MOST]})
+    added = [{"arm": arm.name, "entries": arm.num_entries, "added_ms": added_ms[arm]} for arm in ARMS]
+    report: dict[str, Any] = {"where": where, "added": added, "modes": []}
+    plain = unet.forward
+    for mode in asked.modes:
+        unet.forward = _FORWARDS[mode](plain)
+        report["modes"].append(_mode_row(mode, trajectory, added_ms, asked.repeats))
+        (asked.out / "unet-cost.json").write_text(json.dumps(report, indent=1))
+
+
+def _mode_row(
+    mode: str, trajectory: "_Trajectory", added_ms: dict[Arm, float], repeats: int
+) -> dict[str, Any]:
+    """A call of the denoiser, and whole trajectories, each turn printed as it comes."""
+    trajectory.call_ms()  # compiles
+    call_ms = statistics.median(trajectory.call_ms() for _ in range(4 * repeats))
+    for arm in ARMS[1:]:
+        share = 100 * added_ms[arm] / call_ms
         print(
-            f"| {mode} | whole: {statistics.median(times[STOCK]):.2f} | {MOST.name} | {MOST.num_entries:,} | "
-            f"{statistics.median(times[MOST]) - statistics.median(times[STOCK]):.3f} | in pairs {100 * gaps[0]:+.2f} to "
-            f"{100 * gaps[-1]:+.2f} %, median {100 * statistics.median(gaps):+.2f} % |",
+            f"| {mode} | {call_ms:.2f} | {arm.name} | {arm.num_entries:,} | {added_ms[arm]:.3f} | {share:.2f} % |",
             flush=True,
         )
-    return rows
+    stock, guided = [], []
+    for times in _turns((STOCK, MOST), trajectory.step_ms, repeats):
+        stock.append(times[STOCK])
+        guided.append(times[MOST])
+        print(
+            f"| {mode} | a whole step: {stock[-1]:.2f} | {MOST.name} | {MOST.num_entries:,} | "
+            f"{guided[-1] - stock[-1]:+.2f} | {100 * (guided[-1] / stock[-1] - 1):+.2f} % |",
+            flush=True,
+        )
+    return {"mode": mode, "call_ms": call_ms, "stock_ms": stock, "guided_ms": guided}
 
 
 def _without_denoiser(trajectory: "_Trajectory", repeats: int) -> dict[Arm, float]:
     """Milliseconds that a step of each arm takes beyond the stock one, medians of the differences in each turn."""
-    times = _taking_turns(ARMS, trajectory.bare_step_ms, repeats)
-    return {
-        arm: statistics.median(one - stock for one, stock in zip(times[arm], times[STOCK], strict=True))
-        for arm in ARMS
-    }
+    turns = list(_turns(ARMS, trajectory.bare_step_ms, repeats))
+    return {arm: statistics.median(times[arm] - times[STOCK] for times in turns) for arm in ARMS}
 
 
-def _taking_turns(
-    arms: tuple[Arm, ...], clock: Callable[[Arm], float], repeats: int
-) -> dict[Arm, list[float]]:
-    """What the clock says of each arm, in turns; one turn before them does not count."""
-    times: dict[Arm, list[float]] = {arm: [] for arm in arms}
+def _turns(arms: tuple[Arm, ...], clock: Callable[[Arm], float], repeats: int) -> Iterator[dict[Arm, float]]:
+    """What the clock says of each arm, turn by turn; one turn before them does not count."""
     for turn in range(repeats + 1):
-        for arm in arms:
-            found_ms = clock(arm)
-            if turn > 0:
-                times[arm].append(found_ms)
-    return times
+        times = {arm: clock(arm) for arm in arms}
+        if turn > 0:
+            yield times
 
 
 class _Trajectory:
@@ -136,7 +158,7 @@ class _Trajectory:
         self._unet, self._recorder = unet, StepRecorder()
         self._latents, self._prompt = drawn(1, CHANNELS, SIDE, SIDE), drawn(2, 77, 2048)
         self._added = {"text_embeds": drawn(2, 1280), "time_ids": torch.ones(2, 6, device="cuda").half()}
-        self._timestep = torch.tensor(500, device="cuda")
+        self._timestep = _scheduler().timesteps[0]  # of another dtype it would be compiled for twice
         self._bare = _Said(drawn(2, CHANNELS, SIDE, SIDE))
         self._entries = {
             arm: entries_of(arm.preset, arm.num_entries, "cuda") for arm in ARMS if arm.preset is not None
@@ -160,9 +182,7 @@ class _Trajectory:
         return self._trajectory_ms(arm, self._bare)
 
     def _trajectory_ms(self, arm: Arm, denoiser: nn.Module) -> float:
-        scheduler = diffusers.EulerDiscreteScheduler()
-        scheduler.set_timesteps(NUM_STEPS, device="cuda")
-        pipe = SimpleNamespace(scheduler=scheduler, unet=denoiser)
+        pipe = SimpleNamespace(scheduler=_scheduler(), unet=denoiser)
         guided: AbstractContextManager[object] = nullcontext()
         if arm.preset is not None:
             group = GuidedGroup(slice(0, 1), arm.preset, 1.0, self._entries[arm])
@@ -189,6 +209,12 @@ class _Trajectory:
             latents = pipe.scheduler.step(output, timestep, latents, return_dict=False)[0]
 
 
+def _scheduler() -> diffusers.EulerDiscreteScheduler:
+    scheduler = diffusers.EulerDiscreteScheduler()
+    scheduler.set_timesteps(NUM_STEPS, device="cuda")
+    return scheduler
+
+
 class _Said(nn.Module):
     """Stands for a denoiser that has predicted."""
 
@@ -199,3 +225,7 @@ class _Said(nn.Module):
     def forward(self, *_given: Any, **_named: Any) -> tuple[Tensor]:
         """The same each time."""
         return (self.predicted,)
+
+
+if __name__ == "__main__":
+    main()
