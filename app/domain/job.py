@@ -50,6 +50,7 @@ class Job:
     deadline_at_ms: int
     lane: Lane = Lane.INTERACTIVE
     metadata: Mapping[str, str] = field(default_factory=dict)
+    num_previews: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from app.catalogue import Catalogue
 from app.files.contents import FileContents
 from app.files.store import FileStore
+from app.http.background import Background
 from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import UrlSigner
@@ -36,6 +37,7 @@ class Deps:
     files: FileStore
     contents: FileContents
     uploads: UploadSlots
+    background: Background
     signer: UrlSigner
     catalogue: Catalogue
     settings: Settings

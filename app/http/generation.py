@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.domain.ids import DEFAULT_MEMORY, MemoryName, ModelId, parse_memory_name
@@ -14,6 +14,7 @@ from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
 
 MAX_PROMPT_CHARS = 4000
 MAX_IMAGES = 10
+MAX_PREVIEWS = 3
 MAX_DEADLINE_S = 86_400
 MAX_NUM_NEIGHBOURS = 65_536
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
@@ -152,26 +153,28 @@ class GenerationBody(ImagesBody):
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None, description="`b64_json` if absent."
     )
-    stream: bool | None = Field(default=None, description="Not supported: only false.")
+    stream: bool | None = Field(
+        default=None, description="Answer with server-sent events, images inline (default false)."
+    )
     partial_images: int | None = Field(
         default=None,
         ge=0,
-        le=3,
-        description="Accepted for compatibility; without effect: there is no stream.",
+        le=MAX_PREVIEWS,
+        description="With `stream`: so many pictures of each image on its way (default 0); fewer in few steps.",
     )
     cancel_on_disconnect: bool | None = Field(
         default=None,
         description="Cancel the job where the client goes away before its answer (default false).",
     )
 
-    @field_validator("stream")
-    @classmethod
-    def _no_stream(cls, stream: bool | None) -> bool | None:  # noqa: FBT001 - pydantic calls it
-        if stream:
+    @model_validator(mode="after")
+    def _stream_is_inline(self) -> Self:
+        if self.stream and self.response_format == "url":
             raise PydanticCustomError(
-                "invalid_value", "streaming is not supported; leave it out or send false"
+                "invalid_value",
+                "a stream has its images inline: leave response_format out, or ask without stream",
             )
-        return stream
+        return self
 
 
 class JobBody(ImagesBody):
@@ -182,6 +185,12 @@ class JobBody(ImagesBody):
         ge=1,
         le=MAX_DEADLINE_S,
         description="It expires where no worker has begun it by then (default: a day).",
+    )
+    num_previews: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_PREVIEWS,
+        description="So many pictures of each image on its way, among its events (default 0); fewer in few steps.",
     )
     metadata: Annotated[dict[MetadataName, MetadataValue], Field(max_length=16)] | None = Field(
         default=None, description="Up to 16 names and values of your own, shown with the job."

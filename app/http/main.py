@@ -17,6 +17,7 @@ from app.files.store import FileStore
 from app.files.sweeper import FileSweeper
 from app.http.app import create_app
 from app.http.auth import is_loopback
+from app.http.background import Background
 from app.http.chores import sweeping_files
 from app.http.deps import Deps
 from app.http.uploads import UploadSlots
@@ -73,6 +74,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             files=files,
             contents=contents,
             uploads=UploadSlots(settings.max_uploads_per_tenant),
+            background=await stack.enter_async_context(Background()),
             signer=UrlSigner(key),
             catalogue=catalogue,
             settings=settings,

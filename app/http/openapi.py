@@ -66,6 +66,15 @@ GENERATION_EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 GENERATION_DOCS: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "content": {
+                "text/event-stream": {
+                    "schema": {"type": "string"},
+                }
+            },
+        }
+    },
     "requestBody": {
         "required": True,
         "content": {
@@ -74,7 +83,7 @@ GENERATION_DOCS: dict[str, Any] = {
                 "examples": GENERATION_EXAMPLES,
             }
         },
-    }
+    },
 }
 
 JOB_DOCS: dict[str, Any] = {
@@ -102,7 +111,7 @@ JOB_DOCS: dict[str, Any] = {
 EVENTS_DOCS: dict[str, Any] = {
     "responses": {
         "200": {
-            "description": "Events `queued`, `running`, `progress`, `cancel_requested`, and at the end `succeeded`,"
+            "description": "Events `queued`, `running`, `progress`, `preview`, `cancel_requested`, and at the end `succeeded`,"
             " `failed`, `cancelled` or `expired`",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },

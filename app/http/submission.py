@@ -42,11 +42,12 @@ IdempotencyKey = Annotated[str | None, Depends(read_idempotency_key)]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a job gets beside its images: how long it may wait, what stands for it, names of the client's own."""
+    """What a job gets beside its images: how long it may wait, what stands for it, names of the client's own, previews."""
 
     deadline_s: float
     idempotency: Idempotency | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    num_previews: int = 0
 
 
 def idempotency_of(request: Request, body: ImagesBody, key: str | None) -> Idempotency | None:
@@ -72,6 +73,7 @@ async def submit(tenant_id: TenantId, body: ImagesBody, wish: Wish, deps: Deps) 
         created_at_ms=now_ms,
         deadline_at_ms=now_ms + int(wish.deadline_s * 1000),
         metadata=wish.metadata,
+        num_previews=wish.num_previews,
     )
     try:
         stands_for = await deps.jobs.accept(job, wish.idempotency)

@@ -13,6 +13,11 @@ def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str
     return f"{_FOLDER}/{tenant_id}/{job_id}/{fence}-{index}.png"
 
 
+def preview_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int, *, number: int) -> str:
+    """Where a preview of an image lies. No record names it, so it is swept with what was left behind."""
+    return f"{_FOLDER}/{tenant_id}/{job_id}/{fence}-{index}-preview-{number}.png"
+
+
 class ImageStore(ObjectFolder):
     """Images by key. Keys are made by `image_key`."""
 

@@ -105,6 +105,11 @@ class JobQueue:
         return Standing.OURS if cancel is None else Standing.CANCELLED
 
     @redis_errors
+    async def show(self, reserved: ReservedJob, index: int, number: int, storage_key: str) -> bool:
+        """Tells in the job's events of preview `number` of its image `index`; False where the job is no more ours."""
+        return await self._steps.show(reserved, index, number, storage_key)
+
+    @redis_errors
     async def commit(
         self, reserved: ReservedJob, result: GenerationResult, entries: Sequence[bytes]
     ) -> Committed | Cancelled | None:

@@ -69,6 +69,7 @@ class Transitions:
         self._cancel = load("cancel")
         self._requeue = load("requeue")
         self._progress = load("progress")
+        self._show = load("show")
         self._close = load("close")
         self._bury = load("bury")
         self._extend = load("extend")
@@ -179,6 +180,12 @@ class Transitions:
             [place.slot_keys[0], place.slot_keys[3]], [*told, keys.EVENTS_CHANNEL, place.member]
         )
         return Standing(answer.decode())
+
+    async def show(self, reserved: ReservedJob, index: int, number: int, storage_key: str) -> bool:
+        """Tells of a preview of a running job; False where the job is its worker's no more."""
+        place = JobPlace.of(reserved.job)
+        told: list[Any] = [reserved.fence, index, number, storage_key, keys.EVENTS_CHANNEL, place.member]
+        return bool(await self._show([place.slot_keys[0], place.slot_keys[3]], told))
 
     async def close(self, place: JobPlace, ended: Ended) -> None:
         """What follows an end outside the tenant's slot; the sweep does it where this worker cannot."""

@@ -111,13 +111,13 @@ def _reference_metadata(
     return ReferenceMetadata(reference.name, version, reference.weight)
 
 
-def encode_png(image: Image.Image, metadata: ImageMetadata) -> bytes:
-    """The image as a PNG with its metadata. The JSON is ASCII, so that no reader can mistake its encoding."""
+def encode_png(image: Image.Image, metadata: ImageMetadata | None = None) -> bytes:
+    """The image as a PNG, with its metadata if it has some. The JSON is ASCII, so that no reader can mistake it."""
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_itxt(
-        METADATA_CHUNK, _METADATA.dump_json(metadata, ensure_ascii=True).decode("ascii"), zip=True
-    )
-    chunks.add_itxt(PARAMETERS_CHUNK, describe(metadata))
+    if metadata is not None:
+        json = _METADATA.dump_json(metadata, ensure_ascii=True).decode("ascii")
+        chunks.add_itxt(METADATA_CHUNK, json, zip=True)
+        chunks.add_itxt(PARAMETERS_CHUNK, describe(metadata))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=chunks)
     return buffer.getvalue()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from app.worker.models import LoadedModel
 from app.worker.neighbours import neighbour_query, to_neighbours
 from app.worker.patience import Patience
 from app.worker.png import ImageOrigin, encode_png, image_metadata
+from app.worker.previewer import Previewer
 from app.worker.references import MemoryVersions, ReadReferences, ReferenceReader
 from app.worker.watch import BatchSteps, BatchStopped, BatchWatch
 from sparke_engine.diffusion.engine import DenoisingPlan, Sample, SampleGroup
@@ -45,6 +46,10 @@ class JobEnds(Protocol):
 
     async def standing(self, reserved: ReservedJob, progress: Progress | None = None) -> Standing:
         """How the job stands while it runs; how far it is, is told where given."""
+        ...
+
+    async def show(self, reserved: ReservedJob, index: int, number: int, storage_key: str) -> bool:
+        """Tell of a preview; False where the job is no more ours."""
         ...
 
     async def commit(
@@ -100,6 +105,10 @@ class _Prepared:
     def job(self) -> Job:
         return self.reserved.job
 
+    def showing(self, previewer: Previewer) -> "_Prepared":
+        """The same, with the previews that the job wants."""
+        return replace(self, group=replace(self.group, previews=previewer.of(self.reserved)))
+
 
 @dataclass(frozen=True, slots=True)
 class _Generated:
@@ -126,8 +135,13 @@ class BatchRunner:
         prepared = [one for one in found if one is not None]
         if not prepared:
             return
-        async with BatchWatch(self._parts.jobs, [one.reserved for one in prepared], self._let_go) as watch:
-            outcomes = await self._generate(prepared, watch)
+        reserved = [one.reserved for one in prepared]
+        async with (
+            Previewer(self._parts.jobs, self._parts.images, self._parts.encoders) as previewer,
+            BatchWatch(self._parts.jobs, reserved, self._let_go) as watch,
+        ):
+            showing = [one.showing(previewer) for one in prepared]
+            outcomes = await self._generate(showing, watch)
         await asyncio.gather(
             *(
                 self._finish_or_fail(one, outcome)

@@ -14,8 +14,9 @@ from torch import Tensor
 from sparke_engine.diffusion.calls import CalledWithText
 from sparke_engine.diffusion.families import embed_prompt, family_of, served_pipelines
 from sparke_engine.diffusion.guide import FinishedRun, GuidedGroup, Method, Sparke
+from sparke_engine.diffusion.previews import Previews, decoded
 from sparke_engine.diffusion.recording import StepRecorder
-from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.diffusion.seam import Observer, Step, guided_steps
 from sparke_engine.errors import (
     InvalidArgument,
     OutputMismatch,
@@ -46,6 +47,7 @@ class SampleGroup:
     latent_bandwidth: float | None = None
     prompt_bandwidth: float | None = None
     references: tuple[Reference, ...] = ()
+    previews: Previews | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ class PipelineEngine:
             [self._guided(group, part) for group, part in zip(groups, rows, strict=True)]
         )
         seeds = [seed for group in groups for seed in group.seeds]
-        seam = guided_steps(self.pipeline, guide, on_step, self._recorder)
+        observe = self._observer(groups, rows)
+        seam = guided_steps(self.pipeline, guide, on_step, self._recorder, observe=observe)
         with self.method.around(self.pipeline, seeds), seam:
             images = self.pipeline(
                 **self._arguments(groups, plan),
@@ -150,6 +153,22 @@ class PipelineEngine:
             finished_samples(group, images[part], _of_rows(guide.runs[0], part), self._preset_of(group))
             for group, part in zip(groups, rows, strict=True)
         ]
+
+    def _observer(self, groups: Sequence[SampleGroup], rows: Sequence[slice]) -> Observer | None:
+        """Shows the previews that groups want."""
+        wanted = [
+            (group.previews, part)
+            for group, part in zip(groups, rows, strict=True)
+            if group.previews is not None
+        ]
+
+        def observe(step: Step) -> None:
+            for previews, part in wanted:
+                number = previews.number_after(step.index + 1, step.num_steps)
+                if number is not None:
+                    previews.show(number, decoded(self.pipeline, step.clean[part]))
+
+        return observe if wanted else None
 
     def close(self) -> None:
         """Give the device's memory back."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from sparke_engine.diffusion.asked import Asked, heard_calls, shows_calls, takes_negative_prompt
 from sparke_engine.diffusion.families import embed_prompt, family_of, feature_dim_of
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
+from sparke_engine.diffusion.moves import Move
 from sparke_engine.diffusion.prompt_embedding import Prompt
-from sparke_engine.diffusion.seam import Move, OnStep, Runs, Step, guided_steps
+from sparke_engine.diffusion.seam import OnStep, Runs, Step, guided_steps
 from sparke_engine.errors import InvalidArgument, MisplacedGuidance, ShapeMismatch
 from sparke_engine.guidance.presets import DiversityPreset, preset_named
 from sparke_engine.guidance.push import Entries, Reference

@@ -13,6 +13,7 @@ from torch import Tensor
 from sparke_engine.diffusion.extrapolation import DenoiserWatch, Parts
 from sparke_engine.diffusion.families import layout_for
 from sparke_engine.diffusion.layouts import LatentLayout
+from sparke_engine.diffusion.moves import Move, changed, latents_of, less, moved
 from sparke_engine.diffusion.recording import Number, Ready, StepRecorder
 from sparke_engine.diffusion.schedulers import (
     CleanPrediction,
@@ -26,13 +27,6 @@ from sparke_engine.errors import MisplacedGuidance, NestedGuidance, UnsupportedP
 
 OnStep = Callable[[int, int], None]
 _MARK: Final = "__sparke_guided__"
-
-
-class Move(NamedTuple):
-    """`delta` [n,c,h,w] is to be subtracted from these canonical latents; rows that no move names stay to the bit."""
-
-    rows: slice
-    delta: Tensor
 
 
 class Start(NamedTuple):
@@ -118,6 +112,9 @@ class Step:
         return self.clean if self._predict_prompted is None else self._predict_prompted()
 
 
+Observer = Callable[[Step], None]
+
+
 @runtime_checkable
 class Guide(Protocol):
     """What decides the pushes, asked in this order in every step. All latents that it sees and gives are fp32.
@@ -161,7 +158,12 @@ class Runs:
 
 @contextmanager
 def guided_steps(
-    pipe: Any, guide: Guide, on_step: OnStep | None = None, recorder: StepRecorder | None = None
+    pipe: Any,
+    guide: Guide,
+    on_step: OnStep | None = None,
+    recorder: StepRecorder | None = None,
+    *,
+    observe: Observer | None = None,
 ) -> Iterator[Runs]:
     """Within the block, every step of `pipe.scheduler` is guided; afterwards the pipeline is as before, whatever happens.
 
@@ -170,6 +172,7 @@ def guided_steps(
 
     `on_step(done, num_steps)` is called once a step with the number of steps done, from 1, of those that this call of the
     pipeline takes. What it raises ends the pipeline's call and comes out of the block.
+    `observe(step)` is called before it, with what the step predicts before any push; it changes nothing.
     `recorder`: one to be used again by later blocks of the same thread.
     Raises UnsupportedScheduler, or NestedGuidance where a block on this scheduler is open; MisplacedGuidance where another
     pipeline runs on it, and at the end of a block in which the pipeline was given another scheduler.
@@ -186,7 +189,7 @@ def guided_steps(
     hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in watch.modules]
     recorder = StepRecorder() if recorder is None else recorder
     runs = Runs()
-    scheduler.step = _wrapped(_Seam(adapter, layout, watch, recorder, runs), guide, on_step)
+    scheduler.step = _wrapped(_Seam(adapter, layout, watch, recorder, runs), guide, _Hooks(on_step, observe))
     try:
         yield runs
         if pipe.scheduler is not scheduler:
@@ -213,6 +216,19 @@ class _Seam(NamedTuple):
     watch: DenoiserWatch
     recorder: StepRecorder
     runs: Runs
+
+
+class _Hooks(NamedTuple):
+    """Who hears of each step that is done."""
+
+    on_step: OnStep | None
+    observe: Observer | None
+
+    def call(self, step: Step) -> None:
+        if self.observe is not None:
+            self.observe(step)
+        if self.on_step is not None:
+            self.on_step(step.index + 1, step.num_steps)
 
 
 class _Seen(NamedTuple):
@@ -245,7 +261,7 @@ class _Seen(NamedTuple):
         )
 
 
-def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[..., Any]:
+def _wrapped(seam: _Seam, guide: Guide, hooks: _Hooks) -> Callable[..., Any]:
     adapter, layout = seam.adapter, seam.layout
     stock = adapter.scheduler.step
     signature = inspect.signature(type(adapter.scheduler).step)
@@ -268,22 +284,22 @@ def _wrapped(seam: _Seam, guide: Guide, on_step: OnStep | None) -> Callable[...,
         if place.starts_step:
             moves = guide.displace(this)
             _carry(seam, place.position, moves)
-            call.arguments["sample"] = _less(layout, call.arguments["sample"], moves)
+            call.arguments["sample"] = less(layout, call.arguments["sample"], moves)
         if prediction.can_push:
             pushed = _pushed(seam, guide, seen, this)
             if pushed is not None:
                 call.arguments["model_output"] = layout.restored(pushed, call.arguments["model_output"])
         result = stock(*call.args[1:], **call.kwargs)
         if place.ends_step:
-            moves = guide.after(this, layout.canonical(_latents(result)).float())
+            moves = guide.after(this, layout.canonical(latents_of(result)).float())
             _carry(seam, place.position + 1, moves)
-            result = _moved(layout, result, moves)
+            result = moved(layout, result, moves)
         if place.ends_run:
-            final = this.clean if place.leaves_noise else layout.canonical(_latents(result)).float()
+            final = this.clean if place.leaves_noise else layout.canonical(latents_of(result)).float()
             guide.finish(final, place.num_steps)
             seam.runs.finished += 1
-        if place.ends_step and on_step is not None:
-            on_step(place.step + 1, place.num_steps)
+        if place.ends_step:
+            hooks.call(this)
         return result
 
     setattr(step, _MARK, True)
@@ -327,7 +343,7 @@ def _pushed(seam: _Seam, guide: Guide, seen: _Seen, this: Step) -> Tensor | None
 
 def _shifted(output: Tensor, moves: list[Move], prediction: CleanPrediction) -> Tensor:
     """The canonical output whose x̂0 is moved, in the model's dtype."""
-    return _changed(output, moves, lambda part, delta: prediction.shifted(part.float(), delta).to(part.dtype))
+    return changed(output, moves, lambda part, delta: prediction.shifted(part.float(), delta).to(part.dtype))
 
 
 def _carry(seam: _Seam, position: int, moves: list[Move]) -> None:
@@ -335,40 +351,7 @@ def _carry(seam: _Seam, position: int, moves: list[Move]) -> None:
     scheduler, scale = seam.adapter.scheduler, seam.adapter.last_sample_scale(position)
     if moves and scale is not None:
         carried = [Move(move.rows, scale * move.delta) for move in moves]
-        scheduler.last_sample = _less(seam.layout, scheduler.last_sample, carried)
-
-
-def _moved(layout: LatentLayout, result: Any, moves: list[Move]) -> Any:
-    """The step's result with its latents moved, in their dtype."""
-    if not moves:
-        return result
-    latents = _less(layout, _latents(result), moves)
-    if isinstance(result, tuple):
-        return (latents, *result[1:])
-    result.prev_sample = latents
-    return result
-
-
-def _less(layout: LatentLayout, latents: Tensor, moves: list[Move]) -> Tensor:
-    """The latents with what moves subtracted, in their dtype; the same tensor where nothing moves."""
-    if not moves:
-        return latents
-    canonical = layout.canonical(latents, moves[0].delta.shape[1])
-    changed = _changed(canonical, moves, lambda part, delta: (part.float() - delta).to(part.dtype))
-    return layout.restored(changed, latents)
-
-
-def _changed(canonical: Tensor, moves: list[Move], change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """A copy that is changed in the rows that move."""
-    changed = canonical.clone()
-    for rows, delta in moves:
-        changed[rows] = change(changed[rows], delta)
-    return changed
-
-
-def _latents(result: Any) -> Tensor:
-    latents: Tensor = result[0] if isinstance(result, tuple) else result.prev_sample
-    return latents
+        scheduler.last_sample = less(seam.layout, scheduler.last_sample, carried)
 
 
 def _canonical(layout: LatentLayout, call: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,8 @@ class ToyEngine:
             latents = [
                 _advance(part, guide, index, plan.steps) for part, guide in zip(latents, guides, strict=True)
             ]
+            for group, part in zip(groups, latents, strict=True):
+                _show_preview(group, part, index + 1, plan)
             on_step(index + 1, plan.steps)
         for part, guide in zip(latents, guides, strict=True):
             guide.finish(part, plan.steps)
@@ -112,6 +114,14 @@ def _paint(prompt: str, seed: int, latents: Tensor, plan: DenoisingPlan) -> Imag
     rows += bytes(shown.permute(1, 2, 0).flatten().tolist())
     small = Image.frombytes("RGB", (BLOCKS, BLOCKS), rows)
     return small.resize((plan.width_px, plan.height_px), Image.Resampling.NEAREST)
+
+
+def _show_preview(group: SampleGroup, latents: Tensor, done: int, plan: DenoisingPlan) -> None:
+    previews = group.previews
+    number = None if previews is None else previews.number_after(done, plan.steps)
+    if previews is not None and number is not None:
+        painted = zip(group.seeds, latents, strict=True)
+        previews.show(number, [_paint(group.prompt, seed, part, plan) for seed, part in painted])
 
 
 def _advance(latents: Tensor, guide: GroupGuide, index: int, num_steps: int) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -17,6 +18,7 @@ from app.http.generation import GenerationBody
 from app.http.json_body import read_json
 from app.http.openapi import GENERATION_DOCS, IMAGE_DOCS
 from app.http.showing import base_url_of, show_by_url, show_inline, to_json
+from app.http.streaming import UNBUFFERED, Streamed, stream_images
 from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -45,7 +47,14 @@ async def generate_images(
     """
     idempotency = idempotency_of(request, body, idempotency_key)
     timeout_s = deps.settings.request_timeout_s
-    job_id = await submit(tenant_id, body, Wish(timeout_s, idempotency), deps)
+    num_previews = (body.partial_images or 0) if body.stream else 0
+    wish = Wish(timeout_s, idempotency, num_previews=num_previews)
+    job_id = await submit(tenant_id, body, wish, deps)
+    if body.stream:
+        streamed = Streamed(tenant_id, job_id, timeout_s, cancels=bool(body.cancel_on_disconnect))
+        return StreamingResponse(
+            stream_images(streamed, deps), media_type="text/event-stream", headers=UNBUFFERED
+        )
     try:
         record = await _unless_disconnected(request, deps.waiter.wait(tenant_id, job_id, timeout_s))
     except ClientDisconnect:

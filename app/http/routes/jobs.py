@@ -18,12 +18,13 @@ from app.http.job_answers import JobAnswer, JobsAnswer, describe_job, job_json, 
 from app.http.json_body import read_json
 from app.http.openapi import EVENTS_DOCS, JOB_DOCS
 from app.http.showing import base_url_of
+from app.http.streaming import UNBUFFERED, read_preview
 from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
 from app.jobs.events import parse_event_id
 from app.jobs.types import JobEvent, JobQuery
 
 MAX_LISTED = 100
-_NUMBERS = ("step", "num_steps", "attempt")
+_NUMBERS = ("step", "num_steps", "attempt", "image", "number")
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -47,6 +48,7 @@ async def create_job(
         body.deadline_s or MAX_DEADLINE_S,
         idempotency_of(request, body, idempotency_key),
         body.metadata or {},
+        body.num_previews or 0,
     )
     job_id = await submit(tenant_id, body, wish, deps)
     answer = await _show(request, tenant_id, job_id, deps)
@@ -123,8 +125,7 @@ async def follow_job(
     if last.is_last and _order(after) >= _order(last.event_id):
         return Response(status_code=204)
     stream = _tell(tenant_id, parsed, after, base_url=base_url_of(request, deps), deps=deps)
-    headers = {"x-accel-buffering": "no"}  # a proxy in front passes each event on at once
-    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=UNBUFFERED)
 
 
 async def _tell(
@@ -134,7 +135,10 @@ async def _tell(
         if event is None:
             yield KEEPALIVE_COMMENT
             continue
-        data = json.dumps(_describe_event(event, job_id), separators=(",", ":"))
+        told = _describe_event(event, job_id)
+        if event.type == "preview":
+            told["b64_json"] = await read_preview(event, deps)
+        data = json.dumps(told, separators=(",", ":"))
         if event.is_last:
             record = await deps.jobs.get(tenant_id, job_id)
             shown = job_json(describe_job(record, deps, base_url=base_url))
@@ -142,8 +146,8 @@ async def _tell(
         yield format_sse_event(data_str=data, event=event.type, id=event.event_id)
 
 
-def _describe_event(event: JobEvent, job_id: JobId) -> dict[str, str | int]:
-    told = {name: int(value) if name in _NUMBERS else value for name, value in event.fields.items()}
+def _describe_event(event: JobEvent, job_id: JobId) -> dict[str, str | int | None]:
+    told = {name: int(event.fields[name]) for name in _NUMBERS if name in event.fields}
     return {"type": event.type, "job_id": job_id, "at_ms": event.at_ms, **told}
 
 

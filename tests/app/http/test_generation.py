@@ -170,7 +170,7 @@ def test_one_reference_cannot_lead_away_and_back():
         {"prompt": "x" * 4001},
         {"prompt": None},
         {"steps": 0},
-        {"stream": True},
+        {"stream": True, "response_format": "url"},
         {"output_format": "webp"},
         {"response_format": "png"},
         {"guidance_scale": float("inf")},

@@ -190,7 +190,7 @@ def test_a_version_that_is_not_there_yet_is_400(client: openai.OpenAI):
             "diversity.strength",
         ),
         ({"prompt": "x" * 1_000_000}, openai.BadRequestError, "string_above_max_length", "prompt"),
-        ({"stream": True}, openai.BadRequestError, "invalid_value", "stream"),
+        ({"stream": "yes"}, openai.BadRequestError, "invalid_type", "stream"),
     ],
     ids=["empty prompt", "n=0", "n=11", "bad size", "no size", "model", "strength", "1 MB", "stream"],
 )

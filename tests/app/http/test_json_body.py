@@ -62,7 +62,7 @@ def test_json_that_is_no_object_is_400(http: httpx.Client, body: str):
         ({"promt": "x"}, "promt", "unknown_parameter"),
         ({"x" * 5000: 1}, "x" * 80, "unknown_parameter"),
         ({"prompt": "x" * 4001}, "prompt", "string_above_max_length"),
-        ({"stream": True}, "stream", "invalid_value"),
+        ({"stream": "yes"}, "stream", "invalid_type"),
         ({"output_format": "webp"}, "output_format", "invalid_value"),
     ],
     ids=lambda value: str(value)[:40],

@@ -116,7 +116,7 @@ class Bench:
         self.encoders = ThreadPoolExecutor(2)
         self.stop = asyncio.Event()
         self.jobs_seen = SimpleNamespace(  # the queue as the runner sees it; tests may come in between
-            **{name: getattr(self.queue, name) for name in ("begin", "standing", "commit", "fail")}
+            **{name: getattr(self.queue, name) for name in ("begin", "standing", "show", "commit", "fail")}
         )
         self.runner = BatchRunner(
             RunnerParts(

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
+from sparke_engine.diffusion.moves import Move
 from sparke_engine.diffusion.pipelines import load_pipeline
-from sparke_engine.diffusion.seam import Move, Start, Step, guided_steps
+from sparke_engine.diffusion.seam import Start, Step, guided_steps
 from sparke_engine.guidance.presets import preset_named
 from sparke_engine.guidance.push import Entries
 

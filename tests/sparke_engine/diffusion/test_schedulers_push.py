@@ -19,8 +19,9 @@ from torch import Tensor
 
 from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
+from sparke_engine.diffusion.moves import Move
 from sparke_engine.diffusion.schedulers import adapter_for
-from sparke_engine.diffusion.seam import Move, Step, guided_steps
+from sparke_engine.diffusion.seam import Step, guided_steps
 from sparke_engine.guidance.presets import preset_named
 from sparke_engine.guidance.push import Entries
 

@@ -1,0 +1,184 @@
+"""Pictures on the way: what the pipeline itself would decode, when they were asked for, at no cost to the image."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
+from sparke_engine.diffusion.pipelines import load_engine
+from sparke_engine.diffusion.previews import MAX_PREVIEWS, Previews, decoded, preview_steps
+from sparke_engine.diffusion.toy import ToyEngine, read_toy_image
+from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
+from sparke_engine.guidance.presets import DiversityPreset, preset_named
+
+PRESET = DiversityPreset(grid=(4, 4), eta=0.8, window=0.5, latent_bandwidth=2.0, max_push=10)
+PLAN = DenoisingPlan(width_px=32, height_px=32, steps=6, guidance_scale=4.0)
+FAMILIES = ["sd", "sdxl", "sd3", "flux", "pixart", "sana"]
+Load = Callable[[str], PipelineEngine]
+
+
+@pytest.fixture
+def load(model_directories: dict[str, Path]) -> Load:
+    """Loads a tiny engine by family."""
+
+    def loaded(family: str) -> PipelineEngine:
+        engine = load_engine(str(model_directories[family]), preset=PRESET)
+        assert isinstance(engine, PipelineEngine)
+        return engine
+
+    return loaded
+
+
+class Shown:
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, list[Image.Image]]] = []
+
+    def __call__(self, number: int, images: Any) -> None:
+        """As `Previews.show`."""
+        self.found.append((number, list(images)))
+
+
+def silent(done: int, num_steps: int) -> None:
+    """An `on_step` that does nothing."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_is_the_pipelines_own(load: Load, family: str) -> None:
+    """Final latents, decoded by us, are the pipeline's image to a level of rounding."""
+    pipe = load(family).pipeline
+    asked: dict[str, Any] = {
+        "prompt": "a cat",
+        "width": PLAN.width_px,
+        "height": PLAN.height_px,
+        "num_inference_steps": 2,
+        **({"use_resolution_binning": False} if family in {"pixart", "sana"} else {}),
+    }
+    image, latents = (
+        pipe(**asked, generator=torch.Generator().manual_seed(1), output_type=kind).images[0]
+        for kind in ("pil", "latent")
+    )
+    with torch.no_grad():
+        canonical = latents[None] if family != "flux" else _unpacked(pipe, latents[None])
+    [ours] = decoded(pipe, canonical.float())
+    assert np.abs(np.asarray(ours, int) - np.asarray(image.convert("RGB"), int)).max() <= 1
+
+
+def _unpacked(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = pipe._unpack_latents(latents, PLAN.height_px, PLAN.width_px, pipe.vae_scale_factor)
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_previews_come_in_time_and_change_nothing(load: Load, family: str) -> None:
+    """Two of three groups want some: each gets its own, at its own steps; every image is as without them, to the bit."""
+    engine, first, second = load(family), Shown(), Shown()
+    groups = [SampleGroup("a cat", "", seeds, 0.0, None) for seeds in ((1, 2), (3,), (4,))]
+    plain = engine.generate(groups, PLAN, silent)
+    groups[0] = replace(groups[0], previews=Previews(2, first))
+    groups[2] = replace(groups[2], previews=Previews(1, second))
+    told: list[int] = []
+    shown = engine.generate(groups, PLAN, lambda _done, _all: told.append(len(first.found)))
+    assert [_pixels(part) for part in shown] == [_pixels(part) for part in plain]
+    assert [(number, len(images)) for number, images in first.found] == [(0, 2), (1, 2)]
+    assert [(number, len(images)) for number, images in second.found] == [(0, 1)]
+    assert told == [0, 1, 1, 2, 2, 2]
+    size = plain[0][0].image.size
+    assert {image.size for _, images in first.found for image in images} == {size}
+    one, other = (images[0].tobytes() for _, images in first.found)
+    assert one != other
+
+
+def _pixels(samples: Any) -> list[bytes]:
+    return [sample.image.tobytes() for sample in samples]
+
+
+def test_later_previews_are_nearer_to_the_image(load: Load) -> None:
+    """x̂0 goes to the image: the mean distance in pixels falls from preview to preview."""
+    engine, shown = load("sd"), Shown()
+    group = SampleGroup("a cat", "", (1, 2, 3, 4), 0.0, None, previews=Previews(3, shown))
+    (samples,) = engine.generate([group], replace(PLAN, steps=12), silent)
+    final = [np.asarray(sample.image, float) for sample in samples]
+    distances = [
+        np.mean(
+            [np.abs(np.asarray(image, float) - end).mean() for image, end in zip(images, final, strict=True)]
+        )
+        for _, images in shown.found
+    ]
+    assert len(distances) == 3
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_the_toy_shows_what_it_answers() -> None:
+    """Its previews spell the prompt and the seed, as its images do."""
+    engine, shown = ToyEngine(preset_named("toy")), Shown()
+    group = SampleGroup("a cat", "", (5, 6), 0.5, None, previews=Previews(1, shown))
+    (samples,) = engine.generate([group], PLAN, silent)
+    [(number, images)] = shown.found
+    assert number == 0
+    assert [read_toy_image(image) for image in images] == [read_toy_image(one.image) for one in samples]
+
+
+def test_an_error_of_who_is_shown_comes_out(load: Load) -> None:
+    """It is not swallowed, and the engine works on."""
+    engine = load("sd")
+
+    def show(_number: int, _images: Any) -> None:
+        raise RuntimeError("no")
+
+    group = SampleGroup("a cat", "", (1,), 0.0, None, previews=Previews(1, show))
+    with pytest.raises(RuntimeError, match="no"):
+        engine.generate([group], PLAN, silent)
+    assert len(engine.generate([replace(group, previews=None)], PLAN, silent)[0]) == 1
+
+
+def test_a_pipeline_without_an_autoencoder_says_so(load: Load) -> None:
+    """Rather than an AttributeError from inside."""
+    pipe = load("sd").pipeline
+    pipe.register_modules(vae=None)
+    with pytest.raises(UnsupportedPipeline, match="autoencoder"):
+        decoded(pipe, torch.zeros(1, 4, 4, 4))
+
+
+def test_half_precision_is_left_where_it_would_overflow(load: Load) -> None:
+    """An autoencoder that its configuration wants upcast is decoded in fp32, and is in half again afterwards."""
+    vae = load("sdxl").pipeline.vae
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    [expected] = decoded(load("sdxl").pipeline, latents)
+    pipe = load("sdxl").pipeline
+    pipe.vae.register_to_config(force_upcast=True)
+    pipe.vae.half()
+    [found] = decoded(pipe, latents)
+    assert pipe.vae.dtype == torch.float16
+    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 2  # its weights were rounded
+    assert vae.dtype == torch.float32
+
+
+@given(num_previews=st.integers(0, MAX_PREVIEWS), num_steps=st.integers(1, 200))
+def test_previews_are_spread_over_the_steps(num_previews: int, num_steps: int) -> None:
+    """Never after the last step, never two at once, as many as fit, at distances that differ by at most one step."""
+    steps = preview_steps(num_previews, num_steps)
+    assert steps == sorted(set(steps))
+    assert len(steps) == min(num_previews, num_steps - 1)
+    assert all(0 < step < num_steps for step in steps)
+    if len(steps) == num_previews > 0:
+        ends = [0, *steps, num_steps]
+        gaps = [later - one for one, later in pairwise(ends)]
+        assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("number", [-1, MAX_PREVIEWS + 1])
+def test_a_number_of_previews_is_bounded(number: int) -> None:
+    """Each costs a decoding."""
+    with pytest.raises(InvalidArgument):
+        Previews(number, Shown())
