@@ -132,6 +132,25 @@ def test_the_openai_example_runs(service: str, tmp_path: Path):
     assert re.fullmatch(r"the memory that was read had version \d+", version)
 
 
+def test_the_stream_example_draws_what_it_asks_for(service: str, tmp_path: Path):
+    """Two pictures on the way and the image, which is as asked; the ways there differ from it."""
+    run([sys.executable, "-c", at(service, example("stream"))], tmp_path)
+    assert what_it_shows(tmp_path / "moon.png")[::2] == ("moon", "night")
+    assert len({(tmp_path / f"{name}.png").read_bytes() for name in ("moon-0", "moon-1", "moon")}) == 3
+
+
+def test_the_jobs_example_runs(service: str, tmp_path: Path):
+    """The events from acceptance to end, URLs that show an image, and the job in the list; a second time the same job."""
+    code = at(service, example("jobs"))
+    *events, urls, metadata = run([sys.executable, "-I", "-c", code], tmp_path).splitlines()
+    kinds = [line.split()[0] for line in events]
+    assert (kinds[:2], kinds[-1], metadata) == (["queued", "running"], "succeeded", "{'campaign': 'spring'}")
+    for url in ast.literal_eval(urls):
+        assert httpx.get(url).content.startswith(b"\x89PNG")
+    again = run([sys.executable, "-I", "-c", code], tmp_path).splitlines()
+    assert again[: len(events)] == events
+
+
 def test_the_files_example_runs(service: str, tmp_path: Path):
     """The official client sends a file, sees it in the list, reads it as it was, and deletes it."""
     first, line, deleted = run([sys.executable, "-c", at(service, example("files"))], tmp_path).splitlines()
