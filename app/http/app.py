@@ -28,6 +28,11 @@ class Api(FastAPI):
         return self.openapi_schema
 
 
+def stop_followers(app: FastAPI) -> None:
+    """Ends streams of jobs' events, which could last for days. Their clients come back, to another replica."""
+    app.state.deps.job_events.stop()
+
+
 def create_app(deps: Deps) -> FastAPI:
     """The API over `deps`, which the caller opens before it and closes after it."""
     app = Api(

@@ -15,7 +15,7 @@ from app.errors import ConfigurationError
 from app.files.contents import FileContents
 from app.files.store import FileStore
 from app.files.sweeper import FileSweeper
-from app.http.app import create_app
+from app.http.app import create_app, stop_followers
 from app.http.auth import is_loopback
 from app.http.background import Background
 from app.http.chores import sweeping_files
@@ -133,7 +133,7 @@ async def refuse_to_be_open(deps: Deps) -> None:
 async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
     """Serves as long as the context lasts, in the task that it gives; that ends by itself only by an error.
 
-    At the end what is under way is answered, for at most 20 s, and the socket closed.
+    At the end those who follow jobs are let go, what is under way is answered, for at most 20 s, and the socket closed.
     """
     config = uvicorn.Config(
         app,
@@ -150,6 +150,7 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asynci
         yield running
     finally:
         server.should_exit = True
+        stop_followers(app)
         await running
 
 

@@ -40,6 +40,7 @@ class JobEvents:
         self._poll_s = poll_s
         self._outage_s = outage_s
         self._wakeups = Wakeups(redis, [EVENTS_CHANNEL, FINISHED_CHANNEL])
+        self._is_stopping = False
 
     async def __aenter__(self) -> Self:
         await self._wakeups.__aenter__()
@@ -50,6 +51,11 @@ class JobEvents:
     ) -> None:
         await self._wakeups.__aexit__(kind, error, trace)
 
+    def stop(self) -> None:
+        """Ends those who follow until the process stops: they come back to another replica, and miss nothing."""
+        self._is_stopping = True
+        self._wakeups.wake_all()
+
     @redis_errors
     async def last(self, tenant_id: TenantId, job_id: JobId) -> JobEvent:
         """The latest event. Raises NotFound where there are none, and StoreUnavailable."""
@@ -59,12 +65,18 @@ class JobEvents:
         return _decode(*found[0])
 
     async def follow(
-        self, tenant_id: TenantId, job_id: JobId, *, after: str = "0-0", idle_s: float = 15.0
+        self,
+        tenant_id: TenantId,
+        job_id: JobId,
+        *,
+        after: str = "0-0",
+        idle_s: float = 15.0,
+        until_stop: bool = False,
     ) -> AsyncIterator[JobEvent | None]:
         """Every event later than `after`, in order and each once, until the last one; None where none came for `idle_s`.
 
-        Ends without the last event only where the events are gone: a job is kept for its time to live. Raises
-        StoreUnavailable after an outage.
+        Ends without the last event only where the events are gone (a job is kept for its time to live), or at `stop`
+        for who asked for it by `until_stop`. Raises StoreUnavailable after an outage.
         """
         told_at_s = time.monotonic()
         with self._wakeups.of(tenant_id, job_id) as news:
@@ -76,7 +88,7 @@ class JobEvents:
                     after, told_at_s = event.event_id, time.monotonic()
                     if event.is_last:
                         return
-                if events is None:
+                if events is None or (until_stop and self._is_stopping):
                     return
                 if not events:
                     await wait_at_most(news, self._poll_s)

@@ -45,6 +45,12 @@ class Wakeups:
             if not self._waiting[name]:
                 del self._waiting[name]
 
+    def wake_all(self) -> None:
+        """Sets every event, so that all who wait look at what has changed beside Redis."""
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
     def _wake(self, _channel: bytes, name: bytes) -> None:
         for event in self._waiting.get(name, ()):
             event.set()

@@ -131,7 +131,7 @@ async def follow_job(
 async def _tell(
     tenant_id: TenantId, job_id: JobId, after: str, *, base_url: str, deps: Deps
 ) -> AsyncIterator[bytes]:
-    async for event in deps.job_events.follow(tenant_id, job_id, after=after):
+    async for event in deps.job_events.follow(tenant_id, job_id, after=after, until_stop=True):
         if event is None:
             yield KEEPALIVE_COMMENT
             continue

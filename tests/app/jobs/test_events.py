@@ -155,6 +155,20 @@ class _Away:
         return await self._redis.xrange(*given, **named)
 
 
+async def test_followers_are_let_go_when_the_process_stops(bench):
+    """At once, and only those who asked for it; the others get the end of their job."""
+    job = bench.job()
+    await bench.store().accept(job)
+    async with JobEvents(bench.redis, poll_s=30) as events:
+        let_go = asyncio.create_task(_all(events, job, until_stop=True))
+        staying = asyncio.create_task(_all(events, job))
+        await asyncio.sleep(0.2)
+        events.stop()
+        assert [event.type for event in await asyncio.wait_for(let_go, 5)] == ["queued"]
+        await bench.store().cancel(job.tenant_id, job.job_id)
+        assert [event.type for event in await asyncio.wait_for(staying, 5)] == ["queued", "cancelled"]
+
+
 async def test_a_short_outage_is_waited_for_and_a_long_one_told(bench):
     """Redis is away for some looks: the follower goes on; for longer than its patience: StoreUnavailable."""
     job = bench.job()
