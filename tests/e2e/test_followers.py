@@ -1,0 +1,85 @@
+"""A worker is killed in the middle of an image, and whoever follows its job at another replica misses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+LEASE_S = 1.5
+QUICK = {"SPARKE_HEARTBEAT_INTERVAL_S": "0.3", "SPARKE_HEARTBEAT_TTL_S": str(LEASE_S)}
+SAID = "SPARKE API: "
+
+
+@contextmanager
+def _second(command: str, folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process on the Redis of the service whose data lie in `folder/data`."""
+    line = [sys.executable, "-P", "-m", "app.cli", command, "--data-dir", str(folder / "data"), *more]
+    env = {**os.environ, **QUICK, "SPARKE_MODELS_FILE": str(folder / "models.toml"), "SPARKE_DEVICE": "cpu"}
+    with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _events(url: str, job_id: str, last_event_id: str = "") -> Iterator[dict[str, Any]]:
+    """The job's events, with their ids, as they come."""
+    headers = {"last-event-id": last_event_id} if last_event_id else {}
+    with httpx.stream("GET", f"{url}/v1/jobs/{job_id}/events", headers=headers, timeout=60) as answer:
+        assert answer.status_code == 200
+        event: dict[str, Any] = {}
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                event = json.loads(line.removeprefix("data: "))
+            elif line.startswith("id: "):
+                yield {**event, "id": line.removeprefix("id: ")}
+
+
+def _wait_until(holds: Callable[[], bool], what: str) -> None:
+    until_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until_s, what
+        time.sleep(0.05)
+
+
+def _num_ready(url: str) -> int:
+    return int(httpx.get(f"{url}/readyz").json()["workers"]["ready"])
+
+
+def test_a_worker_killed_in_mid_image_and_a_follower_that_changes_replica(start: Any, tmp_path: Path):
+    """The job ends within a lease and an image of the kill; the follower has every event, in order, each once."""
+    service = start(tmp_path / "data", **QUICK)
+    body = {"prompt": "a star", "steps": 4_000}
+    with _second("api", tmp_path, "--port", "0") as api, _second("worker", tmp_path) as heir:
+        assert api.stdout is not None
+        other_url = api.stdout.readline().removeprefix(SAID).strip()
+        _wait_until(lambda: _num_ready(service.url) == 2, "the second worker did not get ready")
+        began_s = time.monotonic()
+        assert httpx.post(f"{service.url}/v1/images/generations", json=body, timeout=60).status_code == 200
+        image_s = time.monotonic() - began_s
+        heir.send_signal(signal.SIGSTOP)  # so that the other one has the job
+        job_id = httpx.post(f"{service.url}/v1/jobs", json=body).json()["id"]
+        seen = []
+        for event in _events(service.url, job_id):
+            seen.append(event)
+            if event["type"] == "progress":
+                break
+        os.kill(service.worker_pids[0], signal.SIGKILL)
+        heir.send_signal(signal.SIGCONT)
+        killed_s = time.monotonic()
+        seen += _events(other_url, job_id, seen[-1]["id"])
+        took_s = time.monotonic() - killed_s
+        whole = list(_events(service.url, job_id))
+    kinds = [event["type"] for event in seen if event["type"] != "progress"]
+    assert kinds == ["queued", "running", "queued", "running", "succeeded"]
+    assert [event["id"] for event in seen] == [event["id"] for event in whole]
+    assert took_s < 2 * LEASE_S + 3 * image_s, f"{took_s:.1f} s, an image takes {image_s:.1f} s"
