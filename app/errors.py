@@ -10,9 +10,11 @@ ServiceError
 │   ├── VersionGone       memory_version_gone  a replay of a memory that is no longer whole
 │   └── IdempotencyMismatch  idempotency_mismatch  an idempotency key came with another request before
 ├── NotFound              not_found
+├── BatchOver             batch_over           the batch has ended, or nearly so: it cannot be cancelled
 ├── Unauthenticated       invalid_api_key
 ├── QueueFull             queue_full           try again later
-│   └── TooManyUploads    too_many_uploads     the tenant sends as many files at once as it may
+│   ├── TooManyUploads    too_many_uploads     the tenant sends as many files at once as it may
+│   └── TooManyBatches    too_many_batches     the tenant has as many unfinished batches as it may
 ├── Unavailable           unavailable          a part of the service is away; try again
 │   ├── NoWorker          no_worker            nothing serves this model now
 │   └── StoreUnavailable  store_unavailable    Redis or the object store does not answer
@@ -94,6 +96,12 @@ class NotFound(ServiceError):
     code = "not_found"
 
 
+class BatchOver(ServiceError):
+    """The batch has ended, or writes its files already, and cannot be cancelled."""
+
+    code = "batch_over"
+
+
 class Unauthenticated(ServiceError):
     """The API key is missing, unknown or revoked."""
 
@@ -114,6 +122,12 @@ class TooManyUploads(QueueFull):
     """The tenant has as many uploads under way as it may."""
 
     code = "too_many_uploads"
+
+
+class TooManyBatches(QueueFull):
+    """The tenant has as many unfinished batches as it may."""
+
+    code = "too_many_batches"
 
 
 class Unavailable(ServiceError):

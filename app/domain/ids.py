@@ -13,6 +13,7 @@ LatentSpace = NewType("LatentSpace", str)
 ModelId = NewType("ModelId", str)
 WorkerId = NewType("WorkerId", str)
 FileId = NewType("FileId", str)
+BatchId = NewType("BatchId", str)
 
 DEFAULT_TENANT = TenantId("default")
 DEFAULT_MEMORY = MemoryName("default")
@@ -22,6 +23,7 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _JOB = re.compile(r"job_[0-9a-f]{28}")
 _IMAGE = re.compile(r"(job_[0-9a-f]{28})-([0-9]{1,3})")
 _FILE = re.compile(r"file-[0-9a-f]{36}")
+_BATCH = re.compile(r"batch_[0-9a-f]{36}")
 
 
 def parse_tenant_id(text: str) -> TenantId:
@@ -67,6 +69,18 @@ def make_file_id(created_at_ms: int, randomness: bytes) -> FileId:
     if len(randomness) != 12:
         raise InvalidId(f"a file id takes 12 random bytes, got {len(randomness)}")
     return FileId(f"file-{created_at_ms:012x}{randomness.hex()}")
+
+
+def parse_batch_id(text: str) -> BatchId:
+    """A batch id, or InvalidId."""
+    return BatchId(_match(_BATCH, text, "batch id"))
+
+
+def make_batch_id(created_at_ms: int, randomness: bytes) -> BatchId:
+    """A batch id that sorts by creation: 12 hex digits of milliseconds, then 24 of `randomness` (12 bytes)."""
+    if len(randomness) != 12:
+        raise InvalidId(f"a batch id takes 12 random bytes, got {len(randomness)}")
+    return BatchId(f"batch_{created_at_ms:012x}{randomness.hex()}")
 
 
 def make_job_id(created_at_ms: int, randomness: bytes) -> JobId:

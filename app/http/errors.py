@@ -4,7 +4,7 @@ Every error answer has the members of RFC 9457 (type, title, status, detail, ins
 OpenAI API (message, type, param, code), with content type application/problem+json.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 
 from app.domain.result import Failure
 from app.errors import (
+    BatchOver,
     ConfigurationError,
     CorruptRecord,
     IdempotencyMismatch,
@@ -31,6 +32,7 @@ from app.errors import (
     ReferenceNotFound,
     ServiceError,
     StoreUnavailable,
+    TooManyBatches,
     TooManyFiles,
     TooManyUploads,
     Unauthenticated,
@@ -73,9 +75,11 @@ ANSWERS: Mapping[type[ServiceError], Answer] = {
     ReferenceNotFound: Answer(404, "Reference not found", INVALID_REQUEST),
     VersionGone: Answer(410, "Memory version gone", INVALID_REQUEST),
     NotFound: Answer(404, "Not found", INVALID_REQUEST),
+    BatchOver: Answer(409, "Batch over", INVALID_REQUEST, is_retried=False),
     Unauthenticated: Answer(401, "Not authenticated", INVALID_REQUEST),
     QueueFull: Answer(429, "Too many jobs waiting", RATE_LIMIT),
     TooManyUploads: Answer(429, "Too many uploads", RATE_LIMIT),
+    TooManyBatches: Answer(429, "Too many unfinished batches", RATE_LIMIT),
     Unavailable: Answer(503, "Service unavailable", SERVER, retry_after_s=5),
     NoWorker: Answer(503, "No worker for the model", SERVER, retry_after_s=10),
     StoreUnavailable: Answer(503, "Store unavailable", SERVER, retry_after_s=5),
@@ -144,17 +148,27 @@ def problem(  # noqa: PLR0913 - the members of the body
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> JSONResponse:
-    """The one error body. `extra` adds members of the endpoint's own, as RFC 9457 allows."""
-    body: dict[str, Any] = {
-        "type": f"urn:sparke:error:{code}",
+    """The one error answer. `extra` adds members of the endpoint's own, as RFC 9457 allows."""
+    said = ErrorMember(message=message, type=error_type, param=param, code=code)
+    body = {**_problem_body(said, status, title, request.state.request_id), **(extra or {})}
+    return JSONResponse(body, status, dict(headers or {}), media_type=PROBLEM_JSON)
+
+
+def describe_problem(error: ServiceError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """The status and the one error body, for an answer that is written into a file."""
+    answer = answer_for(error)
+    return answer.status, _problem_body(describe_error(error), answer.status, answer.title, request_id)
+
+
+def _problem_body(said: ErrorMember, status: int, title: str, request_id: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:sparke:error:{said.code}",
         "title": title,
         "status": status,
-        "detail": message,
-        "instance": f"urn:sparke:request:{request.state.request_id}",
-        "error": {"message": message, "type": error_type, "param": param, "code": code},
-        **(extra or {}),
+        "detail": said.message,
+        "instance": f"urn:sparke:request:{request_id}",
+        "error": said.model_dump(),
     }
-    return JSONResponse(body, status, dict(headers or {}), media_type=PROBLEM_JSON)
 
 
 def service_problem(
@@ -260,18 +274,24 @@ def _http_message(request: Request, error: HTTPException) -> str:
 async def _on_invalid_members(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
-    found = list(error.errors())
-    named = "; ".join(_describe(member) for member in found[:_MAX_MEMBERS_NAMED])
-    more = len(found) - _MAX_MEMBERS_NAMED
+    told = explain_members(list(error.errors()))
     return problem(
         request,
         status=400,
         title="Invalid request",
         error_type=INVALID_REQUEST,
-        code=_member_code(found[0]["type"]),
-        message=named if more <= 0 else f"{named}; and {more} more",
-        param=_member_name(found[0]) or None,
+        code=told.code,
+        message=told.message,
+        param=told.param,
     )
+
+
+def explain_members(found: Sequence[Mapping[str, Any]]) -> Failure:
+    """What pydantic found wrong with members, in words, under the code and the name of the first."""
+    named = "; ".join(_describe(member) for member in found[:_MAX_MEMBERS_NAMED])
+    more = len(found) - _MAX_MEMBERS_NAMED
+    message = named if more <= 0 else f"{named}; and {more} more"
+    return Failure(_member_code(found[0]["type"]), message, _member_name(found[0]) or None)
 
 
 def _member_code(kind: str) -> str:

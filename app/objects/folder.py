@@ -106,6 +106,26 @@ class ObjectFolder:
             async for chunk in stream:
                 yield bytes(chunk)
 
+    async def read_range(self, key: str, start_byte: int, end_byte: int) -> bytes:
+        """An object's bytes from one place up to another, which it must have. Raises NotFound and StoreUnavailable."""
+        with self.mapped_errors(key, "read"):
+            return bytes(await obstore.get_range_async(self._store, key, start=start_byte, end=end_byte))
+
+    async def has(self, key: str) -> bool:
+        """Whether an object is there. Raises StoreUnavailable."""
+        try:
+            with self.mapped_errors(key, "read"):
+                await obstore.head_async(self._store, key)
+        except NotFound:
+            return False
+        return True
+
+    async def copy(self, source: str, target: str) -> None:
+        """Gives an object a second key, whole or not at all, and for good. Raises NotFound and StoreUnavailable."""
+        with self.mapped_errors(source, "copied"):
+            await obstore.copy_async(self._store, source, target)
+            await self.settle(target)
+
     async def delete(self, key: str) -> None:
         """Removes an object; one that is not there is no error. Raises StoreUnavailable."""
         try:

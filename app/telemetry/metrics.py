@@ -29,6 +29,7 @@ class Metrics:
         self._add_memory()
         self._add_worker()
         self._add_files()
+        self._add_batches()
 
     def observe_request(self, method: str, route: str, status: int | None, duration_s: float) -> None:
         """Counts a request; status None where the client went away before an answer, counted as `none`.
@@ -249,4 +250,22 @@ class Metrics:
         )
         self.file_uploads_in_flight = Gauge(
             "sparke_file_uploads_in_flight", "Uploads that come in now.", registry=registry
+        )
+
+    def _add_batches(self) -> None:
+        registry = self.registry
+        self.batches_open = Gauge(
+            "sparke_batches_open", "Batches of all tenants that have not ended.", registry=registry
+        )
+        self.batches_ended = Counter(
+            "sparke_batches_ended",
+            "Batches that this process brought to their end, by the state they ended in.",
+            ("state",),
+            registry=registry,
+        )
+        self.batch_lines = Counter(
+            "sparke_batch_lines",
+            "Lines of batches that were jobs and ended while this process drove them, by outcome: completed or failed.",
+            ("outcome",),
+            registry=registry,
         )
