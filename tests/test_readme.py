@@ -151,6 +151,16 @@ def test_the_jobs_example_runs(service: str, tmp_path: Path):
     assert again[: len(events)] == events
 
 
+def test_the_batches_example_runs(service: str, tmp_path: Path):
+    """The official client gets an image for each good line, and hears what is wrong with the bad one."""
+    said = run([sys.executable, "-c", at(service, example("batches"))], tmp_path).splitlines()
+    assert said[0] == "completed 2 1"
+    assert [line.split()[0] for line in said[1:3]] == ["p0", "p1"]
+    for line in said[1:3]:
+        assert httpx.get(line.split()[1]).content.startswith(b"\x89PNG")
+    assert json.loads(said[3])["error"]["param"] == "body.prompt"
+
+
 def test_the_files_example_runs(service: str, tmp_path: Path):
     """The official client sends a file, sees it in the list, reads it as it was, and deletes it."""
     first, line, deleted = run([sys.executable, "-c", at(service, example("files"))], tmp_path).splitlines()

@@ -3,19 +3,29 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import structlog
 
+from app.batches.driver import BatchDriver
 from app.errors import ServiceError
-from app.files.sweeper import FileSweeper
 from app.redis.cancelling import end_task
 from app.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
 
+class Sweeper(Protocol):
+    """What removes objects that nobody needs: uploads, or copies that batches read."""
+
+    INTERVAL_S: float
+
+    async def sweep(self) -> int:
+        """The number of objects removed."""
+
+
 @asynccontextmanager
-async def sweeping_files(sweeper: FileSweeper, metrics: Metrics) -> AsyncIterator[None]:
+async def sweeping_files(sweeper: Sweeper, metrics: Metrics) -> AsyncIterator[None]:
     """Sweeps on a timer for as long as the context lasts. A sweep that fails is logged; the next one tries again."""
     task = asyncio.create_task(_sweep_for_ever(sweeper, metrics), name="file-sweep")
     try:
@@ -24,7 +34,18 @@ async def sweeping_files(sweeper: FileSweeper, metrics: Metrics) -> AsyncIterato
         await end_task(task)
 
 
-async def _sweep_for_ever(sweeper: FileSweeper, metrics: Metrics) -> None:
+@asynccontextmanager
+async def driving_batches(driver: BatchDriver) -> AsyncIterator[None]:
+    """Drives batches for as long as the context lasts, and leaves them so that another process can go on at once."""
+    task = asyncio.create_task(driver.run(), name="batches")
+    try:
+        yield
+    finally:
+        await end_task(task)
+        await driver.close()
+
+
+async def _sweep_for_ever(sweeper: Sweeper, metrics: Metrics) -> None:
     while True:
         try:
             metrics.files_swept.inc(await sweeper.sweep())

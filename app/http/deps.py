@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.batches.store import BatchStore
 from app.catalogue import Catalogue
 from app.files.contents import FileContents
 from app.files.store import FileStore
@@ -36,6 +37,7 @@ class Deps:
     images: ImageStore
     files: FileStore
     contents: FileContents
+    batches: BatchStore
     uploads: UploadSlots
     background: Background
     signer: UrlSigner

@@ -9,7 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
+from redis.asyncio import Redis
 
+from app.batches.driver import BatchDriver
+from app.batches.inputs import BatchInputs
+from app.batches.output import OutputStores
+from app.batches.store import BatchStore
+from app.batches.sweeper import InputSweeper
+from app.batches.types import BatchLimits
 from app.catalogue import load_catalogue
 from app.errors import ConfigurationError
 from app.files.contents import FileContents
@@ -18,7 +25,8 @@ from app.files.sweeper import FileSweeper
 from app.http.app import create_app, stop_followers
 from app.http.auth import is_loopback
 from app.http.background import Background
-from app.http.chores import sweeping_files
+from app.http.batch_lines import WireForms
+from app.http.chores import driving_batches, sweeping_files
 from app.http.deps import Deps
 from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
@@ -63,7 +71,8 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             redis, files, contents, upload_timeout_s=settings.upload_timeout_s, clock_ms=now_ms
         )
         await stack.enter_async_context(sweeping_files(sweeper, metrics))
-        yield Deps(
+        batches = BatchStore(redis, max_open_per_tenant=settings.max_open_batches_per_tenant, clock_ms=now_ms)
+        deps = Deps(
             jobs=jobs,
             job_lister=JobLister(redis),
             job_events=await stack.enter_async_context(JobEvents(redis)),
@@ -73,6 +82,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             images=ImageStore.open(settings.image_store_url),
             files=files,
             contents=contents,
+            batches=batches,
             uploads=UploadSlots(settings.max_uploads_per_tenant),
             background=await stack.enter_async_context(Background()),
             signer=UrlSigner(key),
@@ -82,6 +92,28 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             now_ms=now_ms,
             randomness=secrets.token_bytes,
         )
+        inputs = BatchInputs.open(settings.file_store_url)
+        input_sweeper = InputSweeper(redis, inputs, clock_ms=now_ms)
+        await stack.enter_async_context(sweeping_files(input_sweeper, metrics))
+        await stack.enter_async_context(driving_batches(_make_driver(deps, redis, inputs)))
+        yield deps
+
+
+def _make_driver(deps: Deps, redis: Redis, inputs: BatchInputs) -> BatchDriver:
+    """What drives batches. Their files have room beyond what a tenant may upload, so that none has to wait for it."""
+    settings = deps.settings
+    room = settings.max_files_per_tenant + 2 * settings.max_open_batches_per_tenant
+    stores = OutputStores(
+        redis=redis,
+        jobs=deps.jobs,
+        inputs=inputs,
+        files=FileStore(redis, max_files=room, clock_ms=deps.now_ms),
+        contents=deps.contents,
+        forms=WireForms(deps),
+        url_ttl_s=min(settings.job_ttl_s, settings.image_ttl_s),
+    )
+    limits = BatchLimits.of(settings)
+    return BatchDriver(deps.batches, stores, limits, deps.metrics, clock_ms=deps.now_ms)
 
 
 def _open_metrics() -> Metrics:

@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
 from app.http.answers import Problem
+from app.http.batch_answers import BatchBody
 from app.http.errors import PROBLEM_JSON, all_codes
 from app.http.generation import GenerationBody, JobBody
 
@@ -119,6 +120,28 @@ EVENTS_DOCS: dict[str, Any] = {
     }
 }
 
+BATCH_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF.format(model=BatchBody.__name__)},
+                "examples": {
+                    "plain": {
+                        "summary": "All lines of an uploaded file",
+                        "value": {
+                            "input_file_id": "file-0199f2c4a7e0a1b2c3d4e5f60718293a4b5c",
+                            "endpoint": "/v1/images/generations",
+                            "completion_window": "24h",
+                            "metadata": {"campaign": "spring"},
+                        },
+                    }
+                },
+            }
+        },
+    }
+}
+
 IMAGE_DOCS: dict[str, Any] = {
     "responses": {
         "200": {
@@ -187,7 +210,12 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, schemas = models_json_schema(
-        [(GenerationBody, "validation"), (JobBody, "validation"), (Problem, "serialization")],
+        [
+            (GenerationBody, "validation"),
+            (JobBody, "validation"),
+            (BatchBody, "validation"),
+            (Problem, "serialization"),
+        ],
         ref_template=_REF,
     )
     components = document.setdefault("components", {}).setdefault("schemas", {})
