@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys of tenants; the server may run or not.")
 cli.add_typer(keys, name="keys")
+batch = typer.Typer(no_args_is_help=True, help="Many prompts in one file, through a running service.")
+cli.add_typer(batch, name="batch")
 
 DataDir = Annotated[
     Path | None,
@@ -193,6 +195,28 @@ def revoke_key(
 
     asyncio.run(revoke(_settings(data_dir=data_dir)))
     typer.echo(f"Key {key_id} is revoked.", err=True)
+
+
+@batch.callback()
+def about_batches() -> None:
+    """Many prompts in one file, through a running service."""
+
+
+@batch.command("submit")
+def submit_batch(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Lines of JSON, one a request.")],
+    url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(envvar="SPARKE_API_KEY", help="A key of yours.")] = None,
+    out: Annotated[Path, typer.Option(file_okay=False, help="Where answers and errors go.")] = Path(),
+    *,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="End the batch; what was done is fetched.")
+    ] = False,
+) -> None:
+    """Send a file, wait for its images, and fetch the answers. After Ctrl-C the batch goes on: call again to follow it."""
+    from app.submit import run_submit  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(run_submit(file, url, api_key, out=out, is_cancelled=cancel))
 
 
 def main() -> None:
