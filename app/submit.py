@@ -40,10 +40,10 @@ _NOTE = TypeAdapter(Note)
 class BatchClient:
     """The service's HTTP interface, as far as a batch needs it. A service that is away for a while is waited for."""
 
-    def __init__(self, url: str, api_key: str | None, *, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, url: str, api_key: str | None, *, sleep: Callable[[float], None] = time.sleep) -> None:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S)
-        self._pause = pause
+        self._sleep = sleep
 
     def close(self) -> None:
         """Closes the connections."""
@@ -103,7 +103,7 @@ class BatchClient:
                 return ask()
             except Unavailable as error:
                 typer.echo(f"Waiting: {error.message}", err=True)
-            self._pause(pause_s)
+            self._sleep(pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     def _once(self, method: str, path: str, **members: Any) -> dict[str, Any]:
@@ -139,11 +139,11 @@ class Submission:
             self._client.cancel(batch_id)
         return batch_id
 
-    def follow(self, batch_id: str, *, pause: Callable[[float], None] = time.sleep) -> dict[str, Any]:
+    def follow(self, batch_id: str, *, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
         """Shows how far the batch is until it has ended. Raises ServiceError."""
         batch = self._client.show(batch_id)
         while batch["status"] == "validating":
-            pause(_POLL_S)
+            sleep(_POLL_S)
             batch = self._client.show(batch_id)
         total, shown = batch["request_counts"]["total"], 0
         with typer.progressbar(length=max(total, 1), label=batch_id, file=sys.stderr) as bar:
@@ -154,7 +154,7 @@ class Submission:
                 shown = done
                 if batch["status"] in _ENDED:
                     return batch
-                pause(_POLL_S)
+                sleep(_POLL_S)
                 batch = self._client.show(batch_id)
 
     def fetch(self, batch: dict[str, Any], folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import structlog
 from app.batches import codec
 from app.batches.held import Fields, HeldBatch, LeaseLost
 from app.batches.inputs import InputReader
-from app.batches.jobs import read_states
+from app.batches.jobs import count_waiting, read_states
 from app.batches.keys import input_key, line_job_id
 from app.batches.output import OutputStores, OutputWriter
 from app.batches.types import BatchLimits
@@ -245,10 +245,13 @@ class LineFeeder:
         return num_done
 
     async def _accept(self, line: BatchLine) -> bool:
-        """Makes the line a job; once more it changes nothing. False where the queue is full."""
+        """Makes the line a job; once more it changes nothing. False where the queue is full, or half full of one tenant's."""
         batch = self._batch
         if line.request is None:
             raise ValueError(f"expected line {line.number} with a request, got one with a fault")
+        num_waiting = await count_waiting(self._stores.redis, batch.tenant_id, line.request.model)
+        if num_waiting >= self._limits.max_waiting:
+            return False
         job = Job(
             tenant_id=batch.tenant_id,
             job_id=line_job_id(batch, line.number),

@@ -139,7 +139,6 @@ class BatchDriver:
                     await self._batches.forget(batch.tenant_id, batch.batch_id)
             except StoreUnavailable as error:
                 _log.warning("batch_waits_for_store", batch_id=batch.batch_id, error=error.message)
-                self._metrics.store_errors.labels("redis").inc()
             else:
                 return
             await asyncio.sleep(self._limits.poll_s)

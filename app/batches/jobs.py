@@ -5,10 +5,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from app.domain.ids import JobId, TenantId
+from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import JobRecord, JobState
 from app.jobs.codec import decode_record
-from app.jobs.keys import job_key
+from app.jobs.keys import job_key, waiting_key
 from app.redis.errors import redis_errors
 
 
@@ -20,6 +20,12 @@ async def read_states(redis: Redis, tenant_id: TenantId, job_ids: Sequence[JobId
             pipeline.hget(job_key(tenant_id, job_id), "state")
         answers: Any = await pipeline.execute()
     return [None if state is None else JobState(state.decode()) for state in answers]
+
+
+@redis_errors
+async def count_waiting(redis: Redis, tenant_id: TenantId, model: ModelId) -> int:
+    """How many jobs of a tenant wait for a model, in both lanes. Raises StoreUnavailable."""
+    return int(await redis.zcard(waiting_key(tenant_id, model)))
 
 
 @redis_errors

@@ -11,12 +11,16 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of batches and times to live. A lease is extended three times in its time."""
+    """Bounds of batches and times to live. A lease is extended three times in its time.
+
+    Lines become jobs while fewer than `max_waiting` of the tenant wait for the model: the rest is for requests.
+    """
 
     max_open_per_tenant: int = 20
     max_driven: int = 16
     max_lines: int = 50_000
     max_lines_open: int = 64
+    max_waiting: int = 500
     max_line_bytes: int = 4_194_304
     ttl_s: int = 30 * 86_400
     lease_s: float = 30.0
@@ -31,6 +35,7 @@ class BatchLimits:
             max_driven=settings.max_batches_driven,
             max_lines=settings.max_batch_lines,
             max_lines_open=settings.max_batch_lines_open,
+            max_waiting=max(1, settings.max_waiting_jobs_per_tenant // 2),
             max_line_bytes=settings.max_body_bytes,
             ttl_s=settings.file_ttl_s,
         )

@@ -220,6 +220,19 @@ async def test_a_full_queue_is_waited_for(desk):
     assert sorted(desk.done) == sorted(f"w{number}" for number in range(12))
 
 
+async def test_room_is_left_for_requests(desk):
+    """Batches fill a part of what may wait of a tenant: a request that somebody waits for still has its place."""
+    desk.limits = replace(desk.limits, max_waiting=3)
+    batches = [await desk.create(*(f"{name}{number}" for number in range(12))) for name in "xyz"]
+    async with desk.driving(desk.driver()):
+        await _until(lambda: _has_begun(desk, batches[0]))
+        await asyncio.sleep(0.2)
+        assert await desk.jobs().count_open("toy") <= 3 + len(batches) - 1  # each looks before it adds one
+        async with desk.working():
+            for batch in batches:
+                assert (await desk.wait(batch)).counts.completed == 12
+
+
 async def test_two_drivers_share_the_batches(desk):
     """Each batch is driven by one of them; when one stops, the other goes on with what it had."""
     first, second = desk.driver(), desk.driver()

@@ -1,0 +1,115 @@
+"""A batch under a lease: who holds it writes, and nobody else; what is written twice is written once."""
+
+import asyncio
+
+import pytest
+
+from app.batches.held import LeaseLost
+from app.batches.keys import lease_key
+from app.domain.batch import BatchState, Cursor
+from app.errors import NotFound
+
+pytestmark = pytest.mark.anyio
+
+
+async def _begin(desk):
+    """A batch in progress, with lines 1 and 2 in flight, and who holds it."""
+    batch = await desk.create("one", "two", "three")
+    held = desk.held(batch)
+    assert await held.acquire(5.0)
+    await held.move(BatchState.VALIDATING, BatchState.IN_PROGRESS, {"total": 3, "failed": 0, "next_line": 1})
+    assert await held.advance(Cursor(1, 0), Cursor(3, 8), [1, 2])
+    return batch, held
+
+
+async def test_one_process_at_a_time(desk):
+    """A second one is refused, until the first has let go; asking again is no new lease."""
+    batch = await desk.create("one")
+    first, second = desk.held(batch), desk.held(batch)
+    assert await first.acquire(5.0)
+    assert await first.acquire(5.0)
+    assert not await second.acquire(5.0)
+    async with first.kept(5.0):
+        assert not await second.acquire(5.0)
+    assert await second.acquire(5.0)
+    async with first.kept(5.0):
+        pass
+    assert not await first.acquire(5.0), "who has lost a lease does not end that of another"
+
+
+async def test_a_lease_is_extended_while_it_is_kept(desk):
+    """It would else have run out three times over."""
+    batch = await desk.create("one")
+    first, second = desk.held(batch), desk.held(batch)
+    assert await first.acquire(0.3)
+    async with first.kept(0.3):
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            assert not await second.acquire(5.0)
+
+
+WRITES = {
+    "move": lambda held: held.move(BatchState.IN_PROGRESS, BatchState.FINALIZING, {"outcome": "completed"}),
+    "end": lambda held: held.end(BatchState.IN_PROGRESS, BatchState.FAILED, 10),
+    "advance": lambda held: held.advance(Cursor(3, 8), Cursor(4, 13), [3], num_failed=1),
+    "count": lambda held: held.count({1: BatchState.COMPLETED}),
+    "bad lines": lambda held: held.write_bad_lines([2]),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_without_the_lease_nothing_is_written(desk, write):
+    """Whether it has run out, or another process has it."""
+    batch, held = await _begin(desk)
+    before = await held.read(), await held.lines_in_flight(), await held.read_bad_lines()
+    await desk.redis.delete(lease_key(batch.tenant_id, batch.batch_id))
+    with pytest.raises(LeaseLost):
+        await write(held)
+    other = desk.held(batch)
+    assert await other.acquire(5.0)
+    with pytest.raises(LeaseLost):
+        await write(held)
+    assert (await held.read(), await held.lines_in_flight(), await held.read_bad_lines()) == before
+    await write(other)
+    assert (await held.read(), await held.lines_in_flight(), await held.read_bad_lines()) != before
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_what_is_written_again_changes_nothing(desk, write):
+    """A lost connection repeats a command that was done."""
+    _, held = await _begin(desk)
+    await write(held)
+    before = await held.read(), await held.lines_in_flight(), await held.read_bad_lines()
+    desk.now_ms += 1000
+    await write(held)
+    assert (await held.read(), await held.lines_in_flight(), await held.read_bad_lines()) == before
+
+
+async def test_a_cancelled_batch_takes_no_lines(desk):
+    """The lines that were just submitted are to be taken back."""
+    batch, held = await _begin(desk)
+    await desk.batches().cancel(batch.tenant_id, batch.batch_id)
+    assert not await held.advance(Cursor(3, 8), Cursor(4, 13), [3])
+    await held.move(BatchState.IN_PROGRESS, BatchState.FINALIZING)
+    record = await held.read()
+    assert (record.state, record.outcome) == (BatchState.CANCELLING, BatchState.CANCELLED)
+    assert (record.cursor, await held.lines_in_flight()) == (Cursor(3, 8), {1, 2})
+
+
+async def test_a_cursor_that_is_elsewhere_is_a_lost_lease(desk):
+    """Somebody else has gone on from there."""
+    _, held = await _begin(desk)
+    with pytest.raises(LeaseLost):
+        await held.advance(Cursor(2, 4), Cursor(9, 99), [2])
+
+
+async def test_a_batch_that_is_not_there(desk):
+    """It is not found, and takes nothing."""
+    batch = await desk.batch("one")
+    held = desk.held(batch)
+    assert await held.acquire(5.0)
+    with pytest.raises(NotFound):
+        await held.read()
+    with pytest.raises(LeaseLost):
+        await held.move(BatchState.VALIDATING, BatchState.IN_PROGRESS)
+    assert not await held.is_in(BatchState.VALIDATING)
