@@ -120,7 +120,7 @@ class BatchDrive:
 
     async def _work(self, record: BatchRecord) -> None:
         """Keeps some lines as jobs, until all have ended, the time is up, or a cancel came."""
-        feeder = LineFeeder(self._held, self._stores, record, self._limits)
+        feeder = LineFeeder(self._held, self._stores, record, self._limits, metrics=self._metrics)
         await feeder.open(self._reader(record.batch, record.cursor))
         until_s = time.monotonic() + self._limits.slice_s
         while await self._held.is_in(BatchState.IN_PROGRESS):
@@ -192,12 +192,19 @@ class LineFeeder:
     """Makes jobs of the next lines of a batch, so many that a bounded number of them has not ended."""
 
     def __init__(
-        self, held: HeldBatch, stores: OutputStores, record: BatchRecord, limits: BatchLimits
+        self,
+        held: HeldBatch,
+        stores: OutputStores,
+        record: BatchRecord,
+        limits: BatchLimits,
+        *,
+        metrics: Metrics,
     ) -> None:
         self._held = held
         self._stores = stores
         self._batch = record.batch
         self._limits = limits
+        self._metrics = metrics
         self._cursor = record.cursor
         self._scanner = LineScanner(stores.forms, record.batch)
         self._next: list[tuple[BatchLine, Cursor]] = []
@@ -265,10 +272,14 @@ class LineFeeder:
             await self._stores.jobs.accept(job)
         except QueueFull:
             return False
+        self._metrics.jobs_accepted.labels(line.request.model).inc()
         return True
 
     async def _note(self, after: Cursor, accepted: list[int], num_failed: int) -> None:
-        """Notes what was accepted; where the batch takes no more lines, their jobs are cancelled again."""
+        """Notes what was accepted. Of a batch that was cancelled meanwhile, the writer of outputs cancels it again.
+
+        Where another process has brought that to its end already, it is to be done here.
+        """
         try:
             takes_more = await self._held.advance(self._cursor, after, accepted, num_failed=num_failed)
         except LeaseLost:
@@ -278,8 +289,6 @@ class LineFeeder:
         if takes_more:
             self._cursor = after
             self.in_flight |= set(accepted)
-        else:
-            await self._take_back(accepted)
 
     async def _take_back(self, lines: list[int]) -> None:
         for line in lines:

@@ -23,7 +23,7 @@ class BatchLimits:
     max_waiting: int = 500
     max_line_bytes: int = 4_194_304
     ttl_s: int = 30 * 86_400
-    lease_s: float = 30.0
+    lease_s: float = 15.0
     poll_s: float = 0.5
     slice_s: float = 30.0
 

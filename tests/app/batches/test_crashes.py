@@ -1,6 +1,7 @@
 """A driver that is killed, or frozen, at any of its steps: the next one goes on, and nothing is lost or done twice."""
 
 import asyncio
+from functools import partial
 
 import pytest
 from redis.asyncio import Redis
@@ -147,9 +148,36 @@ async def test_a_driver_that_wakes_up_late_changes_nothing(desk, redis_url, when
             desk.done.clear()
             batch = await desk.create(*WORDS)
             faulty = _FaultyRedis.from_url(redis_url, protocol=2).meet(at, when, asyncio.Event())
-            was_frozen = await _take_over(desk, batch, faulty, lambda: _drive(desk, batch))  # noqa: B023
+            was_frozen = await _take_over(desk, batch, faulty, partial(_drive, desk, batch))
             await _check_whole(desk, batch)
     assert at > 40
+
+
+async def _cancel_and_drive(desk, batch):
+    await desk.batches().cancel(batch.tenant_id, batch.batch_id)
+    await _drive(desk, batch)
+
+
+async def _check_no_job_is_left(desk, batch):
+    assert (await desk.read(batch)).state is BatchState.CANCELLED
+    job_ids = [line_job_id(batch, line) for line in range(1, 8)]
+    states = await read_states(desk.redis, batch.tenant_id, job_ids)
+    assert set(states) <= {None, JobState.CANCELLED}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_driver_killed_before_a_cancel_leaves_no_job(desk, redis_url, when):
+    """Also a job that it had submitted and not noted is cancelled."""
+    for at in range(2, 30):
+        await desk.redis.flushdb()
+        batch = await desk.create(*WORDS)
+        faulty = _FaultyRedis.from_url(redis_url, protocol=2).meet(at, when)
+        with pytest.raises(_Killed):
+            await _drive(desk, batch, faulty)
+        await faulty.aclose()
+        await desk.redis.delete(lease_key(batch.tenant_id, batch.batch_id))
+        await _cancel_and_drive(desk, batch)
+        await _check_no_job_is_left(desk, batch)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -159,14 +187,6 @@ async def test_a_driver_that_wakes_up_after_a_cancel_leaves_no_job(desk, redis_u
         await desk.redis.flushdb()
         batch = await desk.create(*WORDS)
         faulty = _FaultyRedis.from_url(redis_url, protocol=2).meet(at, when, asyncio.Event())
-
-        async def cancel_and_drive(batch=batch):
-            await desk.batches().cancel(batch.tenant_id, batch.batch_id)
-            await _drive(desk, batch)
-
-        assert await _take_over(desk, batch, faulty, cancel_and_drive)
-        assert (await desk.read(batch)).state is BatchState.CANCELLED
-        job_ids = [line_job_id(batch, line) for line in range(1, 8)]
-        states = await read_states(desk.redis, batch.tenant_id, job_ids)
-        assert set(states) <= {None, JobState.CANCELLED}
-        assert not desk.done
+        go_on = partial(_cancel_and_drive, desk, batch)
+        assert await _take_over(desk, batch, faulty, go_on)
+        await _check_no_job_is_left(desk, batch)

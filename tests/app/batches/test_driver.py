@@ -49,6 +49,7 @@ async def test_every_line_has_its_answer(desk):
     value = desk.metrics.registry.get_sample_value
     assert value("sparke_batch_lines_total", {"outcome": "completed"}) == 21
     assert value("sparke_batch_lines_total", {"outcome": "failed"}) == 1
+    assert value("sparke_jobs_accepted_total", {"model": "toy"}) == 22
     assert value("sparke_batches_ended_total", {"state": "completed"}) == 1
 
 
