@@ -9,10 +9,12 @@ from redis.asyncio import Redis
 from app.batches import keys
 from app.batches.jobs import read_states
 from app.domain.batch import BatchState
+from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import WorkerId
 from app.domain.job import JobState, Lane
 from app.errors import NotFound
 from app.files.keys import content_key
+from app.jobs.keys import job_key
 from app.jobs.queue import JobQueue
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +63,39 @@ async def test_without_errors_there_is_no_error_file(desk):
     assert (whole.output_file_id is None, whole.error_file_id is None) == (False, True)
     assert (empty.output_file_id is None, empty.error_file_id is None) == (True, False)
     assert empty.state is BatchState.COMPLETED
+
+
+async def test_a_file_that_a_killed_process_recorded_is_replaced(desk):
+    """It was of other answers than there are now: some may have been kept no longer. Nobody has seen its id."""
+    batch = await desk.create("one", "two")
+    old = StoredFile(
+        batch.tenant_id,
+        keys.made_file_id(batch, "output", desk.now_ms),
+        "old",
+        FilePurpose.BATCH_OUTPUT,
+        7,
+        desk.now_ms,
+        desk.now_ms + 10**6,
+    )
+    await desk.files().add(old)
+    async with desk.driving(desk.driver()), desk.working():
+        record = await desk.wait(batch)
+    assert record.output_file_id == old.file_id
+    assert [line["id"] for line in await desk.output(batch)] == ["one", "two"]
+
+
+async def test_a_result_that_is_no_longer_kept(desk):
+    """Its line says so; the others have theirs."""
+    batch = await desk.create(*(f"w{number}" for number in range(6)))
+    queue = JobQueue(desk.redis, desk.job_limits, clock_ms=desk.clock_ms)
+    async with desk.driving(desk.driver()):
+        await _until(lambda: _has_begun(desk, batch))
+        await desk.work_once(queue)
+        await desk.redis.delete(job_key(batch.tenant_id, keys.line_job_id(batch, 1)))
+        async with desk.working():
+            record = await desk.wait(batch)
+    assert (record.state, record.counts.completed, record.counts.failed) == (BatchState.COMPLETED, 5, 1)
+    assert [line["code"] for line in await desk.errors(batch)] == ["result_gone"]
 
 
 async def test_a_bounded_number_of_lines_are_jobs(desk):
@@ -225,8 +260,12 @@ async def test_room_is_left_for_requests(desk):
     """Batches fill a part of what may wait of a tenant: a request that somebody waits for still has its place."""
     desk.limits = replace(desk.limits, max_waiting=3)
     batches = [await desk.create(*(f"{name}{number}" for number in range(12))) for name in "xyz"]
+
+    async def is_filled():
+        return await desk.jobs().count_open("toy") >= 3
+
     async with desk.driving(desk.driver()):
-        await _until(lambda: _has_begun(desk, batches[0]))
+        await _until(is_filled)
         await asyncio.sleep(0.2)
         assert await desk.jobs().count_open("toy") <= 3 + len(batches) - 1  # each looks before it adds one
         async with desk.working():
