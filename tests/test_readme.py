@@ -151,6 +151,13 @@ def test_the_jobs_example_runs(service: str, tmp_path: Path):
     assert again[: len(events)] == events
 
 
+def test_the_files_example_runs(service: str, tmp_path: Path):
+    """The official client sends a file, sees it in the list, reads it as it was, and deletes it."""
+    first, line, deleted = run([sys.executable, "-c", at(service, example("files"))], tmp_path).splitlines()
+    assert re.fullmatch(r"file-[0-9a-f]{36} \d+ \['tasks.jsonl'\]", first)
+    assert (json.loads(line)["custom_id"], deleted) == ("1", "True")
+
+
 def test_the_batches_example_runs(service: str, tmp_path: Path):
     """The official client gets an image for each good line, and hears what is wrong with the bad one."""
     said = run([sys.executable, "-c", at(service, example("batches"))], tmp_path).splitlines()
@@ -159,13 +166,6 @@ def test_the_batches_example_runs(service: str, tmp_path: Path):
     for line in said[1:3]:
         assert httpx.get(line.split()[1]).content.startswith(b"\x89PNG")
     assert json.loads(said[3])["error"]["param"] == "body.prompt"
-
-
-def test_the_files_example_runs(service: str, tmp_path: Path):
-    """The official client sends a file, sees it in the list, reads it as it was, and deletes it."""
-    first, line, deleted = run([sys.executable, "-c", at(service, example("files"))], tmp_path).splitlines()
-    assert re.fullmatch(r"file-[0-9a-f]{36} \d+ \['tasks.jsonl'\]", first)
-    assert (json.loads(line)["custom_id"], deleted) == ("1", "True")
 
 
 def test_the_key_example_prints_a_key_alone(tmp_path: Path):
@@ -220,6 +220,7 @@ def test_what_is_named_exists(path: Path):
             missing.append(name)
     settings = {f"SPARKE_{name.upper()}" for name in Settings.model_fields}
     settings |= set(re.findall(r"\$\{(SPARKE_[A-Z_]+)", read("docker-compose.yml")))
+    settings |= set(re.findall(r'envvar="(SPARKE_[A-Z_]+)"', read("app/cli.py")))
     missing += [name for name in re.findall(r"\bSPARKE_[A-Z_]*[A-Z]\b", text) if name not in settings]
     targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     missing += [

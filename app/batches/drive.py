@@ -82,9 +82,7 @@ class BatchDrive:
 
     async def _validate(self, record: BatchRecord) -> None:
         batch = record.batch
-        if not await self._bring_input(batch):
-            await self._fail(BatchState.VALIDATING, _GONE)
-            return
+        await self._bring_input(batch)
         scanner = LineScanner(self._stores.forms, batch)
         survey = await survey_input(self._reader(batch), scanner, self._limits.max_lines)
         if survey.failure is not None:
@@ -99,22 +97,17 @@ class BatchDrive:
         }
         await self._held.move(BatchState.VALIDATING, BatchState.IN_PROGRESS, fields)
 
-    async def _bring_input(self, batch: Batch) -> bool:
-        """Gives the batch a copy of its own, which stays when the file is deleted or expires."""
-        inputs = self._stores.inputs
-        if await inputs.has(self._input_key):
-            return True
-        try:
-            await inputs.copy(content_key(batch.tenant_id, batch.input_file_id), self._input_key)
-        except NotFound:
-            return False
-        return True
+    async def _bring_input(self, batch: Batch) -> None:
+        """Gives the batch a copy of its own, which stays when the file is deleted or expires. Raises NotFound."""
+        if not await self._stores.inputs.has(self._input_key):
+            source = content_key(batch.tenant_id, batch.input_file_id)
+            await self._stores.inputs.copy(source, self._input_key)
 
     async def _fail(self, before: BatchState, *faults: LineFault) -> None:
         await self._end(before, BatchState.FAILED, {"faults": codec.encode_faults(faults)})
 
     async def _give_up(self, record: BatchRecord) -> None:
-        """Ends a batch that has lost its input, which only a fault of the object store can bring about."""
+        """Ends a batch whose input is gone: before it was copied, or by a fault of the object store."""
         await self._stop(record.batch, await self._held.lines_in_flight())
         await self._fail(record.state, _GONE)
 

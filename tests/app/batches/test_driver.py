@@ -313,8 +313,14 @@ async def test_an_open_name_without_a_batch_is_forgotten_later(desk):
     batch = await desk.batch("one")
     await desk.redis.zadd(keys.OPEN_KEY, {keys.open_member("acme", batch.batch_id): batch.created_at_ms})
     await desk.redis.zadd(keys.OPEN_KEY, {"what/ever": 1})
-    async with desk.driving(desk.driver()):
-        await asyncio.sleep(0.1)
+    async with desk.driving(desk.driver()) as driver:
+        for _ in range(3):
+
+            async def was_looked_at():
+                return batch.batch_id in driver._again_at_s
+
+            await _until(was_looked_at)
+            driver._again_at_s.clear()
         assert [found.batch_id for found in await desk.batches().list_open(9)] == [batch.batch_id]
         desk.now_ms += 600_001
 
