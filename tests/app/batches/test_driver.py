@@ -180,9 +180,14 @@ async def test_a_cancel_ends_what_has_not_run(desk):
     """What was done is in the output; the rest is in the error file, and no job of it is left."""
     batch = await desk.create("one", "bad", *(f"w{number}" for number in range(20)))
     queue = JobQueue(desk.redis, desk.job_limits, clock_ms=desk.clock_ms)
+
+    async def is_full():
+        return await desk.jobs().count_open("toy") == 4
+
     async with desk.driving(desk.driver()):
         await _until(lambda: _has_begun(desk, batch))
         assert await desk.work_once(queue) > 0
+        await _until(is_full)
         first = await desk.batches().cancel(batch.tenant_id, batch.batch_id)
         assert first.state is BatchState.CANCELLING
         record = await desk.wait(batch)
