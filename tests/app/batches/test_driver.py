@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from app.batches import keys
-from app.batches.jobs import read_states
+from app.batches.jobs import count_waiting, read_states
 from app.domain.batch import BatchState
 from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import WorkerId
@@ -254,7 +254,7 @@ async def test_a_full_queue_is_waited_for(desk):
     async with desk.driving(desk.driver()):
         await _until(lambda: _has_begun(desk, batch))
         await asyncio.sleep(0.1)
-        assert await desk.jobs().count_open("toy") == 1
+        assert await count_waiting(desk.redis, batch.tenant_id, "toy") == 1
         async with desk.working():
             record = await desk.wait(batch)
     assert record.counts.completed == 12
