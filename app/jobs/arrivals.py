@@ -46,10 +46,11 @@ class Arrivals:
         if not is_in:
             raise self._full(found, f"the service has {limit} unfinished jobs for model {place.model}")
 
-    async def accept(self, job: Job, idempotency: Idempotency | None = None) -> JobId:
+    async def accept(self, job: Job, idempotency: Idempotency | None = None) -> tuple[JobId, bool]:
         """Writes the record and the place in the waiting set: now the job is durable. The job that stands for it.
 
-        That is another one where the idempotency key had one. Raises QueueFull and IdempotencyMismatch.
+        That is another one where the idempotency key had one. Also whether the job itself is open, which it is not then,
+        nor where it was accepted before and has ended. Raises QueueFull and IdempotencyMismatch.
         """
         place, limits = JobPlace.of(job), self._limits
         job_path, waiting, _, events = place.slot_keys
@@ -78,7 +79,8 @@ class Arrivals:
             raise IdempotencyMismatch(
                 "this Idempotency-Key was sent with another request before; use a new key for a new request"
             )
-        return JobId(found[0].decode()) if outcome == b"known" else job.job_id
+        stands_for = JobId(found[0].decode()) if outcome == b"known" else job.job_id
+        return stands_for, outcome == b"accepted"
 
     async def mark(self, tenant_id: TenantId, model: ModelId, lanes: Collection[Lane]) -> None:
         """Gives the tenant a turn at the model in each of the lanes, and wakes workers."""

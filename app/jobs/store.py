@@ -38,14 +38,14 @@ class JobStore:
         place = JobPlace.of(job)
         await self._steps.arrivals.admit(job)
         try:
-            stands_for = await self._steps.arrivals.accept(job, idempotency)
+            stands_for, is_open = await self._steps.arrivals.accept(job, idempotency)
         except (QueueFull, IdempotencyMismatch):
             await self._redis.zrem(keys.open_key(place.model), place.member)
             raise
-        if stands_for != job.job_id:
+        if is_open:
+            await self._steps.arrivals.mark(place.tenant_id, place.model, [job.lane])
+        else:
             await self._redis.zrem(keys.open_key(place.model), place.member)
-            return stands_for
-        await self._steps.arrivals.mark(place.tenant_id, place.model, [job.lane])
         return stands_for
 
     @redis_errors

@@ -96,3 +96,14 @@ async def test_what_is_not_as_expected_is_left_alone(bench):
     await bench.queue().reserve((MODEL,), WorkerId("w"), 1, 0)
     assert not await store.fail_if_queued(job.tenant_id, job.job_id, REASON)
     assert (await store.get(job.tenant_id, job.job_id)).state is JobState.RUNNING
+
+
+async def test_an_ended_job_that_is_sent_again_stays_ended(bench):
+    """A client repeats an acceptance whose answer was lost, after the job's end: it is open nowhere, and runs no more."""
+    job = bench.job()
+    await bench.store().accept(job)
+    await bench.store().cancel(job.tenant_id, job.job_id)
+    await bench.store().accept(job)
+    assert await bench.store().count_open(MODEL) == 0
+    assert await bench.queue().reserve((MODEL,), await bench.live("w1"), 1, 0) == []
+    assert (await bench.store().get(job.tenant_id, job.job_id)).state is JobState.CANCELLED
