@@ -38,12 +38,13 @@ _START_S = 120.0
 
 @dataclass(frozen=True)
 class Scene:
-    """A service that is ready: its API, its Redis, where the workers' metrics are, and a key for each tenant."""
+    """A service that is ready: its API, its Redis, where the workers' metrics are, a key for each tenant, process ids by name."""
 
     url: str
     redis_url: str
     metrics_urls: tuple[str, ...]
     keys: dict[str, str]
+    pids: dict[str, int]
 
 
 @contextmanager
@@ -68,12 +69,14 @@ def scene(folder: Path, *, num_workers: int, tenants: tuple[str, ...], **setting
         api = stack.enter_context(_process([*command, "api", "--port", "0", *where], env))
         url = (api.stdout.readline() if api.stdout else "").removeprefix(_SAID).strip()
         ports = [19_100 + number for number in range(num_workers)]
-        for port in ports:
+        pids = {"api": api.pid}
+        for number, port in enumerate(ports):
             more = {"SPARKE_WORKER_METRICS_PORT": str(port)}
-            stack.enter_context(_process([*command, "worker", *where], {**env, **more}))
+            worker = stack.enter_context(_process([*command, "worker", *where], {**env, **more}))
+            pids[f"worker {number}"] = worker.pid
         _wait_for_workers(url, num_workers)
         metrics_urls = tuple(f"http://127.0.0.1:{port}/metrics" for port in ports)
-        yield Scene(url, redis.url, metrics_urls, keys)
+        yield Scene(url, redis.url, metrics_urls, keys, pids)
 
 
 async def _make_keys(redis_url: str, tenants: tuple[str, ...]) -> dict[str, str]:
