@@ -1,11 +1,14 @@
 """Image bytes in the object store."""
 
 import asyncio
+import re
 
-from app.domain.ids import JobId, TenantId
+from app.domain.ids import JobId, TenantId, parse_job_id, parse_tenant_id
+from app.errors import InvalidId
 from app.objects.folder import ObjectFolder
 
 _FOLDER = "images"
+_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/[0-9]+-[0-9]+\.png")
 
 
 def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str:
@@ -16,6 +19,15 @@ def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str
 def preview_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int, *, number: int) -> str:
     """Where a preview of an image lies. No record names it, so it is swept with what was left behind."""
     return f"{_FOLDER}/{tenant_id}/{job_id}/{fence}-{index}-preview-{number}.png"
+
+
+def parse_image_key(key: str) -> tuple[TenantId, JobId] | None:
+    """The tenant and the job of an image; None where the key is not one of `image_key`."""
+    found = _KEY.fullmatch(key)
+    try:
+        return None if found is None else (parse_tenant_id(found[1]), parse_job_id(found[2]))
+    except InvalidId:
+        return None
 
 
 class ImageStore(ObjectFolder):

@@ -146,6 +146,11 @@ class Metrics:
             "Images that this worker removed because their time to live was over.",
             registry=registry,
         )
+        self.images_orphaned = Counter(
+            "sparke_images_orphaned",
+            "Images that this worker removed because their job had ended without them.",
+            registry=registry,
+        )
         self.batch_images = Histogram(
             "sparke_batch_images",
             "Images in one device batch, by model.",

@@ -21,6 +21,7 @@ from app.errors import ConfigurationError, StoreUnavailable
 from app.images.store import ImageStore
 from app.images.sweeper import ImageSweeper
 from app.jobs.leases import JobReclaimer
+from app.jobs.orphans import OrphanSweeper
 from app.jobs.queue import JobQueue
 from app.jobs.sweeper import JobSweeper
 from app.jobs.types import JobLimits, ReservedJob, WorkerInfo
@@ -239,12 +240,14 @@ async def _sweep(desk: _Desk, models: tuple[ModelId, ...]) -> None:
 
 
 async def _sweep_images(desk: _Desk, images: ImageStore) -> None:
-    sweeper = ImageSweeper(desk.redis, images, image_ttl_s=desk.settings.image_ttl_s, clock_ms=now_ms)
+    old = ImageSweeper(desk.redis, images, image_ttl_s=desk.settings.image_ttl_s, clock_ms=now_ms)
+    orphans = OrphanSweeper(desk.redis, images, clock_ms=now_ms)
 
     async def sweep_once() -> None:
-        desk.metrics.images_expired.inc(await sweeper.sweep())
+        desk.metrics.images_expired.inc(await old.sweep())
+        desk.metrics.images_orphaned.inc(await orphans.sweep())
 
-    await repeat(sweep_once, "image_sweep_failed", interval_s=sweeper.interval_s)
+    await repeat(sweep_once, "image_sweep_failed", interval_s=min(old.interval_s, orphans.INTERVAL_S))
 
 
 async def _say_draining(stop: asyncio.Event, heartbeat: Heartbeat) -> None:

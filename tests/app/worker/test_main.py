@@ -16,6 +16,7 @@ import pytest
 from app.domain.job import JobState
 from app.errors import ConfigurationError, Unavailable
 from app.images.store import ImageStore, image_key
+from app.jobs.orphans import OrphanSweeper
 from app.jobs.queue import JobQueue
 from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
@@ -141,6 +142,24 @@ async def test_a_worker_removes_images_past_their_time(settings, make_job):
             while (settings.data_dir / "images" / old).exists():  # noqa: ASYNC110 - a file rings no bell
                 await asyncio.sleep(0.02)
     assert (await store.get(record.result.images[0].storage_key)).startswith(b"\x89PNG")
+
+
+async def test_a_worker_removes_images_that_no_job_ended_with(settings, make_job, redis):
+    """A zombie wrote one under an old fence, two hours ago; what the job ended with, then too, stays."""
+    store = ImageStore.open(settings.image_store_url)
+    async with _client(settings.redis_url) as client:
+        async with _working(settings):
+            record = await _ask(client, _soon(make_job(1)))
+        own = record.result.images[0].storage_key
+        orphan = image_key(record.job.tenant_id, record.job.job_id, record.fence - 1, 0)
+        await store.put(orphan, b"png")
+        for key in (own, orphan):
+            os.utime(settings.data_dir / "images" / key, (time.time() - 7200,) * 2)
+        await redis.delete(OrphanSweeper.KEY)
+        async with _working(settings), asyncio.timeout(10):
+            while (settings.data_dir / "images" / orphan).exists():  # noqa: ASYNC110 - a file rings no bell
+                await asyncio.sleep(0.02)
+    assert (await store.get(own)).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("finer", [(8, 8), (2, 8)])
