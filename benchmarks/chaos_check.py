@@ -1,23 +1,28 @@
-"""What must hold after `chaos.py`: a checker that looks at nothing but Redis, the image store and what clients were told."""
+"""What must hold after `chaos.py` and `chaos_queue.py`, by Redis, the image store and what clients were told alone."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from chaos_worker import MEMORY, MODEL, POISON, SPACE
 from redis.asyncio import Redis
 
+from app.domain.ids import JobId, LatentSpace, MemoryName, ModelId, TenantId
 from app.domain.job import Job, JobRecord, JobState
 from app.errors import NotFound
 from app.jobs import keys
 from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.memory.codec import decode_entry
-from app.memory.keys import MemoryKey
+from app.memory.keys import MemoryKey, log_key
 from app.memory.store import MemoryStore
 
+MODEL = ModelId("toy")
+SPACE = LatentSpace("toy")
+MEMORY = MemoryName("default")
+POISON = "poison"  # a prompt that begins so kills whoever begins to run it
 _MAX_ENTRIES = 1_000_000
 
 
@@ -25,8 +30,8 @@ _MAX_ENTRIES = 1_000_000
 class Told:
     """What clients were told: which jobs were accepted, and of which a cancel was acknowledged in time."""
 
-    accepted: list[Job] = field(default_factory=list)
-    cancelled: set[str] = field(default_factory=set)
+    accepted: dict[JobId, TenantId] = field(default_factory=dict)
+    cancelled: set[JobId] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,11 @@ async def check(redis: Redis, image_folder: Path, told: Told) -> Findings:
     """Every accepted job has ended once; memories and images are exactly those of what succeeded."""
     store, faults = JobStore(redis, JobLimits()), []
     records: list[JobRecord] = []
-    for job in told.accepted:
+    for job_id, tenant_id in told.accepted.items():
         try:
-            records.append(await store.get(job.tenant_id, job.job_id))
+            records.append(await store.get(tenant_id, job_id))
         except NotFound:
-            faults.append(f"lost: {job.job_id} was accepted and is unknown")
+            faults.append(f"lost: {job_id} was accepted and is unknown")
     states = Counter(record.state.value for record in records)
     faults += [
         f"stranded: {record.job.job_id} is {record.state.value}"
@@ -60,7 +65,7 @@ async def check(redis: Redis, image_folder: Path, told: Told) -> Findings:
     made = Counter[str](image.image_id for image in images)
     faults += [f"lost: {name} was made and is not remembered" for name in (made - kept)]
     faults += [f"double or foreign: {name} is remembered too often" for name in (kept - made)]
-    stored = await asyncio.to_thread(_stored, image_folder)
+    stored = await asyncio.to_thread(stored_images, image_folder)
     named = {image.storage_key for image in images}
     faults += [f"lost: image {key} is not stored" for key in named - stored]
     left = await _left_behind(redis, records)
@@ -81,7 +86,22 @@ async def check(redis: Redis, image_folder: Path, told: Told) -> Findings:
     return Findings(figures, faults)
 
 
-def _stored(folder: Path) -> set[str]:
+async def plant(redis: Redis, tenants: Iterable[TenantId], fault: str) -> None:
+    """Spoils a memory: an entry of the first tenant less, or one of the last tenant twice."""
+    for tenant_id in sorted(set(tenants), reverse=fault == "double"):
+        memory = MemoryKey(tenant_id, SPACE, MEMORY)
+        last: Any = await redis.xrevrange(log_key(memory), count=1)
+        if last:
+            entry_id, fields = last[0]
+            if fault == "loss":
+                await redis.xdel(log_key(memory), entry_id)
+            else:
+                await redis.xadd(log_key(memory), fields, id=f"{int(entry_id.split(b'-')[0]) + 1}-0")
+            return
+
+
+def stored_images(folder: Path) -> set[str]:
+    """The keys of the images that are there."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
 
 

@@ -1,8 +1,8 @@
-"""Kills workers and Redis at random while clients ask, cancel and ask again; then every job is counted.
+"""Kills workers and Redis at random under clients of the queue itself; then every job is counted.
 
-    python benchmarks/chaos.py --seconds 600
+    python benchmarks/chaos_queue.py --seconds 600
 
-A real Redis with `appendfsync always`, processes that work as workers do but for the images, clients that repeat what was
+The quick sister of `chaos.py`, without HTTP and engine. A real Redis with `appendfsync always`, processes that work as workers do but for the images, clients that repeat what was
 not answered. Some jobs kill whoever begins them. At the end all is worked off, and `chaos_check.py` compares what clients
 were told with what is there. Exit code 1 where anything is wrong; `--plant loss` and `--plant double` spoil the end on
 purpose, to show that it would be seen. The seed is printed; it fixes who is killed when, not how processes race.
@@ -21,11 +21,9 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from chaos_check import Findings, Told, check
-from chaos_worker import LIMITS, MEMORY, MODEL, POISON, SPACE
-from redis.asyncio import Redis
+from chaos_check import MODEL, POISON, Findings, Told, check, plant
+from chaos_queue_worker import LIMITS
 
 from app.domain.ids import TenantId, make_job_id
 from app.domain.job import Job, JobKind, JobState
@@ -33,11 +31,10 @@ from app.domain.request import Diversity, GenerationRequest
 from app.errors import NotFound, QueueFull, StoreUnavailable
 from app.jobs.store import JobStore
 from app.jobs.workers import now_ms
-from app.memory.keys import MemoryKey, log_key
 from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
 
-_WORKER = Path(__file__).parent / "chaos_worker.py"
+_WORKER = Path(__file__).parent / "chaos_queue_worker.py"
 _RETRY_S = 0.1
 _DRAIN_S = 120.0
 
@@ -142,7 +139,7 @@ async def _ask(store: JobStore, plan: Plan, dice: random.Random, told: Told) -> 
         if not await _accept(store, job):
             await asyncio.sleep(1)
             continue
-        told.accepted.append(job)
+        told.accepted[job.job_id] = job.tenant_id
         if dice.random() < plan.share_cancelled:
             await asyncio.sleep(dice.uniform(0.0, 0.3))
             await _cancel(store, job, told)
@@ -202,26 +199,12 @@ async def _drain(scene: Scene, store: JobStore) -> None:
         await asyncio.sleep(0.2)
 
 
-async def plant(redis: Redis, told: Told, fault: str) -> None:
-    """Spoils a memory: an entry of the first tenant less, or one of the last tenant twice."""
-    for tenant_id in sorted({job.tenant_id for job in told.accepted}, reverse=fault == "double"):
-        memory = MemoryKey(tenant_id, SPACE, MEMORY)
-        last: Any = await redis.xrevrange(log_key(memory), count=1)
-        if last:
-            entry_id, fields = last[0]
-            if fault == "loss":
-                await redis.xdel(log_key(memory), entry_id)
-            else:
-                await redis.xadd(log_key(memory), fields, id=f"{int(entry_id.split(b'-')[0]) + 1}-0")
-            return
-
-
 async def judge(scene: Scene, told: Told, fault: str | None = None) -> Findings:
     """What the checker says; after a fault was planted, where one is named."""
     redis = connect(scene.server.url)
     try:
         if fault is not None:
-            await plant(redis, told, fault)
+            await plant(redis, told.accepted.values(), fault)
         return await check(redis, scene.images, told)
     finally:
         await redis.aclose()

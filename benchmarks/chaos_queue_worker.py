@@ -1,6 +1,6 @@
-"""A worker of `chaos.py`: the real queue, leases, sweeps and image store around an engine that only sleeps.
+"""A worker of `chaos_queue.py`: the real queue, leases, sweeps and image store around an engine that only sleeps.
 
-    python benchmarks/chaos_worker.py REDIS_URL IMAGE_URL NAME SEED
+    python benchmarks/chaos_queue_worker.py REDIS_URL IMAGE_URL NAME SEED
 
 A job whose prompt begins with `poison` kills it. It runs until it is killed.
 """
@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import numpy as np
+from chaos_check import MEMORY, MODEL, POISON, SPACE
 
-from app.domain.ids import LatentSpace, MemoryName, ModelId, WorkerId, image_id
+from app.domain.ids import WorkerId, image_id
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import ServiceError, StoreUnavailable
 from app.images.store import ImageStore, image_key
@@ -28,10 +29,6 @@ from app.jobs.workers import WorkerRegistry, now_ms
 from app.memory.codec import MemoryEntry, encode_entry
 from app.redis.connection import connect
 
-MODEL = ModelId("toy")
-SPACE = LatentSpace("toy")
-MEMORY = MemoryName("default")
-POISON = "poison"
 LEASE_S = 2.0
 BEAT_S = 0.4
 SWEEP_S = 1.0

@@ -1,9 +1,9 @@
-"""The chaos run finds nothing wrong, and its checker finds what was spoilt on purpose."""
+"""The chaos run on the queue finds nothing wrong, and its checker finds what was spoilt on purpose."""
 
 import asyncio
 
 import pytest
-from chaos import Plan, judge, run
+from chaos_queue import Plan, judge, run
 
 
 @pytest.mark.parametrize(
