@@ -8,7 +8,7 @@ from app.errors import InvalidId
 from app.objects.folder import ObjectFolder
 
 _FOLDER = "images"
-_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/[0-9]+-[0-9]+\.png")
+_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/[0-9]+-[0-9]+(?:-preview-[0-9]+)?\.png")
 
 
 def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str:
@@ -22,7 +22,7 @@ def preview_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int, *, n
 
 
 def parse_image_key(key: str) -> tuple[TenantId, JobId] | None:
-    """The tenant and the job of an image; None where the key is not one of `image_key`."""
+    """The tenant and the job of an image or preview; None where the key is not of `image_key` or `preview_key`."""
     found = _KEY.fullmatch(key)
     try:
         return None if found is None else (parse_tenant_id(found[1]), parse_job_id(found[2]))

@@ -6,7 +6,7 @@ import pytest
 
 from app.domain.result import Failure
 from app.errors import StoreUnavailable
-from app.images.store import ImageStore, image_key
+from app.images.store import ImageStore, image_key, preview_key
 from app.jobs import keys
 from app.jobs.orphans import OrphanSweeper
 from app.redis.connection import connect
@@ -59,6 +59,20 @@ async def test_a_zombies_images_go_and_the_jobs_own_stay(bench, images, sweeper,
     own = await _put(images, job, again.fence)
     assert await bench.queue().commit(again, bench.result(again), bench.entries(again)) is not None
     assert await sweeper.sweep() == 2
+    assert _stored(tmp_path) == set(own)
+
+
+async def test_previews_go_once_their_job_has_ended(bench, images, sweeper, tmp_path):
+    """They were shown while it ran; until its end they stay."""
+    reserved = await _reserve(bench, bench.job())
+    job = reserved.job
+    preview = preview_key(job.tenant_id, job.job_id, reserved.fence, 0, number=1)
+    await images.put(preview, b"png")
+    own = await _put(images, job, reserved.fence)
+    assert await sweeper.sweep() == 0
+    await bench.redis.delete(OrphanSweeper.KEY)
+    await bench.queue().commit(reserved, bench.result(reserved), [])
+    assert await sweeper.sweep() == 1
     assert _stored(tmp_path) == set(own)
 
 
