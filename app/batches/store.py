@@ -11,6 +11,8 @@ from app.batches import codec, keys
 from app.domain.batch import Batch, BatchRecord, BatchState
 from app.domain.ids import BatchId, TenantId
 from app.errors import BatchOver, CorruptRecord, InvalidId, NotFound, TooManyBatches
+from app.jobs.keys import idempotency_key
+from app.jobs.types import Idempotency
 from app.redis.errors import redis_errors
 from app.redis.scripts import load_script
 
@@ -40,38 +42,52 @@ class OpenBatch:
 class BatchStore:
     """Records of the batches of all tenants. All methods raise StoreUnavailable where Redis does not answer."""
 
-    def __init__(self, redis: Redis, *, max_open_per_tenant: int, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        max_open_per_tenant: int,
+        idempotency_ttl_s: int = 86_400,
+        clock_ms: Callable[[], int],
+    ) -> None:
         self._redis = redis
+        self._idempotency_ttl_s = idempotency_ttl_s
         self._max_open = max_open_per_tenant
         self._clock_ms = clock_ms
         self._create = load_script(redis, "app.batches", "create")
         self._cancel = load_script(redis, "app.batches", "cancel")
 
     @redis_errors
-    async def create(self, batch: Batch) -> BatchRecord:
-        """Makes the batch durable; the same one again changes nothing. Raises TooManyBatches.
+    async def create(self, batch: Batch, idempotency: Idempotency | None = None) -> BatchRecord:
+        """Makes the batch durable; the same one again changes nothing. The batch that stands for it.
 
-        After StoreUnavailable it may be there or not.
+        That is the first one where the idempotency key had one. Raises TooManyBatches, and IdempotencyMismatch where the
+        key stands for another request. After StoreUnavailable the batch may be there or not.
         """
         tenant_id, batch_id = batch.tenant_id, batch.batch_id
         member = keys.open_member(tenant_id, batch_id)
         await self._redis.zadd(keys.OPEN_KEY, {member: batch.created_at_ms})
-        created: Any = await self._create(
-            [
-                keys.batch_key(tenant_id, batch_id),
-                keys.index_key(tenant_id),
-                keys.open_ids_key(tenant_id),
-                keys.expiries_key(tenant_id),
-            ],
-            [batch_id, codec.encode_batch(batch), self._clock_ms(), self._max_open],
-        )
-        if not created[0]:
+        touched = [
+            keys.batch_key(tenant_id, batch_id),
+            keys.index_key(tenant_id),
+            keys.open_ids_key(tenant_id),
+            keys.expiries_key(tenant_id),
+        ]
+        arguments: list[Any] = [batch_id, codec.encode_batch(batch), self._clock_ms(), self._max_open]
+        if idempotency is not None:
+            touched.append(idempotency_key(tenant_id, idempotency.key))
+            arguments += [idempotency.fingerprint, 1000 * self._idempotency_ttl_s]
+        outcome, *found = await self._create(touched, arguments)
+        if outcome != b"created":
             await self._redis.zrem(keys.OPEN_KEY, member)
+        if outcome == b"full":
             raise TooManyBatches(
-                f"you have {created[1]} unfinished batches, which is the most; wait until one ends, or cancel one",
+                f"you have {found[0]} unfinished batches, which is the most; wait until one ends, or cancel one",
                 retry_after_s=_FULL_RETRY_S,
             )
-        return await self.get(tenant_id, batch_id)
+        if outcome == b"other" and idempotency is not None:
+            raise idempotency.mismatch
+        return await self.get(tenant_id, BatchId(found[0].decode()) if outcome == b"known" else batch_id)
 
     @redis_errors
     async def get(self, tenant_id: TenantId, batch_id: BatchId) -> BatchRecord:

@@ -71,7 +71,12 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             redis, files, contents, upload_timeout_s=settings.upload_timeout_s, clock_ms=now_ms
         )
         await stack.enter_async_context(sweeping_files(sweeper, metrics))
-        batches = BatchStore(redis, max_open_per_tenant=settings.max_open_batches_per_tenant, clock_ms=now_ms)
+        batches = BatchStore(
+            redis,
+            max_open_per_tenant=settings.max_open_batches_per_tenant,
+            idempotency_ttl_s=settings.idempotency_ttl_s,
+            clock_ms=now_ms,
+        )
         deps = Deps(
             jobs=jobs,
             job_lister=JobLister(redis),

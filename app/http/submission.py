@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
+from pydantic import BaseModel
 
 from app.domain.ids import JobId, TenantId, make_job_id
 from app.domain.job import Job, JobKind, JobState
@@ -50,7 +51,7 @@ class Wish:
     num_previews: int = 0
 
 
-def idempotency_of(request: Request, body: ImagesBody, key: str | None) -> Idempotency | None:
+def idempotency_of(request: Request, body: BaseModel, key: str | None) -> Idempotency | None:
     """The key with a fingerprint of where it was sent and what was asked for there."""
     if key is None:
         return None

@@ -7,7 +7,7 @@
 -- {'full', number waiting, score of the oldest}.
 if KEYS[5] then
   local first_id, fingerprint = unpack(redis.call('HMGET', KEYS[5], 'job_id', 'fingerprint'))
-  if first_id and fingerprint ~= ARGV[11] then return {'other'} end
+  if fingerprint and fingerprint ~= ARGV[11] then return {'other'} end
   if first_id and first_id ~= ARGV[1] then return {'known', first_id} end
 end
 local state = redis.call('HGET', KEYS[1], 'state')

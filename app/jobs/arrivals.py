@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from app.domain.ids import JobId, ModelId, TenantId, make_job_id
 from app.domain.job import Job, Lane
-from app.errors import IdempotencyMismatch, QueueFull
+from app.errors import QueueFull
 from app.jobs import codec, keys
 from app.jobs.place import JobPlace
 from app.jobs.types import Idempotency, JobLimits
@@ -75,10 +75,8 @@ class Arrivals:
         if outcome == b"full":
             what = f"you have {limits.max_waiting_per_tenant} jobs waiting for model {place.model}"
             raise self._full(found, what)
-        if outcome == b"other":
-            raise IdempotencyMismatch(
-                "this Idempotency-Key was sent with another request before; use a new key for a new request"
-            )
+        if outcome == b"other" and idempotency is not None:
+            raise idempotency.mismatch
         stands_for = JobId(found[0].decode()) if outcome == b"known" else job.job_id
         return stands_for, outcome == b"accepted"
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from app.domain.ids import JobId, ModelId, TenantId, WorkerId
 from app.domain.job import Job, JobRecord, JobState
+from app.errors import IdempotencyMismatch
 from app.settings import Settings
 
 
@@ -43,10 +44,17 @@ class JobLimits:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A client's key for one request, and a fingerprint of that request: the same key is the same job."""
+    """A client's key for one request, and a fingerprint of that request: the same key is the same job, or batch."""
 
     key: str
     fingerprint: str
+
+    @property
+    def mismatch(self) -> IdempotencyMismatch:
+        """What is said where the key was sent with another request before."""
+        return IdempotencyMismatch(
+            "this Idempotency-Key was sent with another request before; use a new key for a new request"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from app.http.deps import Deps, DepsOf
 from app.http.json_body import read_json
 from app.http.openapi import BATCH_DOCS
 from app.http.showing import base_url_of
+from app.http.submission import IdempotencyKey, idempotency_of
 
 MAX_LISTED = 100
 
@@ -32,7 +33,9 @@ async def create_batch(
     request: Request,
     tenant_id: Tenant,
     deps: DepsOf,
+    *,
     body: Annotated[BatchBody, Depends(read_batch_body)],
+    idempotency_key: IdempotencyKey,
 ) -> BatchAnswer:
     """Make images of every line of a file, when there is time, within 24 hours.
 
@@ -53,7 +56,8 @@ async def create_batch(
         output_ttl_s=expires_after.seconds if expires_after else deps.settings.file_ttl_s,
         metadata=body.metadata,
     )
-    return describe_batch(await deps.batches.create(batch))
+    idempotency = idempotency_of(request, body, idempotency_key)
+    return describe_batch(await deps.batches.create(batch, idempotency))
 
 
 @router.get("")

@@ -1,11 +1,15 @@
 """Records of batches: created, listed, cancelled, and gone in the end."""
 
+import asyncio
+
 import pytest
 
 from app.batches import codec, keys
 from app.domain.batch import Batch, BatchState, Cursor, LineCounts, LineFault
 from app.domain.ids import TenantId, make_batch_id
-from app.errors import BatchOver, CorruptRecord, InvalidId, NotFound, TooManyBatches
+from app.errors import BatchOver, CorruptRecord, IdempotencyMismatch, InvalidId, NotFound, TooManyBatches
+from app.jobs.keys import idempotency_key
+from app.jobs.types import Idempotency
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +34,26 @@ async def test_a_new_batch(desk):
     assert again.state is BatchState.CANCELLING
     assert [found.batch_id for found in await desk.batches().list_open(9)] == [batch.batch_id]
     assert await desk.batches().count_open() == 1
+
+
+async def test_one_key_is_one_batch(desk):
+    """Eight at once under one key are the first that was written; another request under it leaves nothing."""
+    batches = [await desk.batch("one") for _ in range(8)]
+    key = Idempotency("mine", "asked")
+    made = await asyncio.gather(*(desk.batches().create(batch, key) for batch in batches))
+    assert len({record.batch.batch_id for record in made}) == 1
+    with pytest.raises(IdempotencyMismatch):
+        await desk.batches().create(batches[-1], Idempotency("mine", "asked otherwise"))
+    assert await desk.batches().count_open() == 1
+    assert len((await desk.batches().list_batches(TenantId("acme"), 10)).batches) == 1
+
+
+async def test_a_key_stands_for_a_job_or_for_a_batch(desk):
+    """Not for both: whichever came second is refused."""
+    key = idempotency_key(TenantId("acme"), "mine")
+    await desk.redis.hset(key, mapping={"job_id": "job_0", "fingerprint": "a job"})
+    with pytest.raises(IdempotencyMismatch):
+        await desk.batches().create(await desk.batch("one"), Idempotency("mine", "a batch"))
 
 
 async def test_another_tenants_batch_is_not_found(desk):

@@ -261,3 +261,20 @@ def test_another_tenants_batch_is_not_found(serve_api: ServeApi, settings: Setti
                 ask()
         assert theirs.batches.list().data == []
         assert _wait(mine, made.id).status == "failed"
+
+
+def test_a_batch_that_is_asked_for_again_is_the_same(quiet: openai.OpenAI):
+    """With its key; another request under the key is refused, and without one it is another batch."""
+    file_id, other_id = _upload(quiet, _line("one", prompt="x")), _upload(quiet, _line("one", prompt="y"))
+    before = len(quiet.batches.list(limit=100).data)
+    headers = {"idempotency-key": "spring"}
+    first, again = (
+        quiet.batches.create(input_file_id=file_id, extra_headers=headers, **_BATCH) for _ in range(2)
+    )
+    assert first.id == again.id
+    with pytest.raises(openai.UnprocessableEntityError):
+        quiet.batches.create(input_file_id=other_id, extra_headers=headers, **_BATCH)
+    assert quiet.batches.create(input_file_id=file_id, **_BATCH).id != first.id
+    assert len(quiet.batches.list(limit=100).data) == before + 2
+    for batch in quiet.batches.list(limit=2).data:
+        quiet.batches.cancel(batch.id)
