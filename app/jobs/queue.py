@@ -169,8 +169,11 @@ class JobQueue:
             held[model].append(stream_id)
         num_lost = 0
         for model, stream_ids in held.items():
-            lost = await self._steps.extend(model, worker_id, stream_ids)
-            self._held -= {(model, stream_id) for stream_id in lost}
+            gone = await self._steps.extend(model, worker_id, stream_ids)
+            lost = self._held & {
+                (model, stream_id) for stream_id in gone
+            }  # others have ended in the meantime
+            self._held -= lost
             num_lost += len(lost)
         return num_lost
 

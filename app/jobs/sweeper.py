@@ -21,6 +21,7 @@ from app.redis.errors import redis_errors
 _PAGE_JOBS = 500
 _ACCEPT_GRACE_MS = 60_000  # an admitted job without a record: its acceptance may still be on the way
 _ENTRY_GRACE_MS = 5_000  # a released job without a stream entry: the entry may still be on the way
+_CLOSE_GRACE_MS = 5_000  # an ended job among the open ones: its worker may be about to close it
 _RUN_GRACE_MS = 600_000  # a job that runs long past its deadline: its worker lives and has forgotten it
 
 
@@ -43,6 +44,7 @@ class _Record:
     worker_id: WorkerId
     stream_id: str
     deadline_at_ms: int
+    finished_at_ms: int
     released_at_ms: float | None
     is_dead: bool
     lane: Lane
@@ -109,10 +111,19 @@ class JobSweeper:
                 return
 
     async def _read(self, place: JobPlace, created_at_ms: float) -> _Record:
-        names = ["state", "fence", "worker_id", "stream_id", "deadline_at_ms", "dead", "lane"]
+        names = [
+            "state",
+            "fence",
+            "worker_id",
+            "stream_id",
+            "deadline_at_ms",
+            "dead",
+            "lane",
+            "finished_at_ms",
+        ]
         job, _, released, _ = place.slot_keys
         found: Any = await self._redis.hmget(job, names)
-        state, fence, worker_id, stream_id, deadline_at_ms, dead, lane = (
+        state, fence, worker_id, stream_id, deadline_at_ms, dead, lane, finished_at_ms = (
             (value or b"").decode() for value in found
         )
         released_at: Any = await self._redis.zscore(released, place.job_id)
@@ -124,6 +135,7 @@ class JobSweeper:
             worker_id=WorkerId(worker_id),
             stream_id=stream_id,
             deadline_at_ms=int(deadline_at_ms or 0),
+            finished_at_ms=int(finished_at_ms or 0),
             released_at_ms=None if released_at is None else keys.time_of(released_at),
             is_dead=bool(dead),
             lane=Lane(lane or Lane.INTERACTIVE),
@@ -138,6 +150,8 @@ class JobSweeper:
             await self._steps.close(place, Ended(frozenset(), ""))
             return True
         state = JobState(record.state)
+        if state.is_terminal and now - record.finished_at_ms < _CLOSE_GRACE_MS:
+            return False
         if state.is_terminal:
             waiting = frozenset(Lane if await self._has_waiting(place) else ())
             await self._steps.close(place, Ended(waiting, record.stream_id, is_dead=record.is_dead))

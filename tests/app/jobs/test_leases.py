@@ -253,3 +253,18 @@ async def test_an_unreadable_entry_whose_lease_expired_is_passed_over(bench, red
     await redis.xreadgroup(keys.GROUP, "dead", {keys.stream_key(MODEL): ">"})
     assert await bench.reclaimer().reclaim(MODEL) == Reclaimed(num_redelivered=1)
     assert (await redis.xpending(keys.stream_key(MODEL), keys.GROUP))["pending"] == 0
+
+
+async def test_a_job_that_ends_while_leases_are_extended_is_not_lost(bench):
+    """It was held when the leases were read, and is closed when they are extended: nobody took it."""
+    worker_id, queue = await bench.live("w1"), bench.queue()
+    await bench.store().accept(bench.job())
+    [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
+    extend = queue._steps.extend
+
+    async def late(*asked):
+        await queue.commit(reserved, bench.result(reserved), [])
+        return await extend(*asked)
+
+    queue._steps.extend = late
+    assert await queue.extend_leases(worker_id) == 0
