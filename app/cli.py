@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli_webhooks import webhooks
 from app.domain.ids import parse_tenant_id
 from app.errors import ConfigurationError, ServiceError
 from app.redis.connection import connect
@@ -27,6 +28,7 @@ keys = typer.Typer(no_args_is_help=True, help="API keys of tenants; the server m
 cli.add_typer(keys, name="keys")
 batch = typer.Typer(no_args_is_help=True, help="Many prompts in one file, through a running service.")
 cli.add_typer(batch, name="batch")
+cli.add_typer(webhooks, name="webhooks")
 
 DataDir = Annotated[
     Path | None,

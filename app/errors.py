@@ -6,6 +6,7 @@ ServiceError
 │   ├── InvalidValue      invalid_value        a member's value is outside what the model allows
 │   ├── ModelNotFound     model_not_found
 │   ├── TooManyFiles      too_many_files       the tenant keeps as many files as it may; delete some
+│   ├── TooManyWebhooks   too_many_webhooks    the tenant has as many webhooks as it may; delete one
 │   ├── ReferenceNotFound reference_not_found  novelty or context names a memory that holds nothing
 │   ├── VersionGone       memory_version_gone  a replay of a memory that is no longer whole
 │   └── IdempotencyMismatch  idempotency_mismatch  an idempotency key came with another request before
@@ -70,6 +71,12 @@ class TooManyFiles(InvalidRequest):
     """
 
     code = "too_many_files"
+
+
+class TooManyWebhooks(InvalidRequest):
+    """The tenant has as many webhooks as it may."""
+
+    code = "too_many_webhooks"
 
 
 class ReferenceNotFound(InvalidRequest):

@@ -14,6 +14,7 @@ ModelId = NewType("ModelId", str)
 WorkerId = NewType("WorkerId", str)
 FileId = NewType("FileId", str)
 BatchId = NewType("BatchId", str)
+WebhookId = NewType("WebhookId", str)
 
 DEFAULT_TENANT = TenantId("default")
 DEFAULT_MEMORY = MemoryName("default")
@@ -24,6 +25,7 @@ _JOB = re.compile(r"job_[0-9a-f]{28}")
 _IMAGE = re.compile(r"(job_[0-9a-f]{28})-([0-9]{1,3})")
 _FILE = re.compile(r"file-[0-9a-f]{36}")
 _BATCH = re.compile(r"batch_[0-9a-f]{36}")
+_WEBHOOK = re.compile(r"wh_[0-9a-f]{28}")
 
 
 def parse_tenant_id(text: str) -> TenantId:
@@ -81,6 +83,18 @@ def make_batch_id(created_at_ms: int, randomness: bytes) -> BatchId:
     if len(randomness) != 12:
         raise InvalidId(f"a batch id takes 12 random bytes, got {len(randomness)}")
     return BatchId(f"batch_{created_at_ms:012x}{randomness.hex()}")
+
+
+def parse_webhook_id(text: str) -> WebhookId:
+    """A webhook's id, or InvalidId."""
+    return WebhookId(_match(_WEBHOOK, text, "webhook id"))
+
+
+def make_webhook_id(created_at_ms: int, randomness: bytes) -> WebhookId:
+    """A webhook's id that sorts by creation: 12 hex digits of milliseconds, then 16 of `randomness` (8 bytes)."""
+    if len(randomness) != 8:
+        raise InvalidId(f"a webhook id takes 8 random bytes, got {len(randomness)}")
+    return WebhookId(f"wh_{created_at_ms:012x}{randomness.hex()}")
 
 
 def make_job_id(created_at_ms: int, randomness: bytes) -> JobId:

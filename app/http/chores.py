@@ -6,11 +6,15 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
+from redis.asyncio import Redis
 
 from app.batches.driver import BatchDriver
 from app.errors import ServiceError
+from app.jobs.keys import FINISHED_CHANNEL
 from app.redis.cancelling import end_task
+from app.redis.listener import Listener
 from app.telemetry.metrics import Metrics
+from app.webhooks.deliverer import Deliverer
 
 _log = structlog.get_logger(__name__)
 
@@ -43,6 +47,18 @@ async def driving_batches(driver: BatchDriver) -> AsyncIterator[None]:
     finally:
         await end_task(task)
         await driver.close()
+
+
+@asynccontextmanager
+async def delivering_webhooks(deliverer: Deliverer, redis: Redis) -> AsyncIterator[None]:
+    """Delivers for as long as the context lasts, and leaves the rest so that another process can go on at once."""
+    async with Listener(redis, [FINISHED_CHANNEL], deliverer.hear):
+        task = asyncio.create_task(deliverer.run(), name="webhooks")
+        try:
+            yield
+        finally:
+            await end_task(task)
+            await deliverer.close()
 
 
 async def _sweep_for_ever(sweeper: Sweeper, metrics: Metrics) -> None:

@@ -22,6 +22,8 @@ from app.jobs.workers import WorkerRegistry
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.tenants.keys import KeyStore
+from app.webhooks.store import WebhookStore
+from app.webhooks.targets import Targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Deps:
     files: FileStore
     contents: FileContents
     batches: BatchStore
+    webhooks: WebhookStore
+    webhook_targets: Targets
     uploads: UploadSlots
     background: Background
     signer: UrlSigner

@@ -26,7 +26,7 @@ from app.http.app import create_app, stop_followers
 from app.http.auth import is_loopback
 from app.http.background import Background
 from app.http.batch_lines import WireForms
-from app.http.chores import driving_batches, sweeping_files
+from app.http.chores import delivering_webhooks, driving_batches, sweeping_files
 from app.http.deps import Deps
 from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
@@ -42,6 +42,11 @@ from app.settings import Settings
 from app.signals import stop_signals
 from app.telemetry.metrics import Metrics
 from app.tenants.keys import KeyStore
+from app.webhooks.deliverer import Deliverer
+from app.webhooks.outbox import Outbox
+from app.webhooks.sender import HttpSender
+from app.webhooks.store import WebhookStore
+from app.webhooks.targets import SystemResolver, Targets
 
 _GRACEFUL_STOP_S = 20
 _KEEP_ALIVE_S = 75
@@ -77,6 +82,9 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             idempotency_ttl_s=settings.idempotency_ttl_s,
             clock_ms=now_ms,
         )
+        resolver = SystemResolver()
+        stack.callback(resolver.close)
+        targets = Targets(resolver, allow_private=settings.webhooks_allow_private)
         deps = Deps(
             jobs=jobs,
             job_lister=JobLister(redis),
@@ -88,6 +96,8 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             files=files,
             contents=contents,
             batches=batches,
+            webhooks=WebhookStore(redis, clock_ms=now_ms),
+            webhook_targets=targets,
             uploads=UploadSlots(settings.max_uploads_per_tenant),
             background=await stack.enter_async_context(Background()),
             signer=UrlSigner(key),
@@ -101,6 +111,10 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         input_sweeper = InputSweeper(redis, inputs, clock_ms=now_ms)
         await stack.enter_async_context(sweeping_files(input_sweeper, metrics))
         await stack.enter_async_context(driving_batches(_make_driver(deps, redis, inputs)))
+        deliverer = Deliverer(
+            deps.webhooks, Outbox(redis, clock_ms=now_ms), HttpSender(targets), metrics, clock_ms=now_ms
+        )
+        await stack.enter_async_context(delivering_webhooks(deliverer, redis))
         yield deps
 
 

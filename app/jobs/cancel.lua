@@ -1,5 +1,5 @@
 -- Cancels one job: a queued one at once; a running one is asked to end and can no longer succeed; an ended one stays.
--- KEYS: job, waiting, released, events   ARGV: job id, failure JSON, now_ms, ttl_ms, channel, message,
+-- KEYS: job, waiting, released, events, webhooks, outbox   ARGV: job id, failure JSON, now_ms, ttl_ms, channel, message,
 --   channel of events
 -- Returns {state after it, lanes waiting, stream id or ''}, or {} where the job is unknown. A second call changes nothing.
 local state, stream_id = unpack(redis.call('HMGET', KEYS[1], 'state', 'stream_id'))
@@ -16,7 +16,7 @@ elseif state == 'queued' then
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
   redis.call('ZREM', KEYS[2], ARGV[1])
   redis.call('ZREM', KEYS[3], ARGV[1])
-  tell_end(KEYS[4], ARGV[4], state)
+  tell_end(KEYS, ARGV[1], ARGV[4], state)
   redis.call('PUBLISH', ARGV[5], ARGV[6])
 end
 return {state, lanes_waiting(KEYS[2]), stream_id or ''}

@@ -1,6 +1,6 @@
 -- Ends a job with its images: memory entries, result, terminal state and notification, all or nothing. One that was
 -- cancelled meanwhile ends so, and nothing of it is remembered.
--- KEYS: job, waiting, released, events, memory meta, memory log, memory index
+-- KEYS: job, waiting, released, events, webhooks, outbox, memory meta, memory log, memory index
 -- ARGV: job id, fence, now_ms, ttl_ms, result JSON, channel, message, failure JSON of a cancelled job,
 --   name in the index, entry, entry, ...
 -- Returns {'succeeded', lanes waiting, version after it or ''}, {'cancelled', lanes waiting}, or {'lost'}: the fence
@@ -17,20 +17,20 @@ if cancel then
 else
   state, version = 'succeeded', ''
   if #ARGV > 9 then
-    local before = tonumber(redis.call('HGET', KEYS[5], 'version') or 0)
+    local before = tonumber(redis.call('HGET', KEYS[7], 'version') or 0)
     for index = 10, #ARGV do
       version = string.format('%.0f', before + index - 9)
-      redis.call('XADD', KEYS[6], version .. '-0', 'e', ARGV[index])
+      redis.call('XADD', KEYS[8], version .. '-0', 'e', ARGV[index])
     end
-    redis.call('HSETNX', KEYS[5], 'created_at_ms', ARGV[3])
-    redis.call('HSET', KEYS[5], 'version', version)
-    redis.call('SADD', KEYS[7], ARGV[9])
+    redis.call('HSETNX', KEYS[7], 'created_at_ms', ARGV[3])
+    redis.call('HSET', KEYS[7], 'version', version)
+    redis.call('SADD', KEYS[9], ARGV[9])
   end
   redis.call('HSET', KEYS[1], 'state', state, 'result', ARGV[5], 'finished_at_ms', ARGV[3],
     'committed_version', version)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('ZREM', KEYS[3], ARGV[1])
-tell_end(KEYS[4], ARGV[4], state)
+tell_end(KEYS, ARGV[1], ARGV[4], state)
 redis.call('PUBLISH', ARGV[6], ARGV[7])
 return {state, lanes_waiting(KEYS[2]), version or ''}

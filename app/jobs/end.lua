@@ -1,6 +1,6 @@
 -- Ends a job without images, if it is still in the expected state and under the expected fence ('' is any). One that
 -- was cancelled meanwhile ends so.
--- KEYS: job, waiting, released, events
+-- KEYS: job, waiting, released, events, webhooks, outbox
 -- ARGV: job id, expected state, expected fence, new state, failure JSON, now_ms, ttl_ms, channel, message,
 --   failure JSON of a cancelled job, '1' where a dead letter is due
 -- Returns {1, lanes waiting, stream id or '', state, dead or ''} or {0}. A second call changes nothing.
@@ -18,6 +18,6 @@ if letter == '1' then redis.call('HSET', KEYS[1], 'dead', '1') end
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-tell_end(KEYS[4], ARGV[7], new_state)
+tell_end(KEYS, ARGV[1], ARGV[7], new_state)
 redis.call('PUBLISH', ARGV[8], ARGV[9])
 return {1, lanes_waiting(KEYS[2]), stream_id or '', new_state, letter}

@@ -7,6 +7,7 @@ from app.domain.ids import JobId, ModelId, TenantId, parse_job_id, parse_tenant_
 from app.domain.job import Job
 from app.errors import InvalidId
 from app.jobs import keys
+from app.webhooks.keys import outbox_key, webhooks_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +46,8 @@ class JobPlace:
             keys.released_key(self.tenant_id, self.model),
             keys.events_key(self.tenant_id, self.job_id),
         ]
+
+    @property
+    def end_keys(self) -> list[str]:
+        """The same, webhooks and outbox, as the scripts take them that may end the job."""
+        return [*self.slot_keys, webhooks_key(self.tenant_id), outbox_key(self.tenant_id)]

@@ -1,6 +1,6 @@
 -- Makes a running job queued again, if it runs under the fence or under the stream entry ('' is any); one that was
 -- cancelled meanwhile ends so. It stays released; a new stream entry must follow.
--- KEYS: job, waiting, released, events
+-- KEYS: job, waiting, released, events, webhooks, outbox
 -- ARGV: job id, fence or '', stream id or '', '1' where the attempt does not count, failure JSON of a cancelled job,
 --   now_ms, ttl_ms, channel, message, channel of events
 -- Returns {'queued'}, also where it was and only an entry is named; {'cancelled', lanes waiting}; {'dead', lanes
@@ -16,7 +16,7 @@ if cancel then
   redis.call('HSET', KEYS[1], 'state', 'cancelled', 'failure', ARGV[5], 'finished_at_ms', ARGV[6])
   redis.call('PEXPIRE', KEYS[1], ARGV[7])
   redis.call('ZREM', KEYS[3], ARGV[1])
-  tell_end(KEYS[4], ARGV[7], 'cancelled')
+  tell_end(KEYS, ARGV[1], ARGV[7], 'cancelled')
   redis.call('PUBLISH', ARGV[8], ARGV[9])
   return {'cancelled', lanes_waiting(KEYS[2])}
 end

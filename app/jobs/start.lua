@@ -1,5 +1,5 @@
 -- Starts a job that was delivered to a worker: a new fence, running. One that was begun too often ends as poison.
--- KEYS: job, waiting, released, events
+-- KEYS: job, waiting, released, events, webhooks, outbox
 -- ARGV: job id, worker id, stream id, now_ms, ttl_ms, failure JSON of an expired job, channel, message, max_attempts,
 --   failure JSON of a poison job, channel of events
 -- Returns {'started', fence, job JSON, attempts before}; {'expired', lanes waiting}; {'dead', lanes waiting}: it is
@@ -22,7 +22,7 @@ if state == 'queued' then
         'stream_id', ARGV[3], 'dead', '1')
     end
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
-    tell_end(KEYS[4], ARGV[5], outcome == 'dead' and 'failed' or outcome)
+    tell_end(KEYS, ARGV[1], ARGV[5], outcome == 'dead' and 'failed' or outcome)
     redis.call('PUBLISH', ARGV[7], ARGV[8])
     return {outcome, lanes_waiting(KEYS[2])}
   end

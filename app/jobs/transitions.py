@@ -88,7 +88,7 @@ class Transitions:
         ]
         limits: list[Any] = [self._limits.max_attempts, _POISON_JSON]
         outcome, *details = await self._start(
-            place.slot_keys, [*arguments, *_channels(place), *limits, keys.EVENTS_CHANNEL]
+            place.end_keys, [*arguments, *_channels(place), *limits, keys.EVENTS_CHANNEL]
         )
         if outcome in (b"expired", b"dead"):
             details = [_LANES[details[0]]]
@@ -102,7 +102,7 @@ class Transitions:
     async def cancel(self, place: JobPlace) -> Ended | None:
         """Cancels a job, or asks for it where it runs; the state after that. None where the job is unknown."""
         arguments: list[Any] = [place.job_id, _CANCELLED_JSON, self.clock_ms(), self._ttl_ms]
-        reply: Any = await self._cancel(place.slot_keys, [*arguments, *_channels(place), keys.EVENTS_CHANNEL])
+        reply: Any = await self._cancel(place.end_keys, [*arguments, *_channels(place), keys.EVENTS_CHANNEL])
         return Ended(_LANES[reply[1]], reply[2].decode(), JobState(reply[0].decode())) if reply else None
 
     async def commit(
@@ -120,7 +120,7 @@ class Transitions:
             codec.encode_result(result),
         ]
         reply: Any = await self._commit(
-            [*place.slot_keys, *memory_keys],
+            [*place.end_keys, *memory_keys],
             [*arguments, *_channels(place), _CANCELLED_JSON, index_member(memory), *entries],
         )
         if reply[0] == b"lost":
@@ -145,7 +145,7 @@ class Transitions:
         arguments: list[Any] = [place.job_id, expected.state, fence, state, codec.FAILURE.dump_json(failure)]
         times = [self.clock_ms(), self._ttl_ms]
         reply: Any = await self._end(
-            place.slot_keys,
+            place.end_keys,
             [*arguments, *times, *_channels(place), _CANCELLED_JSON, "1" if is_dead else ""],
         )
         if not reply[0]:
@@ -162,7 +162,7 @@ class Transitions:
         conditions: list[Any] = ["" if fence is None else fence, stream_id, "1" if is_forgiven else ""]
         times = [self.clock_ms(), self._ttl_ms]
         reply: Any = await self._requeue(
-            place.slot_keys,
+            place.end_keys,
             [place.job_id, *conditions, _CANCELLED_JSON, *times, *_channels(place), keys.EVENTS_CHANNEL],
         )
         outcome = Requeued(reply[0].decode())

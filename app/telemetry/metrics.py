@@ -30,6 +30,7 @@ class Metrics:
         self._add_worker()
         self._add_files()
         self._add_batches()
+        self._add_webhooks()
 
     def observe_request(self, method: str, route: str, status: int | None, duration_s: float) -> None:
         """Counts a request; status None where the client went away before an answer, counted as `none`.
@@ -272,5 +273,24 @@ class Metrics:
             "sparke_batch_lines",
             "Lines of batches that were jobs and ended while this process drove them, by outcome: completed or failed.",
             ("outcome",),
+            registry=registry,
+        )
+
+    def _add_webhooks(self) -> None:
+        registry = self.registry
+        self.webhook_deliveries = Counter(
+            "sparke_webhook_deliveries",
+            "Attempts to tell a webhook of an event, and events given up, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.webhooks_waiting = Gauge(
+            "sparke_webhooks_waiting",
+            "Events not yet delivered, one for each webhook, of the tenants that this process sees to.",
+            registry=registry,
+        )
+        self.webhooks_oldest_seconds = Gauge(
+            "sparke_webhooks_oldest_seconds",
+            "Age of the oldest of them; 0 where there is none.",
             registry=registry,
         )

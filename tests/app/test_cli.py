@@ -53,6 +53,27 @@ def test_keys_while_a_server_runs(tmp_path: Path):
         assert unknown.stderr.startswith("sparke: there is no API key")
 
 
+def test_webhooks_from_their_making_to_their_end(tmp_path: Path):
+    """The secret is alone on standard output, once; a private address needs the operator's word."""
+    where = ("--data-dir", str(tmp_path))
+    with EmbeddedRedis.start(tmp_path):
+        make = ("webhooks", "create", "--tenant", "acme", "--url", "http://127.0.0.1:9/in", *where)
+        refused = _sparke(*make)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith("sparke: give a URL with a host that begins with https://")
+        made = _sparke(*make, SPARKE_WEBHOOKS_ALLOW_PRIVATE="true")
+        assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", made.stdout), made.stderr
+        [line] = _sparke("webhooks", "list", *where).stdout.splitlines()
+        webhook_id, *shown = line.split("\t")
+        assert (shown[0], *shown[2:]) == ("acme", "active", "http://127.0.0.1:9/in")
+        assert _sparke("webhooks", "list", "--tenant", "other", *where).stdout == ""
+        wrong = _sparke("webhooks", "delete", webhook_id, "--tenant", "other", *where)
+        assert (wrong.returncode, wrong.stderr) == (1, f"sparke: there is no webhook '{webhook_id}'\n")
+        assert _sparke("webhooks", "enable", webhook_id, "--tenant", "acme", *where).returncode == 0
+        assert _sparke("webhooks", "delete", webhook_id, "--tenant", "acme", *where).returncode == 0
+        assert _sparke("webhooks", "list", *where).stdout == ""
+
+
 @pytest.mark.parametrize("tenant", ["", "../x"])
 def test_a_tenant_of_the_wrong_form_is_refused(tmp_path: Path, tenant: str):
     """One line on standard error, nothing on standard output, and nothing is started."""
@@ -95,5 +116,5 @@ def test_no_command_but_worker_loads_torch():
 def test_help_names_every_command():
     """The commands that the design names, and no work done to say so."""
     said = _sparke("--help").stdout
-    assert all(command in said for command in ("serve", "api", "worker", "calibrate", "keys"))
+    assert all(command in said for command in ("serve", "api", "worker", "calibrate", "keys", "webhooks"))
     assert all(command in _sparke("keys", "--help").stdout for command in ("create", "list", "revoke"))

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from app.errors import StoreUnavailable
-from app.http.chores import sweeping_files
+from app.http.chores import delivering_webhooks, sweeping_files
+from app.redis.connection import connect
 from app.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -40,3 +41,37 @@ async def test_a_sweep_that_fails_is_not_the_last():
     await asyncio.sleep(0.1)
     assert sweeper.num_sweeps == num_sweeps
     assert metrics.registry.get_sample_value("sparke_files_swept_total") >= 4
+
+
+class _Deliverer:
+    """Notes what is done with it."""
+
+    def __init__(self):
+        self.heard = []
+        self.is_heard = asyncio.Event()
+        self.ends = []
+
+    def hear(self, _channel, member):
+        self.heard.append(member)
+        self.is_heard.set()
+
+    async def run(self):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ends.append("run")
+
+    async def close(self):
+        self.ends.append("close")
+
+
+async def test_a_deliverer_hears_of_ends_and_is_stopped_in_order(redis_url):
+    """It runs for as long as the context lasts, hears each job that ends, and is closed once it has stopped."""
+    redis, deliverer = connect(redis_url), _Deliverer()
+    async with delivering_webhooks(deliverer, redis), asyncio.timeout(20):
+        while not deliverer.is_heard.is_set():
+            await redis.publish("sparke:finished", "acme/job_1")
+            await asyncio.sleep(0.02)
+    assert deliverer.heard[0] == b"acme/job_1"
+    assert deliverer.ends == ["run", "close"]
+    await redis.aclose()

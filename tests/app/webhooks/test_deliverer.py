@@ -1,0 +1,348 @@
+"""Events on their way to receivers that answer, fail, hang, move and go away."""
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from standardwebhooks import Webhook as Verifier
+
+from app.domain.ids import TenantId
+from app.errors import StoreUnavailable
+from app.redis.cancelling import end_task
+from app.webhooks.deliverer import PAUSES_S
+from app.webhooks.keys import OUTBOX_TTL_S
+
+pytestmark = pytest.mark.anyio
+
+BOLT = TenantId("bolt")
+
+
+async def test_an_end_is_told_once_and_signed(office, make_receiver):
+    """The verifier of Standard Webhooks takes it; the body names the job, and the client's own metadata."""
+    receiver = await make_receiver()
+    webhook = await office.hook(receiver)
+    job_id = await office.end_job(order="ä/7", empty="")
+    await office.deliver(office.deliverer())
+    [message] = receiver.messages
+    assert Verifier(webhook.secret).verify(message.body, message.headers) == message.told
+    assert message.is_signed_with(webhook.secret)
+    at = message.told.pop("timestamp")
+    assert at.endswith("Z")
+    data = {"id": job_id, "status": "cancelled", "metadata": {"order": "ä/7", "empty": ""}}
+    assert message.told | {"timestamp": at} == {"type": "job.cancelled", "timestamp": at, "data": data}
+    assert (message.path, message.headers["content-type"]) == ("/hook", "application/json")
+    assert office.count("delivered") == 1
+    assert await office.leftovers() == []
+
+
+async def test_every_webhook_of_the_tenant_is_told_and_no_other(office, make_receiver):
+    """Each gets a message of its own id; another tenant's events are not among them, nor what came before."""
+    first, second, other = [await make_receiver() for _ in range(3)]
+    await office.end_job()
+    await office.hook(first)
+    await office.hook(other, BOLT)
+    early = await office.end_job()
+    await office.hook(second)
+    late, theirs = await office.end_job(), await office.end_job(BOLT)
+    await office.deliver(office.deliverer())
+    told = [{message.told["data"]["id"] for message in each.messages} for each in (first, second, other)]
+    assert told == [{early, late}, {late}, {theirs}]
+    ids = [message.message_id for each in (first, second, other) for message in each.messages]
+    assert len(set(ids)) == 4
+
+
+async def test_what_fails_is_tried_again_under_the_same_id(office, make_receiver):
+    """After the pauses and not before; the body stays, the time and so the signature are new."""
+    receiver = await make_receiver(500, 503)
+    webhook = await office.hook(receiver)
+    await office.end_job()
+    deliverer = office.deliverer()
+    await office.deliver(deliverer)
+    for number, pause_s in enumerate(PAUSES_S[:2], start=1):
+        await office.deliver(deliverer, after_s=pause_s - 1)
+        assert len(receiver.messages) == number
+        await office.deliver(deliverer, after_s=1)
+        assert len(receiver.messages) == number + 1
+    await office.deliver(deliverer, after_s=86_400)
+    assert len(receiver.messages) == 3
+    assert len({message.message_id for message in receiver.messages}) == 1
+    assert len({message.body for message in receiver.messages}) == 1
+    assert len({message.headers["webhook-timestamp"] for message in receiver.messages}) == 3
+    assert all(message.is_signed_with(webhook.secret) for message in receiver.messages)
+    assert (office.count("rejected"), office.count("delivered")) == (2, 1)
+
+
+@pytest.mark.parametrize("answer", ["close", "hang", "redirect", 404, 301, 199])
+async def test_only_2xx_is_an_answer(office, make_receiver, answer):
+    """Anything else comes again; a redirect is not followed."""
+    receiver = await make_receiver(answer)
+    await office.hook(receiver)
+    await office.end_job()
+    office.timeout_s = 0.5
+    deliverer = office.deliverer()
+    await office.deliver(deliverer)
+    assert [message.path for message in receiver.messages] == ["/hook"]
+    await office.deliver(deliverer, after_s=PAUSES_S[0])
+    assert [message.path for message in receiver.messages] == ["/hook", "/hook"]
+    assert office.count("delivered") == 1
+
+
+async def test_an_answer_is_not_read_to_its_end(office, make_receiver):
+    """A body without an end holds up nobody."""
+    receiver = await make_receiver(then="endless")
+    await office.hook(receiver)
+    await office.end_job()
+    await office.deliver(office.deliverer())
+    assert (len(receiver.messages), office.count("delivered")) == (1, 1)
+
+
+async def test_nobody_listens(office, make_receiver):
+    """No connection is no answer; what is told later is told then."""
+    receiver = await make_receiver()
+    free = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    port = free.sockets[0].getsockname()[1]
+    free.close()
+    await office.store().create(TenantId("acme"), f"http://127.0.0.1:{port}/hook")
+    await office.end_job()
+    deliverer = office.deliverer()
+    await office.deliver(deliverer)
+    assert office.count("unreachable") == 1
+    again = await asyncio.start_server(receiver.serve, "127.0.0.1", port)
+    await office.deliver(deliverer, after_s=PAUSES_S[0])
+    again.close()
+    assert len(receiver.messages) == 1
+
+
+async def test_gone_disables(office, make_receiver):
+    """After 410 nothing is told, what waited is forgotten; once enabled, it is told what happens from then on."""
+    receiver = await make_receiver(500, 410)
+    webhook = await office.hook(receiver)
+    await office.end_job()
+    deliverer = office.deliverer()
+    await office.deliver(deliverer)
+    await office.end_job()
+    await office.deliver(deliverer)
+    assert (await office.store().get(webhook.tenant_id, webhook.webhook_id)).disabled_at_ms is not None
+    await office.end_job()
+    await office.deliver(deliverer, after_s=600)
+    assert len(receiver.messages) == 2
+    assert await office.leftovers() == []
+    await office.store().enable(webhook.tenant_id, webhook.webhook_id)
+    last = await office.end_job()
+    await office.deliver(deliverer, after_s=600)
+    assert [message.told["data"]["id"] for message in receiver.messages[2:]] == [last]
+
+
+async def test_a_deleted_webhook_is_told_nothing_more(office, make_receiver):
+    """What was to be tried again goes at once, also where an attempt is under way."""
+    receiver = await make_receiver(500, "hang")
+    webhook = await office.hook(receiver)
+    for _ in range(2):
+        await office.end_job()
+    office.timeout_s = 1.0
+    deliverer = office.deliverer()
+    await deliverer.look()
+    await asyncio.sleep(0.2)
+    await office.store().delete(webhook.tenant_id, webhook.webhook_id)
+    assert await office.leftovers() == []
+    await deliverer.settle()
+    await office.deliver(deliverer, after_s=600)
+    assert len(receiver.messages) == 2
+    assert await office.leftovers() == []
+
+
+async def test_two_days_are_the_end(office, make_receiver):
+    """Attempts get rarer, about a dozen in all, and the event is given up; nothing of it stays."""
+    receiver = await make_receiver(then=500)
+    await office.hook(receiver)
+    await office.end_job()
+    deliverer = office.deliverer()
+    passed_s = 0
+    while passed_s < OUTBOX_TTL_S + 30_000:
+        step_s = 5 if passed_s < 300 else 1800
+        await office.deliver(deliverer, after_s=step_s)
+        passed_s += step_s
+    assert 10 <= len(receiver.messages) <= 14
+    assert office.count("given_up") == 1
+    assert await office.leftovers() == []
+
+
+async def test_an_event_of_the_day_before_yesterday_is_not_told(office, make_receiver):
+    """Where nobody delivered for two days, receivers do not hear of what they have forgotten; it is counted."""
+    receiver = await make_receiver()
+    await office.hook(receiver)
+    await office.end_job()
+    await office.deliver(office.deliverer(), after_s=OUTBOX_TTL_S + 60)
+    assert receiver.messages == []
+    assert await office.redis.xlen("sparke:{t:acme}:outbox") == 0
+
+
+async def test_what_waits_too_long_is_dropped(office, make_receiver):
+    """An event that was put off beyond its two days, because nobody delivered meanwhile, is dropped and counted."""
+    receiver = await make_receiver(then=500)
+    await office.hook(receiver)
+    await office.end_job()
+    await office.deliver(office.deliverer())
+    await office.redis.delete("sparke:{t:acme}:webhook-lease")
+    await office.deliver(office.deliverer(), after_s=OUTBOX_TTL_S + 60)
+    assert len(receiver.messages) == 1
+    assert office.count("dropped") == 1
+    assert await office.leftovers() == []
+
+
+async def test_a_hanging_webhook_holds_up_no_other(office, make_receiver):
+    """While one hangs, another gets all its messages; to the one that hangs few are sent at a time, then one."""
+    hanging, quick = await make_receiver(then="hang"), await make_receiver()
+    await office.hook(hanging)
+    await office.hook(quick)
+    for _ in range(20):
+        await office.end_job()
+    office.timeout_s = 1.0
+    deliverer = office.deliverer()
+    async with asyncio.timeout(20):
+        while len(quick.messages) < 20:
+            await deliverer.look()
+            await asyncio.sleep(0.02)
+    assert hanging.num_now == hanging.most_at_once == 4
+    assert quick.most_at_once <= 4
+    assert office.metrics.registry.get_sample_value("sparke_webhooks_waiting") >= 20
+    assert office.metrics.registry.get_sample_value("sparke_webhooks_oldest_seconds") > 0
+    await deliverer.settle()
+    await deliverer.look()
+    await asyncio.sleep(0.2)
+    assert hanging.num_now == 1
+    await deliverer.close()
+
+
+async def test_one_process_at_a_time(office, make_receiver):
+    """Two deliverers send nothing twice; when one stops in order, the other goes on at once."""
+    receiver = await make_receiver()
+    await office.hook(receiver)
+    one, other = office.deliverer(), office.deliverer()
+    for _ in range(10):
+        await office.end_job()
+        await asyncio.gather(one.look(), other.look())
+    await one.settle()
+    await other.settle()
+    assert max(Counter(message.message_id for message in receiver.messages).values()) == 1
+    await one.look()
+    await office.end_job()
+    await office.deliver(other)
+    before = len(receiver.messages)
+    await one.close()
+    await office.deliver(other)
+    assert (before, len(receiver.messages)) in {(10, 11), (11, 11)}
+
+
+class _Breaking(Redis):
+    """Loses its connection for good at some command, before or after the server has done it."""
+
+    left = 0
+    is_done = False
+
+    async def execute_command(self, *arguments, **options):
+        """The command, or a lost connection."""
+        if self.left == 0:
+            if self.is_done:
+                self.is_done = False
+                await super().execute_command(*arguments, **options)
+            raise RedisConnectionError("lost")
+        self.left -= 1
+        return await super().execute_command(*arguments, **options)
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("num_commands", range(14))
+async def test_a_deliverer_that_dies_loses_nothing(office, make_receiver, num_commands, is_done):
+    """Between any two commands: every event is told by the next process, what is told twice has the same id."""
+    receivers = [await make_receiver(), await make_receiver(500)]
+    for receiver in receivers:
+        await office.hook(receiver)
+    jobs = {await office.end_job() for _ in range(3)}
+    dying = _Breaking(connection_pool=office.redis.connection_pool)
+    dying.left, dying.is_done = num_commands, is_done
+    deliverer = office.deliverer(dying)
+    for _ in range(2):
+        with suppress(StoreUnavailable):
+            await deliverer.look()
+        await deliverer.settle()
+    await office.redis.delete("sparke:{t:acme}:webhook-lease")  # it has run out
+    jobs.add(await office.end_job())
+    successor = office.deliverer()
+    for _ in range(3):
+        await office.deliver(successor, after_s=31)
+    for receiver in receivers:
+        ids = {message.message_id: message.told["data"]["id"] for message in receiver.messages}
+        assert set(ids.values()) == jobs
+        assert len(ids) == len(jobs)
+    assert await office.leftovers() == []
+
+
+async def test_a_deliverer_killed_amid_an_attempt_loses_nothing(office, make_receiver):
+    """The receiver heard it, nobody noted that: it hears it again, under the same id."""
+    receiver = await make_receiver("hang")
+    await office.hook(receiver)
+    await office.end_job()
+    killed = office.deliverer()
+    await killed.look()
+    await asyncio.sleep(0.2)
+    await killed.close()
+    await office.deliver(office.deliverer(), after_s=31)
+    assert len(receiver.messages) == 2
+    assert len({message.message_id for message in receiver.messages}) == 1
+
+
+async def test_an_event_that_cannot_be_read_holds_up_no_other(office, make_receiver):
+    """It is passed over, and the next is told."""
+    receiver = await make_receiver()
+    webhook = await office.hook(receiver)
+    await office.redis.xadd("sparke:{t:acme}:outbox", {"type": "job.failed", "at_ms": "soon"})
+    await office.redis.xadd("sparke:{t:acme}:outbox", {"other": "fields"})
+    await office.redis.hset("sparke:{t:acme}:webhooks", "wh_odd", b"{}")
+    job_id = await office.end_job()
+    await office.deliver(office.deliverer())
+    assert [message.told["data"]["id"] for message in receiver.messages] == [job_id]
+    assert [found.webhook_id for found in await office.store().list_webhooks(webhook.tenant_id)] == [
+        webhook.webhook_id
+    ]
+
+
+class _Flaky:
+    """Raises what no sender raises, then works."""
+
+    def __init__(self, sender):
+        self._sender = sender
+        self.num_calls = 0
+
+    async def send(self, delivery, *, now_ms):
+        self.num_calls += 1
+        if self.num_calls == 1:
+            raise RuntimeError("a fault of ours")
+        return await self._sender.send(delivery, now_ms=now_ms)
+
+
+async def test_a_running_deliverer_hears_and_survives(office, make_receiver):
+    """A message brings an event there long before the next look at all; what a fault of ours left is told later."""
+    receiver = await make_receiver()
+    await office.hook(receiver)
+    deliverer = office.deliverer(sender=_Flaky(office.sender()), poll_s=600.0)
+    await office.end_job()
+    running = asyncio.create_task(deliverer.run())
+    await asyncio.sleep(0.3)
+    assert receiver.messages == []
+    for num_messages in (1, 2):
+        deliverer.hear(b"sparke:finished", f"acme/{await office.end_job()}".encode())
+        async with asyncio.timeout(20):
+            while len(receiver.messages) < num_messages:  # noqa: ASYNC110 - nobody announces it
+                await asyncio.sleep(0.01)
+    office.ahead_ms += 31_000
+    deliverer.hear(b"sparke:finished", b"acme/any")
+    async with asyncio.timeout(20):
+        while len(receiver.messages) < 3:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.01)
+    assert not running.done()
+    await end_task(running)
+    await deliverer.close()
