@@ -151,11 +151,13 @@ class Settings(BaseSettings):
     max_batches_driven: int = Field(
         16, ge=1, le=1000, description="Batches that one API process drives at a time; more take turns."
     )
+    image_ttl_s: int = Field(30 * 86_400, ge=60, description="How long an image is kept.")
+
+    # Webhooks
     webhooks_allow_private: bool = Field(
         False,
         description="Whether webhooks may go to private addresses, this machine's among them, and over plain http.",
     )
-    image_ttl_s: int = Field(30 * 86_400, ge=60, description="How long an image is kept.")
 
     # Logs
     log_format: LogFormat = Field("auto", description="json, console, or auto: console on a terminal.")

@@ -17,6 +17,7 @@ from app.errors import NotFound, StoreUnavailable
 from app.redis.cancelling import end_task
 from app.redis.errors import redis_errors
 from app.redis.scripts import load_script
+from app.webhooks.keys import TELL, outbox_key, webhooks_key
 
 Fields = Mapping[str, str | int | bytes]  # of the record's hash
 _BAD_TTL_S = 3 * 86_400
@@ -47,7 +48,7 @@ class HeldBatch:
         self._flight = keys.flight_key(tenant_id, batch_id)
         self._bad = keys.bad_key(tenant_id, batch_id)
         load = partial(load_script, redis, "app.batches")
-        self._extend, self._move, self._end = load("extend"), load("move"), load("end")
+        self._extend, self._move, self._end = load("extend"), load("move"), load("end", after=[TELL])
         self._advance, self._count, self._keep_value = load("advance"), load("count"), load("keep")
 
     @redis_errors
@@ -103,6 +104,8 @@ class HeldBatch:
             keys.expiries_key(self.tenant_id),
             self._flight,
             self._bad,
+            webhooks_key(self.tenant_id),
+            outbox_key(self.tenant_id),
         ]
         now_ms = self.clock_ms()
         arguments: list[Any] = [

@@ -11,6 +11,7 @@ from app.http.answers import Problem
 from app.http.batch_answers import BatchBody
 from app.http.errors import PROBLEM_JSON, all_codes
 from app.http.generation import GenerationBody, JobBody
+from app.http.webhook_answers import WebhookBody
 
 _REF = "#/components/schemas/{model}"
 
@@ -142,6 +143,23 @@ BATCH_DOCS: dict[str, Any] = {
     }
 }
 
+WEBHOOK_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF.format(model=WebhookBody.__name__)},
+                "examples": {
+                    "plain": {
+                        "summary": "Tell this URL how jobs and batches end",
+                        "value": {"url": "https://example.org/sparke"},
+                    }
+                },
+            }
+        },
+    }
+}
+
 IMAGE_DOCS: dict[str, Any] = {
     "responses": {
         "200": {
@@ -214,6 +232,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             (GenerationBody, "validation"),
             (JobBody, "validation"),
             (BatchBody, "validation"),
+            (WebhookBody, "validation"),
             (Problem, "serialization"),
         ],
         ref_template=_REF,

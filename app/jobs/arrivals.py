@@ -27,7 +27,7 @@ class Arrivals:
         self._limits = limits
         self._clock_ms = clock_ms
         self._num_turns = 0
-        load = partial(load_script, redis, "app.jobs", after="common")
+        load = partial(load_script, redis, "app.jobs", after=keys.COMMON)
         self._admit = load("admit")
         self._accept = load("accept")
         self._mark = load("mark")

@@ -1,6 +1,5 @@
 -- What stands before every script of a job's life.
 local BATCH_FROM = 1e13 -- places of the batch lane in a tenant's sorted sets begin here, see keys.py
-local MAX_OUTBOX, OUTBOX_TTL_MS = 20000, 172800000 -- as in app/webhooks/keys.py
 
 -- Which lanes have jobs waiting: 1 interactive, 2 batch, 3 both, 0 none.
 local function lanes_waiting(waiting)
@@ -21,12 +20,6 @@ end
 local function tell_end(keys, job_id, ttl_ms, state)
   tell(keys[4], 'type', state)
   redis.call('PEXPIRE', keys[4], ttl_ms)
-  if redis.call('EXISTS', keys[5]) == 0 then return end
   local json, lane, at_ms = unpack(redis.call('HMGET', keys[1], 'job', 'lane', 'finished_at_ms'))
-  if lane == 'batch' then return end
-  local is_read, job = pcall(cjson.decode, json)
-  local metadata = is_read and type(job) == 'table' and type(job.metadata) == 'table' and job.metadata or {}
-  redis.call('XADD', keys[6], 'MAXLEN', '~', MAX_OUTBOX, '*', 'type', 'job.' .. state, 'id', job_id, 'at_ms', at_ms,
-    'metadata', cjson.encode(metadata))
-  redis.call('PEXPIRE', keys[6], OUTBOX_TTL_MS)
+  if lane ~= 'batch' then tell_webhooks(keys[5], keys[6], 'job.' .. state, job_id, at_ms, json) end
 end

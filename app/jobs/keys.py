@@ -8,7 +8,9 @@ import hashlib
 
 from app.domain.ids import JobId, ModelId, TenantId, WorkerId, parse_job_id, parse_tenant_id
 from app.domain.job import Lane
+from app.webhooks.keys import TELL
 
+COMMON = (TELL, "app.jobs/common")  # what stands before every script of a job's life
 GROUP = "workers"  # the consumer group of every model's stream
 RECLAIMER = (
     "reclaimer"  # the consumer that holds entries whose lease has expired, while a worker sees to them

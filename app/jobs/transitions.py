@@ -61,7 +61,7 @@ class Transitions:
         self._limits = limits
         self.clock_ms = clock_ms
         self.arrivals = Arrivals(redis, limits, clock_ms)
-        load = partial(load_script, redis, "app.jobs", after="common")
+        load = partial(load_script, redis, "app.jobs", after=keys.COMMON)
         self._start = load("start")
         self._commit = load("commit")
         self._end = load("end")

@@ -8,8 +8,9 @@ from app.domain.ids import TenantId, WebhookId
 TENANTS_KEY = "sparke:webhook-tenants"
 """Sorted set of tenants by when one last made a webhook: each from before it has one until it has none."""
 
-OUTBOX_TTL_S = 2 * 86_400  # how long anybody tries to tell of an event; as in app/jobs/common.lua
-MAX_OUTBOX = 20_000  # events of a tenant that are kept, about; as in app/jobs/common.lua
+TELL = "app.webhooks/tell"  # the script that stands before those that write into outboxes
+OUTBOX_TTL_S = 2 * 86_400  # how long anybody tries to tell of an event; as in tell.lua
+MAX_OUTBOX = 20_000  # events of a tenant that are kept, about; as in tell.lua
 
 
 def webhooks_key(tenant_id: TenantId) -> str:

@@ -73,10 +73,9 @@ class Targets:
         addresses = await self._resolver.resolve(host, port)
         if not addresses:
             raise OSError(f"{host[:80]!r} has no address")
-        private = [address for address in addresses if not is_public(address)]
-        if private and not self._allow_private:
+        if not self._allow_private and not all(map(is_public, addresses)):
             raise InvalidValue(
-                f"{host[:80]!r} leads to {private[0]}, which is no public address; the operator can allow those by"
+                "the URL leads to an address that is not public; the operator can allow those by"
                 " SPARKE_WEBHOOKS_ALLOW_PRIVATE",
                 param="url",
             )
@@ -87,7 +86,7 @@ class Targets:
         try:
             return str((await self.find(text)).url)
         except OSError as error:
-            raise InvalidValue(f"the host of the URL is not found: {error}", param="url") from error
+            raise InvalidValue("the host of the URL is not found", param="url") from error
 
     def _parse(self, text: str) -> httpx.URL:
         schemes = "https:// or http://" if self._allow_private else "https://"

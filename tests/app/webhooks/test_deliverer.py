@@ -14,6 +14,7 @@ from app.errors import StoreUnavailable
 from app.redis.cancelling import end_task
 from app.webhooks.deliverer import PAUSES_S
 from app.webhooks.keys import OUTBOX_TTL_S
+from app.webhooks.outbox import Outbox
 
 pytestmark = pytest.mark.anyio
 
@@ -181,16 +182,46 @@ async def test_an_event_of_the_day_before_yesterday_is_not_told(office, make_rec
 
 
 async def test_what_waits_too_long_is_dropped(office, make_receiver):
-    """An event that was put off beyond its two days, because nobody delivered meanwhile, is dropped and counted."""
+    """Events that were put off beyond their two days, because nobody delivered meanwhile, go at once, and are counted."""
     receiver = await make_receiver(then=500)
     await office.hook(receiver)
-    await office.end_job()
+    for _ in range(10):
+        await office.end_job()
     await office.deliver(office.deliverer())
+    assert len(receiver.messages) == 10
     await office.redis.delete("sparke:{t:acme}:webhook-lease")
-    await office.deliver(office.deliverer(), after_s=OUTBOX_TTL_S + 60)
-    assert len(receiver.messages) == 1
-    assert office.count("dropped") == 1
+    office.ahead_ms += 1000 * (OUTBOX_TTL_S + 60)
+    await office.deliverer().look()
+    assert office.count("dropped") == 10
     assert await office.leftovers() == []
+
+
+async def test_nothing_is_taken_for_a_webhook_that_is_gone(office, make_receiver):
+    """Who read of it before it was deleted finds nothing, and leaves nothing."""
+    webhook = await office.hook(await make_receiver())
+    await office.end_job()
+    await office.store().delete(webhook.tenant_id, webhook.webhook_id)
+    taken = await Outbox(office.redis, clock_ms=office.clock_ms).take(webhook, 4)
+    assert (taken.deliveries, taken.num_waiting) == ((), 0)
+    assert await office.leftovers() == []
+
+
+async def test_a_backlog_needs_one_message(office, make_receiver):
+    """Where there is more than may be sent at a time, each end of an attempt brings on the next."""
+    receiver = await make_receiver()
+    await office.hook(receiver)
+    deliverer = office.deliverer(poll_s=600.0)
+    running = asyncio.create_task(deliverer.run())
+    async with asyncio.timeout(20):
+        while not await office.redis.exists("sparke:{t:acme}:webhook-lease"):  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.01)
+        for _ in range(15):
+            await office.end_job()
+        deliverer.hear(b"sparke:finished", b"acme/any")
+        while len(receiver.messages) < 15:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.01)
+    await end_task(running)
+    await deliverer.close()
 
 
 async def test_a_hanging_webhook_holds_up_no_other(office, make_receiver):

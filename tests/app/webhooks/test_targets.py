@@ -124,7 +124,7 @@ async def test_a_good_url_is_kept():
 
 async def test_one_private_address_among_public_ones_is_too_much():
     """Which one would be connected to is nobody's choice."""
-    with pytest.raises(InvalidValue, match=r"10\.0\.0\.1"):
+    with pytest.raises(InvalidValue, match="not public"):
         await Targets(Names(["8.8.8.8", "10.0.0.1"]), allow_private=False).check("https://example.org/")
 
 
