@@ -1,6 +1,7 @@
 """The documents say what is so: examples run, links lead somewhere, and what is named exists."""
 
 import ast
+import base64
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from standardwebhooks import Webhook
 
 from app.catalogue import parse_catalogue
 from app.settings import Settings
@@ -166,6 +169,20 @@ def test_the_batches_example_runs(service: str, tmp_path: Path):
     for line in said[1:3]:
         assert httpx.get(line.split()[1]).content.startswith(b"\x89PNG")
     assert json.loads(said[3])["error"]["param"] == "body.prompt"
+
+
+def test_the_webhooks_example_runs(tmp_path: Path):
+    """A signed message is taken once, though it comes twice; one that somebody else signed is refused."""
+    secret, at = "whsec_" + base64.b64encode(bytes(32)).decode(), datetime.now(UTC)
+    body = '{"type":"job.succeeded","data":{"id":"job_1"}}'
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": str(int(at.timestamp()))}
+    calls = []
+    for signer in (Webhook(secret), Webhook(secret), Webhook(bytes(range(32)))):
+        signed = headers | {"webhook-signature": signer.sign("msg_1", at, body)}
+        calls.append(f"receive({signed!r}, {body.encode()!r})")
+    refused = "\ntry:\n    " + calls.pop() + "\nexcept Exception as error:\n    print(type(error).__name__)\n"
+    code = "\n".join([example("webhooks").replace("whsec_SECRET", secret), *calls]) + refused
+    assert run([sys.executable, "-c", code], tmp_path) == "job.succeeded job_1\nWebhookVerificationError\n"
 
 
 def test_the_key_example_prints_a_key_alone(tmp_path: Path):
