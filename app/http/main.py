@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -82,9 +82,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             idempotency_ttl_s=settings.idempotency_ttl_s,
             clock_ms=now_ms,
         )
-        resolver = SystemResolver()
-        stack.callback(resolver.close)
-        targets = Targets(resolver, allow_private=settings.webhooks_allow_private)
+        resolver = stack.enter_context(closing(SystemResolver()))
         deps = Deps(
             jobs=jobs,
             job_lister=JobLister(redis),
@@ -97,7 +95,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             contents=contents,
             batches=batches,
             webhooks=WebhookStore(redis, clock_ms=now_ms),
-            webhook_targets=targets,
+            webhook_targets=Targets(resolver, allow_private=settings.webhooks_allow_private),
             uploads=UploadSlots(settings.max_uploads_per_tenant),
             background=await stack.enter_async_context(Background()),
             signer=UrlSigner(key),
@@ -111,11 +109,13 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         input_sweeper = InputSweeper(redis, inputs, clock_ms=now_ms)
         await stack.enter_async_context(sweeping_files(input_sweeper, metrics))
         await stack.enter_async_context(driving_batches(_make_driver(deps, redis, inputs)))
-        deliverer = Deliverer(
-            deps.webhooks, Outbox(redis, clock_ms=now_ms), HttpSender(targets), metrics, clock_ms=now_ms
-        )
-        await stack.enter_async_context(delivering_webhooks(deliverer, redis))
+        await stack.enter_async_context(delivering_webhooks(_make_deliverer(deps, redis), redis))
         yield deps
+
+
+def _make_deliverer(deps: Deps, redis: Redis) -> Deliverer:
+    outbox, sender = Outbox(redis, clock_ms=deps.now_ms), HttpSender(deps.webhook_targets)
+    return Deliverer(deps.webhooks, outbox, sender, deps.metrics, clock_ms=deps.now_ms)
 
 
 def _make_driver(deps: Deps, redis: Redis, inputs: BatchInputs) -> BatchDriver:
