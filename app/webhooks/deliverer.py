@@ -25,6 +25,7 @@ _MAX_RUNNING = 64  # attempts of this process
 _MAX_RUNNING_SLOW = 32  # of them, to webhooks whose last attempt was not answered
 _MAX_RUNNING_EACH = 4  # to one webhook; one that does not answer gets one at a time
 _STOP_S = 2.0
+_DICE = random.SystemRandom()  # nobody else draws from it, so nobody can tell
 
 _log = structlog.get_logger(__name__)
 
@@ -40,7 +41,7 @@ class Deliverer:
         metrics: Metrics,
         *,
         clock_ms: Callable[[], int],
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = _DICE.random,
         poll_s: float = POLL_S,
     ) -> None:
         self._store = store
