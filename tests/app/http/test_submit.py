@@ -78,7 +78,7 @@ def test_a_call_that_was_killed_before_it_knew_its_batch(api_url: str, tmp_path:
 
 def test_ctrl_c_and_cancel(serve_api: ServeApi, settings: Settings, tmp_path: Path):
     """The batch goes on without its caller; a second call may end it, and brings what there is."""
-    apart = settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=6"})
+    apart = settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=12"})
     url, path = serve_api(apart), _write(tmp_path / "prompts.jsonl", "a star", "a ring")
     note_path = tmp_path / "prompts.jsonl.batch.json"
     with subprocess.Popen(_command(path, url), stderr=subprocess.PIPE, text=True) as process:
