@@ -116,13 +116,25 @@ class Unauthenticated(ServiceError):
 
 
 class QueueFull(ServiceError):
-    """The tenant or the service has too many jobs waiting."""
+    """The tenant or the service has too many jobs waiting.
+
+    `limit` is the tenant's bound where that is what was reached; all of it is free again after about `reset_after_s`.
+    """
 
     code = "queue_full"
 
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int,
+        limit: int | None = None,
+        reset_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.limit = limit
+        self.reset_after_s = reset_after_s
 
 
 class TooManyUploads(QueueFull):

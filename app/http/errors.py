@@ -42,6 +42,7 @@ from app.errors import (
     WaitTimeout,
 )
 from app.http.answers import ErrorMember
+from app.http.rate_limit import refused_headers
 
 PROBLEM_JSON = "application/problem+json"
 MAX_RETRY_AFTER_S = 120  # the official client does not retry at all beyond it
@@ -182,6 +183,8 @@ def service_problem(
         _log.warning("request_failed", code=code_of(error), message=error.message)
     headers: dict[str, str] = {}
     retry_after_s = error.retry_after_s if isinstance(error, QueueFull) else answer.retry_after_s
+    if isinstance(error, QueueFull):
+        headers |= refused_headers(error)
     if retry_after_s is not None:
         headers["retry-after"] = str(min(max(retry_after_s, 1), MAX_RETRY_AFTER_S))
     if answer.is_retried is not None:

@@ -14,7 +14,7 @@ from app.domain.job import Job, JobKind, JobState
 from app.errors import InvalidValue, QueueFull
 from app.http.deps import Deps
 from app.http.generation import ImagesBody, find_model, to_request
-from app.jobs.types import Idempotency
+from app.jobs.types import Accepted, Idempotency
 
 _KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 _IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -59,7 +59,7 @@ def idempotency_of(request: Request, body: BaseModel, key: str | None) -> Idempo
     return Idempotency(key, hashlib.sha256(asked.encode()).hexdigest())
 
 
-async def submit(tenant_id: TenantId, body: ImagesBody, wish: Wish, deps: Deps) -> JobId:
+async def submit(tenant_id: TenantId, body: ImagesBody, wish: Wish, deps: Deps) -> Accepted:
     """Makes a job of the body and accepts it; the job that stands for it, an earlier one where its key has one.
 
     Raises what is wrong with the body, QueueFull, IdempotencyMismatch, StoreUnavailable.
@@ -77,13 +77,13 @@ async def submit(tenant_id: TenantId, body: ImagesBody, wish: Wish, deps: Deps) 
         num_previews=wish.num_previews,
     )
     try:
-        stands_for = await deps.jobs.accept(job, wish.idempotency)
+        accepted = await deps.jobs.accept(job, wish.idempotency)
     except QueueFull:
         deps.metrics.jobs_refused.labels(generation.model).inc()
         raise
-    if stands_for == job.job_id:
+    if accepted.job_id == job.job_id:
         deps.metrics.jobs_accepted.labels(generation.model).inc()
-    return stands_for
+    return accepted
 
 
 async def cancel_job(tenant_id: TenantId, job_id: JobId, deps: Deps) -> None:

@@ -3,16 +3,17 @@
 -- KEYS: job, waiting, events, jobs, [idempotency]
 -- ARGV: job id, job JSON, model, created_at_ms, deadline_at_ms, max_waiting, lane, score, oldest job id listed,
 --   time to live of the list, [fingerprint, its time to live]
--- Returns {'accepted'}, {'over'}: it was accepted before and has ended, {'known', job id of the first}, {'other'}: the key's first request was another one, or
--- {'full', number waiting, score of the oldest}.
+-- Returns {'accepted', number waiting}, {'over', number waiting}: it was accepted before and has ended, {'known', number
+-- waiting, job id of the first}, {'other'}: the key's first request was another one, or {'full', number waiting, score
+-- of the oldest}.
+local num_waiting = redis.call('ZCARD', KEYS[2])
 if KEYS[5] then
   local first_id, fingerprint = unpack(redis.call('HMGET', KEYS[5], 'job_id', 'fingerprint'))
   if fingerprint and fingerprint ~= ARGV[11] then return {'other'} end
-  if first_id and first_id ~= ARGV[1] then return {'known', first_id} end
+  if first_id and first_id ~= ARGV[1] then return {'known', num_waiting, first_id} end
 end
 local state = redis.call('HGET', KEYS[1], 'state')
-if state then return {(state == 'queued' or state == 'running') and 'accepted' or 'over'} end
-local num_waiting = redis.call('ZCARD', KEYS[2])
+if state then return {(state == 'queued' or state == 'running') and 'accepted' or 'over', num_waiting} end
 if num_waiting >= tonumber(ARGV[6]) then
   return {'full', num_waiting, redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]}
 end
@@ -29,4 +30,4 @@ if KEYS[5] then
   redis.call('HSET', KEYS[5], 'job_id', ARGV[1], 'fingerprint', ARGV[11])
   redis.call('PEXPIRE', KEYS[5], ARGV[12])
 end
-return {'accepted'}
+return {'accepted', num_waiting + 1}

@@ -12,7 +12,7 @@ from app.domain.job import Job, Lane
 from app.errors import QueueFull
 from app.jobs import codec, keys
 from app.jobs.place import JobPlace
-from app.jobs.types import Idempotency, JobLimits
+from app.jobs.types import Accepted, Idempotency, JobLimits
 from app.redis.scripts import load_script
 
 MAX_RETRY_AFTER_S = 120  # clients give up where they are told to wait longer
@@ -46,7 +46,7 @@ class Arrivals:
         if not is_in:
             raise self._full(found, f"the service has {limit} unfinished jobs for model {place.model}")
 
-    async def accept(self, job: Job, idempotency: Idempotency | None = None) -> tuple[JobId, bool]:
+    async def accept(self, job: Job, idempotency: Idempotency | None = None) -> tuple[Accepted, bool]:
         """Writes the record and the place in the waiting set: now the job is durable. The job that stands for it.
 
         That is another one where the idempotency key had one. Also whether the job itself is open, which it is not then,
@@ -74,11 +74,12 @@ class Arrivals:
         outcome, *found = await self._accept(touched, arguments)
         if outcome == b"full":
             what = f"you have {limits.max_waiting_per_tenant} jobs waiting for model {place.model}"
-            raise self._full(found, what)
+            raise self._full(found, what, limit=limits.max_waiting_per_tenant)
         if outcome == b"other" and idempotency is not None:
             raise idempotency.mismatch
-        stands_for = JobId(found[0].decode()) if outcome == b"known" else job.job_id
-        return stands_for, outcome == b"accepted"
+        stands_for = JobId(found[1].decode()) if outcome == b"known" else job.job_id
+        accepted = Accepted(stands_for, int(found[0]), limits.max_waiting_per_tenant)
+        return accepted, outcome == b"accepted"
 
     async def mark(self, tenant_id: TenantId, model: ModelId, lanes: Collection[Lane]) -> None:
         """Gives the tenant a turn at the model in each of the lanes, and wakes workers."""
@@ -126,11 +127,15 @@ class Arrivals:
             await self.mark(tenant_id, model, [lane])
         return False
 
-    def _full(self, found: list[Any], what: str) -> QueueFull:
+    def _full(self, found: list[Any], what: str, *, limit: int | None = None) -> QueueFull:
         num_jobs, oldest_at_ms = int(found[0]), keys.time_of(float(found[1]))
-        retry_after_s = estimate_retry_s(self._clock_ms() - oldest_at_ms, num_jobs)
+        oldest_age_ms = self._clock_ms() - oldest_at_ms
+        retry_after_s = estimate_retry_s(oldest_age_ms, num_jobs)
         return QueueFull(
-            f"{what}, which is the most; try again in {retry_after_s} s", retry_after_s=retry_after_s
+            f"{what}, which is the most; try again in {retry_after_s} s",
+            retry_after_s=retry_after_s,
+            limit=limit,
+            reset_after_s=max(1, math.ceil(oldest_age_ms / 1000)),
         )
 
 

@@ -13,7 +13,7 @@ from app.errors import IdempotencyMismatch, NotFound, QueueFull, StoreUnavailabl
 from app.jobs import codec, keys
 from app.jobs.place import JobPlace
 from app.jobs.transitions import Ended, Expectation, Transitions
-from app.jobs.types import DeadLetter, Idempotency, JobLimits
+from app.jobs.types import Accepted, DeadLetter, Idempotency, JobLimits
 from app.jobs.workers import now_ms
 from app.redis.errors import AWAY, redis_errors
 
@@ -28,7 +28,7 @@ class JobStore:
         self._steps = Transitions(redis, limits, clock_ms)
 
     @redis_errors
-    async def accept(self, job: Job, idempotency: Idempotency | None = None) -> JobId:
+    async def accept(self, job: Job, idempotency: Idempotency | None = None) -> Accepted:
         """Makes the job durable and wakes workers; the same job again changes nothing. The job that stands for it.
 
         That is the first one where the idempotency key had one, whatever became of it. Raises QueueFull, and
@@ -38,7 +38,7 @@ class JobStore:
         place = JobPlace.of(job)
         await self._steps.arrivals.admit(job)
         try:
-            stands_for, is_open = await self._steps.arrivals.accept(job, idempotency)
+            accepted, is_open = await self._steps.arrivals.accept(job, idempotency)
         except (QueueFull, IdempotencyMismatch):
             await self._redis.zrem(keys.open_key(place.model), place.member)
             raise
@@ -46,7 +46,7 @@ class JobStore:
             await self._steps.arrivals.mark(place.tenant_id, place.model, [job.lane])
         else:
             await self._redis.zrem(keys.open_key(place.model), place.member)
-        return stands_for
+        return accepted
 
     @redis_errors
     async def get(self, tenant_id: TenantId, job_id: JobId) -> JobRecord:

@@ -58,6 +58,20 @@ class Idempotency:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """The job that stands for a request, and how many of the tenant wait for its model, at most `max_waiting`."""
+
+    job_id: JobId
+    num_waiting: int
+    max_waiting: int
+
+    @property
+    def num_free(self) -> int:
+        """How many more may wait."""
+        return max(0, self.max_waiting - self.num_waiting)
+
+
+@dataclass(frozen=True, slots=True)
 class ReservedJob:
     """A job that this worker has started. Its end counts only while `fence` is the record's fence.
 

@@ -17,6 +17,7 @@ from app.http.deps import DepsOf
 from app.http.generation import GenerationBody
 from app.http.json_body import read_json
 from app.http.openapi import GENERATION_DOCS, IMAGE_DOCS
+from app.http.rate_limit import accepted_headers
 from app.http.showing import base_url_of, show_by_url, show_inline, to_json
 from app.http.streaming import UNBUFFERED, Streamed, stream_images
 from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
@@ -49,11 +50,12 @@ async def generate_images(
     timeout_s = deps.settings.request_timeout_s
     num_previews = (body.partial_images or 0) if body.stream else 0
     wish = Wish(timeout_s, idempotency, num_previews=num_previews)
-    job_id = await submit(tenant_id, body, wish, deps)
+    accepted = await submit(tenant_id, body, wish, deps)
+    job_id, headers = accepted.job_id, accepted_headers(accepted)
     if body.stream:
         streamed = Streamed(tenant_id, job_id, timeout_s, cancels=bool(body.cancel_on_disconnect))
         return StreamingResponse(
-            stream_images(streamed, deps), media_type="text/event-stream", headers=UNBUFFERED
+            stream_images(streamed, deps), media_type="text/event-stream", headers=UNBUFFERED | headers
         )
     try:
         record = await _unless_disconnected(request, deps.waiter.wait(tenant_id, job_id, timeout_s))
@@ -65,7 +67,7 @@ async def generate_images(
         answer = show_by_url(record, deps, base_url=base_url_of(request, deps))
     else:
         answer = await show_inline(record, deps)
-    return Response(to_json(answer), media_type="application/json")
+    return Response(to_json(answer), media_type="application/json", headers=headers)
 
 
 @router.get("/{image_id}", response_class=Response, openapi_extra=IMAGE_DOCS)

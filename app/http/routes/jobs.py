@@ -17,6 +17,7 @@ from app.http.generation import MAX_DEADLINE_S, JobBody
 from app.http.job_answers import JobAnswer, JobsAnswer, describe_job, job_json, jobs_json
 from app.http.json_body import read_json
 from app.http.openapi import EVENTS_DOCS, JOB_DOCS
+from app.http.rate_limit import accepted_headers
 from app.http.showing import base_url_of
 from app.http.streaming import UNBUFFERED, read_preview
 from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
@@ -50,10 +51,10 @@ async def create_job(
         body.metadata or {},
         body.num_previews or 0,
     )
-    job_id = await submit(tenant_id, body, wish, deps)
-    answer = await _show(request, tenant_id, job_id, deps)
+    accepted = await submit(tenant_id, body, wish, deps)
+    answer = await _show(request, tenant_id, accepted.job_id, deps)
     answer.status_code = 202
-    answer.headers["location"] = f"/v1/jobs/{job_id}"
+    answer.headers.update({"location": f"/v1/jobs/{accepted.job_id}", **accepted_headers(accepted)})
     return answer
 
 

@@ -7,7 +7,7 @@ from app.domain.job import JobState
 from app.domain.result import Failure
 from app.errors import NotFound, QueueFull
 from app.jobs.arrivals import estimate_retry_s
-from app.jobs.types import JobLimits
+from app.jobs.types import Idempotency, JobLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -62,6 +62,28 @@ async def test_a_full_service_refuses_everybody(bench):
     [reserved] = await queue.reserve((MODEL,), WorkerId("w"), 1, 0)
     await queue.fail(reserved, REASON)
     await bench.store().accept(bench.job("third"))
+
+
+async def test_an_accepted_job_says_how_many_wait(bench):
+    """With it, of its tenant and model alone; the same job again adds none, nor does one that another stands for."""
+    bench.limits = JobLimits(max_waiting_per_tenant=5)
+    key, first, second = Idempotency("mine", "fingerprint"), bench.job(), bench.job()
+    await bench.store().accept(bench.job("other"))
+    said = [await bench.store().accept(job, key) for job in (first, first, second)]
+    said.append(await bench.store().accept(second))
+    assert [accepted.job_id for accepted in said] == [first.job_id] * 3 + [second.job_id]
+    assert [(accepted.num_waiting, accepted.num_free) for accepted in said] == [(1, 4)] * 3 + [(2, 3)]
+
+
+async def test_a_full_queue_says_when_all_of_it_will_have_left(bench):
+    """Four jobs, the oldest of 10 s ago: a place in 3 s, all of them in 10 s."""
+    bench.limits = JobLimits(max_waiting_per_tenant=4)
+    for _ in range(4):
+        await bench.store().accept(bench.job())
+    bench.now_ms += 9_990  # each job has moved the clock on by 1 ms
+    with pytest.raises(QueueFull) as caught:
+        await bench.store().accept(bench.job())
+    assert (caught.value.retry_after_s, caught.value.limit, caught.value.reset_after_s) == (3, 4, 10)
 
 
 @pytest.mark.parametrize(
