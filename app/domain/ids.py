@@ -27,6 +27,9 @@ _FILE = re.compile(r"file-[0-9a-f]{36}")
 _BATCH = re.compile(r"batch_[0-9a-f]{36}")
 _WEBHOOK = re.compile(r"wh_[0-9a-f]{28}")
 
+# The same forms as a JSON schema takes them.
+NAME_FORM, JOB_FORM, FILE_FORM, BATCH_FORM = (f"^{form.pattern}$" for form in (_NAME, _JOB, _FILE, _BATCH))
+
 
 def parse_tenant_id(text: str) -> TenantId:
     """A tenant id, or InvalidId."""

@@ -157,6 +157,28 @@ class ErrorMember(BaseModel):
     code: str
 
 
+class WorkerCounts(BaseModel):
+    """How many workers are in each phase of their lives."""
+
+    loading: int
+    ready: int
+    draining: int
+
+
+class ReadyAnswer(BaseModel):
+    """Images can be made."""
+
+    status: Literal["ok"] = "ok"
+    state: Literal["ready"] = "ready"
+    workers: WorkerCounts
+
+
+class LiveAnswer(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
 class Problem(BaseModel):
     """Every error: the members of RFC 9457, and `error` for clients of the OpenAI API."""
 
@@ -166,6 +188,13 @@ class Problem(BaseModel):
     detail: str
     instance: str
     error: ErrorMember
+
+
+class NotReady(Problem):
+    """Why no images can be made now."""
+
+    state: Literal["store_unavailable", "no_worker", "loading"]
+    workers: WorkerCounts | None = Field(default=None, description="Absent where Redis does not answer.")
 
 
 def describe_image(image: GeneratedImage, **content: str) -> ImageAnswer:

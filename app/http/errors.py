@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from app.domain.result import Failure
 from app.errors import (
@@ -115,6 +116,7 @@ _MEMBER_CODES: Mapping[str, str] = {
     "string_too_long": "string_above_max_length",
     "string_too_short": "string_below_min_length",
 }
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _MAX_MEMBERS_NAMED = 5
 _MAX_NAME_CHARS = 80
 
@@ -243,6 +245,14 @@ def all_codes() -> tuple[str, ...]:
     return tuple(sorted(own | set(_MEMBER_CODES.values()) | {"invalid_type"}))
 
 
+def codes_of(status: int) -> tuple[str, ...]:
+    """The codes of the API's own that an answer with this status may carry."""
+    own = {kind.code for kind, answer in ANSWERS.items() if answer.status == status}
+    if status in _HTTP_PROBLEMS:
+        own.add(_HTTP_PROBLEMS[status][1])
+    return tuple(sorted(own | ({*_MEMBER_CODES.values(), "invalid_type"} if status == 400 else set())))
+
+
 async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ServiceError):
         raise error
@@ -253,27 +263,38 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     if not isinstance(error, HTTPException):
         raise error
     title, code = _HTTP_PROBLEMS.get(error.status_code, ("Error", "internal"))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
     return problem(
         request,
         status=error.status_code,
         title=title,
         error_type=INVALID_REQUEST if error.status_code < 500 else SERVER,
         code=code,
-        message=_http_message(request, error),
-        headers=error.headers,
+        message=_http_message(request, error, headers),
+        headers=headers,
     )
 
 
-def _http_message(request: Request, error: HTTPException) -> str:
+def _http_message(request: Request, error: HTTPException, headers: Mapping[str, str]) -> str:
     """What the framework leaves at its standard phrase, said in full."""
     here = f"{request.method[:20]} {request.url.path[:_MAX_NAME_CHARS]}"
     if error.status_code == 404:
         return f"nothing is at {here}; /openapi.json lists what there is"
     if error.status_code == 405:
-        return (
-            f"{here} is not allowed; allowed here: {(error.headers or {}).get('Allow', 'see /openapi.json')}"
-        )
+        return f"{here} is not allowed; allowed here: {headers['Allow']}"
     return str(error.detail)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Every method that the path takes. The framework names those of one route, and a path may have several."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 async def _on_invalid_members(request: Request, error: Exception) -> JSONResponse:

@@ -4,10 +4,18 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from app.domain.ids import DEFAULT_MEMORY, MemoryName, ModelId, parse_memory_name
+from app.domain.ids import DEFAULT_MEMORY, NAME_FORM, MemoryName, ModelId, parse_memory_name
 from app.domain.model import ModelSpec, SizeLimits
 from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
@@ -17,6 +25,7 @@ MAX_IMAGES = 10
 MAX_PREVIEWS = 3
 MAX_DEADLINE_S = 86_400
 MAX_NUM_NEIGHBOURS = 65_536
+_NAME_DOCS: dict[str, JsonValue] = {"pattern": NAME_FORM}
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 Prompt = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
@@ -37,7 +46,9 @@ class WireModel(BaseModel):
 class MemoryBody(WireModel):
     """Which memory guides the images and keeps them."""
 
-    name: str | None = Field(default=None, description="The memory's name; `default` if absent.")
+    name: str | None = Field(
+        default=None, description="The memory's name; `default` if absent.", json_schema_extra=_NAME_DOCS
+    )
     read: bool | None = Field(default=None, description="Push away from what it holds (default true).")
     write: bool | None = Field(
         default=None, description="Keep the new images in it (default true; false where `version` is given)."
@@ -54,7 +65,8 @@ class ReferenceBody(WireModel):
     """A memory that is not guided by prompts: all its images count, and they do so by a weight of its own."""
 
     reference: str = Field(
-        description="The name of a memory of yours in the model's latent space. It must hold something."
+        description="The name of a memory of yours in the model's latent space. It must hold something.",
+        json_schema_extra=_NAME_DOCS,
     )
     weight: float = Field(
         ge=0.0, le=1.0, allow_inf_nan=False, description="How strongly it counts; 0 is not at all."
@@ -97,12 +109,21 @@ class DiversityBody(WireModel):
 class ImagesBody(WireModel):
     """What shapes images: what the OpenAI images API takes, and the members of our own after it."""
 
-    prompt: Prompt = Field(description="What to show.", examples=["a red circle on a blue background"])
+    prompt: Prompt = Field(
+        description="What to show.",
+        examples=["a red circle on a blue background"],
+        json_schema_extra={"pattern": r"\S"},
+    )
     model: str | None = Field(
         default=None, max_length=200, description="A model's id; the catalogue's first if absent."
     )
     n: int | None = Field(default=None, ge=1, le=MAX_IMAGES, description="How many images (default 1).")
-    size: str | None = Field(default=None, max_length=40, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
+    size: str | None = Field(
+        default=None,
+        max_length=40,
+        description="`WIDTHxHEIGHT` in pixels, or `auto`.",
+        json_schema_extra={"pattern": f"^(auto|{_SIZE.pattern})$"},
+    )
     output_format: Literal["png"] | None = Field(default=None, description="Images are PNG.")
     user: Ignored = None
     safety_identifier: Ignored = None

@@ -7,13 +7,21 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
-from app.http.answers import Problem
+from app.http.answers import NotReady, Problem
 from app.http.batch_answers import BatchBody
+from app.http.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS, common_errors
 from app.http.errors import PROBLEM_JSON, all_codes
+from app.http.event_docs import IMAGE_STREAM, JOB_STREAM
 from app.http.generation import GenerationBody, JobBody
 from app.http.webhook_answers import WebhookBody
 
 _REF = "#/components/schemas/{model}"
+_ERRORS = "\n\nEvery error has the one body `Problem`. Its code is one of {codes}, or a failed job's own."
+_REQUEST_ID: dict[str, Any] = {
+    "description": "The request's id in the log: the client's own, if it sent a sane one.",
+    "required": True,
+    "schema": {"type": "string"},
+}
 
 GENERATION_EXAMPLES: dict[str, dict[str, Any]] = {
     "plain": {
@@ -69,13 +77,8 @@ GENERATION_EXAMPLES: dict[str, dict[str, Any]] = {
 
 GENERATION_DOCS: dict[str, Any] = {
     "responses": {
-        "200": {
-            "content": {
-                "text/event-stream": {
-                    "schema": {"type": "string"},
-                }
-            },
-        }
+        "200": {"headers": ALLOWANCE_DOCS, "content": {"text/event-stream": IMAGE_STREAM}},
+        "429": {"headers": EXHAUSTED_DOCS},
     },
     "requestBody": {
         "required": True,
@@ -89,6 +92,19 @@ GENERATION_DOCS: dict[str, Any] = {
 }
 
 JOB_DOCS: dict[str, Any] = {
+    "responses": {
+        "202": {
+            "headers": {
+                "Location": {
+                    "description": "Where the job is shown.",
+                    "required": True,
+                    "schema": {"type": "string"},
+                },
+                **ALLOWANCE_DOCS,
+            }
+        },
+        "429": {"headers": EXHAUSTED_DOCS},
+    },
     "requestBody": {
         "required": True,
         "content": {
@@ -107,7 +123,7 @@ JOB_DOCS: dict[str, Any] = {
                 },
             }
         },
-    }
+    },
 }
 
 EVENTS_DOCS: dict[str, Any] = {
@@ -115,7 +131,7 @@ EVENTS_DOCS: dict[str, Any] = {
         "200": {
             "description": "Events `queued`, `running`, `progress`, `preview`, `cancel_requested`, and at the end `succeeded`,"
             " `failed`, `cancelled` or `expired`",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": JOB_STREAM},
         },
         "204": {"description": "The job has ended, and `Last-Event-ID` names its last event"},
     }
@@ -216,8 +232,29 @@ CONTENT_DOCS: dict[str, Any] = {
     "responses": {
         "200": {
             "description": "The file's bytes",
+            "headers": {
+                "Content-Disposition": {
+                    "description": "The file's name, as a download.",
+                    "required": True,
+                    "schema": {"type": "string"},
+                }
+            },
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
+    }
+}
+
+READY_DOCS: dict[str, Any] = {
+    "responses": {
+        "503": {
+            "content": {PROBLEM_JSON: {"schema": {"$ref": _REF.format(model=NotReady.__name__)}}},
+        }
+    }
+}
+
+METRICS_DOCS: dict[str, Any] = {
+    "responses": {
+        "200": {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
     }
 }
 
@@ -234,19 +271,30 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             (BatchBody, "validation"),
             (WebhookBody, "validation"),
             (Problem, "serialization"),
+            (NotReady, "serialization"),
         ],
         ref_template=_REF,
     )
-    components = document.setdefault("components", {}).setdefault("schemas", {})
-    components.update(schemas["$defs"])
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(schemas["$defs"])
     for name in ("HTTPValidationError", "ValidationError"):
-        components.pop(name, None)
-    error = {
-        "description": f"An error. Its code is one of {', '.join(all_codes())}, or a failed job's own.",
-        "content": {PROBLEM_JSON: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}},
-    }
+        components["schemas"].pop(name, None)
+    document["info"]["description"] += _ERRORS.format(codes=", ".join(f"`{code}`" for code in all_codes()))
+    components["headers"] = {"RequestId": _REQUEST_ID}
     for path in document["paths"].values():
         for operation in path.values():
-            operation["responses"].pop("422", None)
-            operation["responses"]["default"] = error
+            _complete(operation)
     return document
+
+
+def _complete(operation: dict[str, Any]) -> None:
+    """Adds the errors and the header that every operation has, and takes away the framework's own error body."""
+    responses = operation["responses"]
+    unused = "#/components/schemas/HTTPValidationError"
+    if unused in str(responses.get("422")):
+        del responses["422"]
+    for status, response in common_errors(needs_key="security" in operation).items():
+        responses.setdefault(status, response)
+    for response in responses.values():
+        response.setdefault("headers", {})["x-request-id"] = {"$ref": "#/components/headers/RequestId"}
+    operation["responses"] = dict(sorted(responses.items()))

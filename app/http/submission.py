@@ -26,6 +26,7 @@ def read_idempotency_key(
         Header(
             alias=_IDEMPOTENCY_KEY,
             description="A key of your own for this request: sent again with it, it is the same job, with one answer.",
+            json_schema_extra={"pattern": f"^{_KEY.pattern}$"},
         ),
     ] = None,
 ) -> str | None:

@@ -19,6 +19,7 @@ from app.redis.errors import redis_errors
 
 _PAGE_EVENTS = 200
 _EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+EVENT_FORM = f"^({_EVENT_ID.pattern})?$"  # as a JSON schema takes it; none is the beginning
 _MAX_PART = 2**64 - 1
 
 

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Depends, Query, Request
 from app.batches.store import no_such_batch
 from app.domain.batch import COMPLETION_WINDOW_S, Batch
 from app.domain.file import FilePurpose, StoredFile
-from app.domain.ids import BatchId, TenantId, make_batch_id, parse_batch_id, parse_file_id
+from app.domain.ids import BATCH_FORM, BatchId, TenantId, make_batch_id, parse_batch_id, parse_file_id
 from app.errors import InvalidId, InvalidValue, NotFound
 from app.files.store import no_such_file
 from app.http.auth import Tenant
 from app.http.batch_answers import BatchAnswer, BatchBody, BatchesAnswer, describe_batch
 from app.http.deps import Deps, DepsOf
+from app.http.error_docs import fails_with
 from app.http.json_body import read_json
 from app.http.openapi import BATCH_DOCS
 from app.http.showing import base_url_of
@@ -28,7 +29,7 @@ async def read_batch_body(request: Request, _tenant: Tenant, deps: DepsOf) -> Ba
     return await read_json(request, BatchBody, max_bytes=deps.settings.max_body_bytes)
 
 
-@router.post("", openapi_extra=BATCH_DOCS)
+@router.post("", responses=fails_with(400, 404, 413, 415, 422, 429), openapi_extra=BATCH_DOCS)
 async def create_batch(
     request: Request,
     tenant_id: Tenant,
@@ -60,11 +61,16 @@ async def create_batch(
     return describe_batch(await deps.batches.create(batch, idempotency))
 
 
-@router.get("")
+@router.get("", responses=fails_with(400))
 async def list_batches(
     tenant_id: Tenant,
     deps: DepsOf,
-    after: Annotated[str | None, Query(description="The id of the batch before the first one.")] = None,
+    after: Annotated[
+        str | None,
+        Query(
+            description="The id of the batch before the first one.", json_schema_extra={"pattern": BATCH_FORM}
+        ),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="At most so many.")] = 20,
 ) -> BatchesAnswer:
     """The batches, the newest first. A cursor stays good when its own batch has gone."""
@@ -78,13 +84,13 @@ async def list_batches(
     return BatchesAnswer(data=data, first_id=ends[0], last_id=ends[1], has_more=page.has_more)
 
 
-@router.get("/{batch_id}")
+@router.get("/{batch_id}", responses=fails_with(404))
 async def show_batch(batch_id: str, tenant_id: Tenant, deps: DepsOf) -> BatchAnswer:
     """How a batch stands."""
     return describe_batch(await deps.batches.get(tenant_id, _parse(batch_id)))
 
 
-@router.post("/{batch_id}/cancel")
+@router.post("/{batch_id}/cancel", responses=fails_with(404, 409))
 async def cancel_batch(batch_id: str, tenant_id: Tenant, deps: DepsOf) -> BatchAnswer:
     """Cancel a batch: no more of its lines are begun, and what was done stays, in its output file.
 

@@ -11,13 +11,14 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 from app.domain.file import StoredFile, expiry_ms
-from app.domain.ids import FileId, make_file_id, parse_file_id
+from app.domain.ids import FILE_FORM, FileId, make_file_id, parse_file_id
 from app.errors import InvalidId, StoreUnavailable, TooManyFiles
 from app.files.keys import content_key
 from app.files.store import FileQuery, no_such_file
 from app.http.answers import FileAnswer, FileDeletedAnswer, FilesAnswer, describe_file
 from app.http.auth import Tenant
 from app.http.deps import Deps, DepsOf
+from app.http.error_docs import fails_with
 from app.http.openapi import CONTENT_DOCS, UPLOAD_DOCS
 from app.http.uploads import Upload, receive_upload
 
@@ -39,7 +40,7 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 _log = structlog.get_logger(__name__)
 
 
-@router.post("", openapi_extra=UPLOAD_DOCS)
+@router.post("", responses=fails_with(400, 408, 413, 415, 429), openapi_extra=UPLOAD_DOCS)
 async def upload_file(request: Request, tenant_id: Tenant, deps: DepsOf) -> FileAnswer:
     """Send a file of requests for a batch.
 
@@ -65,11 +66,16 @@ async def upload_file(request: Request, tenant_id: Tenant, deps: DepsOf) -> File
     return describe_file(file)
 
 
-@router.get("")
+@router.get("", responses=fails_with(400))
 async def list_files(  # noqa: PLR0917 - the members of the query
     tenant_id: Tenant,
     deps: DepsOf,
-    after: Annotated[str | None, Query(description="The id of the file before the first one.")] = None,
+    after: Annotated[
+        str | None,
+        Query(
+            description="The id of the file before the first one.", json_schema_extra={"pattern": FILE_FORM}
+        ),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="At most so many.")] = MAX_LISTED,
     order: Annotated[Literal["asc", "desc"], Query(description="By creation; the newest first.")] = "desc",
     purpose: Annotated[AnyPurpose | None, Query(description="Only files of it.")] = None,
@@ -87,13 +93,15 @@ async def list_files(  # noqa: PLR0917 - the members of the query
     return FilesAnswer(data=data, first_id=ends[0], last_id=ends[1], has_more=page.has_more)
 
 
-@router.get("/{file_id}")
+@router.get("/{file_id}", responses=fails_with(404))
 async def show_file(file_id: str, tenant_id: Tenant, deps: DepsOf) -> FileAnswer:
     """What is known of a file."""
     return describe_file(await deps.files.get(tenant_id, _parse(file_id)))
 
 
-@router.get("/{file_id}/content", response_class=Response, openapi_extra=CONTENT_DOCS)
+@router.get(
+    "/{file_id}/content", response_class=Response, responses=fails_with(404), openapi_extra=CONTENT_DOCS
+)
 async def show_content(file_id: str, tenant_id: Tenant, deps: DepsOf) -> Response:
     """A file's bytes, as they were sent."""
     file = await deps.files.get(tenant_id, _parse(file_id))
@@ -105,7 +113,7 @@ async def show_content(file_id: str, tenant_id: Tenant, deps: DepsOf) -> Respons
     return StreamingResponse(_count(chunks, deps), media_type="application/octet-stream", headers=headers)
 
 
-@router.delete("/{file_id}")
+@router.delete("/{file_id}", responses=fails_with(404))
 async def delete_file(file_id: str, tenant_id: Tenant, deps: DepsOf) -> FileDeletedAnswer:
     """Delete a file. A second time there is none to delete: 404."""
     parsed = _parse(file_id)

@@ -7,19 +7,22 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.errors import NoWorker, ServiceError, StoreUnavailable
+from app.http.answers import LiveAnswer, ReadyAnswer
 from app.http.deps import DepsOf
+from app.http.error_docs import fails_with
 from app.http.errors import service_problem
+from app.http.openapi import METRICS_DOCS, READY_DOCS
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/livez")
-async def livez() -> dict[str, str]:
+async def livez() -> LiveAnswer:
     """This process answers; nothing else is asked."""
-    return {"status": "ok"}
+    return LiveAnswer()
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=ReadyAnswer, responses=fails_with(503), openapi_extra=READY_DOCS)
 async def readyz(request: Request, deps: DepsOf) -> Response:
     """Redis answers, and at least one worker has its models loaded.
 
@@ -38,7 +41,7 @@ async def readyz(request: Request, deps: DepsOf) -> Response:
     return service_problem(request, NoWorker(message), {"state": state, "workers": counts})
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, openapi_extra=METRICS_DOCS)
 async def metrics(deps: DepsOf) -> Response:
     """Counts and times of this process in the Prometheus text format, and by model the backlog and the dead letters."""
     try:

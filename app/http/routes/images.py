@@ -14,6 +14,7 @@ from app.errors import NotFound, Unauthenticated
 from app.http.answers import GenerationAnswer
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
+from app.http.error_docs import fails_with
 from app.http.generation import GenerationBody
 from app.http.json_body import read_json
 from app.http.openapi import GENERATION_DOCS, IMAGE_DOCS
@@ -32,7 +33,12 @@ async def read_generation_body(request: Request, _tenant: Tenant, deps: DepsOf) 
     return await read_json(request, GenerationBody, max_bytes=deps.settings.max_body_bytes)
 
 
-@router.post("/generations", response_model=GenerationAnswer, openapi_extra=GENERATION_DOCS)
+@router.post(
+    "/generations",
+    response_model=GenerationAnswer,
+    responses=fails_with(400, 404, 409, 410, 413, 415, 422, 429, 504),
+    openapi_extra=GENERATION_DOCS,
+)
 async def generate_images(
     request: Request,
     tenant_id: Tenant,
@@ -70,7 +76,9 @@ async def generate_images(
     return Response(to_json(answer), media_type="application/json", headers=headers)
 
 
-@router.get("/{image_id}", response_class=Response, openapi_extra=IMAGE_DOCS)
+@router.get(
+    "/{image_id}", response_class=Response, responses=fails_with(400, 403, 404, 503), openapi_extra=IMAGE_DOCS
+)
 async def show_image(  # noqa: PLR0917 - the members of a signed URL
     image_id: str,
     deps: DepsOf,

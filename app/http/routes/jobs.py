@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from app.domain.ids import JobId, ModelId, TenantId, parse_job_id
+from app.domain.ids import JOB_FORM, JobId, ModelId, TenantId, parse_job_id
 from app.domain.job import JobState, Lane
 from app.errors import InvalidId, NotFound
 from app.http.auth import Tenant
 from app.http.deps import Deps, DepsOf
+from app.http.error_docs import fails_with
 from app.http.generation import MAX_DEADLINE_S, JobBody
 from app.http.job_answers import JobAnswer, JobsAnswer, describe_job, job_json, jobs_json
 from app.http.json_body import read_json
@@ -21,7 +22,7 @@ from app.http.rate_limit import accepted_headers
 from app.http.showing import base_url_of
 from app.http.streaming import UNBUFFERED, read_preview
 from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
-from app.jobs.events import parse_event_id
+from app.jobs.events import EVENT_FORM, parse_event_id
 from app.jobs.types import JobEvent, JobQuery
 
 MAX_LISTED = 100
@@ -35,7 +36,13 @@ async def read_job_body(request: Request, _tenant: Tenant, deps: DepsOf) -> JobB
     return await read_json(request, JobBody, max_bytes=deps.settings.max_body_bytes)
 
 
-@router.post("", status_code=202, response_model=JobAnswer, openapi_extra=JOB_DOCS)
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobAnswer,
+    responses=fails_with(400, 404, 413, 415, 422, 429),
+    openapi_extra=JOB_DOCS,
+)
 async def create_job(
     request: Request,
     tenant_id: Tenant,
@@ -58,12 +65,15 @@ async def create_job(
     return answer
 
 
-@router.get("", response_model=JobsAnswer)
+@router.get("", response_model=JobsAnswer, responses=fails_with(400))
 async def list_jobs(  # noqa: PLR0917 - the members of the query
     request: Request,
     tenant_id: Tenant,
     deps: DepsOf,
-    after: Annotated[str | None, Query(description="The id of the job before the first one.")] = None,
+    after: Annotated[
+        str | None,
+        Query(description="The id of the job before the first one.", json_schema_extra={"pattern": JOB_FORM}),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="At most so many.")] = 20,
     status: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     model: Annotated[str | None, Query(max_length=200, description="Only jobs for this model.")] = None,
@@ -88,13 +98,13 @@ async def list_jobs(  # noqa: PLR0917 - the members of the query
     return Response(jobs_json(answer), media_type="application/json")
 
 
-@router.get("/{job_id}", response_model=JobAnswer)
+@router.get("/{job_id}", response_model=JobAnswer, responses=fails_with(404))
 async def show_job(request: Request, job_id: str, tenant_id: Tenant, deps: DepsOf) -> Response:
     """A job as it stands."""
     return await _show(request, tenant_id, _parse(job_id), deps)
 
 
-@router.post("/{job_id}/cancel", response_model=JobAnswer)
+@router.post("/{job_id}/cancel", response_model=JobAnswer, responses=fails_with(404))
 async def cancel(request: Request, job_id: str, tenant_id: Tenant, deps: DepsOf) -> Response:
     """Cancel a job: nothing of it enters a memory from now on. One that has ended stays as it is."""
     parsed = _parse(job_id)
@@ -102,7 +112,9 @@ async def cancel(request: Request, job_id: str, tenant_id: Tenant, deps: DepsOf)
     return await _show(request, tenant_id, parsed, deps)
 
 
-@router.get("/{job_id}/events", response_class=Response, openapi_extra=EVENTS_DOCS)
+@router.get(
+    "/{job_id}/events", response_class=Response, responses=fails_with(400, 404), openapi_extra=EVENTS_DOCS
+)
 async def follow_job(
     request: Request,
     job_id: str,
@@ -110,7 +122,11 @@ async def follow_job(
     deps: DepsOf,
     *,
     last_event_id: Annotated[
-        str | None, Header(description="Only what came after this event; a browser sends it by itself.")
+        str | None,
+        Header(
+            description="Only what came after this event; a browser sends it by itself.",
+            json_schema_extra={"pattern": EVENT_FORM},
+        ),
     ] = None,
 ) -> Response:
     """What happens to a job, as server-sent events; the last one is its end, with the job as it is then.

@@ -8,6 +8,7 @@ from app.domain.ids import ModelId
 from app.http.answers import ModelAnswer, ModelsAnswer, describe_model
 from app.http.auth import Tenant
 from app.http.deps import Deps, DepsOf
+from app.http.error_docs import fails_with
 from app.http.generation import find_model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -30,7 +31,7 @@ async def list_models(_tenant: Tenant, deps: DepsOf, created_s: StartedAt) -> Mo
     )
 
 
-@router.get("/{model_id}")
+@router.get("/{model_id}", responses=fails_with(404))
 async def show_model(model_id: str, _tenant: Tenant, deps: DepsOf, created_s: StartedAt) -> ModelAnswer:
     """One model of the catalogue."""
     spec = find_model(model_id, deps.catalogue)

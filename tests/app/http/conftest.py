@@ -13,11 +13,16 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.domain.ids import TenantId
 from app.http.app import create_app
 from app.http.main import bind, open_deps, serving, url_of
+from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
 from app.settings import Settings, load_settings
+from app.tenants.keys import KeyStore
 
 ServeApi = Callable[[Settings], str]
 
@@ -75,18 +80,49 @@ def settings(data_dir: Path, redis_url: str) -> Settings:
     )
 
 
+class _Documented:
+    """Notes what an API answers that its own document does not have."""
+
+    def __init__(self, app: ASGIApp, api: FastAPI, undocumented: set[str]) -> None:
+        self._app = app
+        self._api = api
+        self._undocumented = undocumented
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def look(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._look(scope, message)
+            await send(message)
+
+        await self._app(scope, receive, look)
+
+    def _look(self, scope: Scope, start: Message) -> None:
+        path = getattr(scope.get("route"), "path", "")
+        operation = self._api.openapi()["paths"].get(path, {}).get(scope["method"].lower())
+        if operation is None:
+            return
+        found = httpx.Headers(start["headers"]).get("content-type", "").partition(";")[0]
+        response = operation["responses"].get(str(start["status"]))
+        if response is None or found not in (response.get("content") or {"": None}):
+            self._undocumented.add(f"{scope['method']} {path}: {start['status']} {found}")
+
+
 @contextmanager
 def _serve_in_thread(settings: Settings) -> Iterator[str]:
-    """The API of the settings, in a thread with an event loop of its own."""
+    """The API of the settings, in a thread with an event loop of its own. What it answers must be documented."""
+    undocumented: set[str] = set()
     listener = bind(settings.host, settings.port)
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     started = threading.Event()
 
     async def serve() -> None:
-        async with open_deps(settings, settings.redis_url or "") as deps, serving(create_app(deps), listener):
-            started.set()
-            await stop.wait()
+        async with open_deps(settings, settings.redis_url or "") as deps:
+            app = create_app(deps)
+            app.add_middleware(_Documented, api=app, undocumented=undocumented)
+            async with serving(app, listener):
+                started.set()
+                await stop.wait()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
@@ -98,6 +134,7 @@ def _serve_in_thread(settings: Settings) -> Iterator[str]:
         thread.join(30)
         listener.close()
         loop.close()
+    assert undocumented == set()
 
 
 @pytest.fixture(scope="session")
@@ -123,9 +160,24 @@ def serve_api() -> Iterator[ServeApi]:
         context.__exit__(None, None, None)
 
 
-@pytest.fixture(scope="session")
-def worker(settings: Settings, api_url: str) -> Iterator[None]:
-    """A real worker that serves `toy`."""
+@pytest.fixture
+def own_database(settings: Settings) -> Settings:
+    """The settings with a database that holds nothing, no key of another test either."""
+    own = settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=15"})
+    asyncio.run(_empty(own.redis_url or ""))
+    return own
+
+
+async def _empty(redis_url: str) -> None:
+    redis = connect(redis_url)
+    try:
+        await redis.flushdb()
+    finally:
+        await redis.aclose()
+
+
+@contextmanager
+def _work(settings: Settings, api_url: str) -> Iterator[None]:
     command = [sys.executable, "-P", "-m", "app.cli", "worker", "--data-dir", str(settings.data_dir)]
     env = {
         **os.environ,
@@ -145,6 +197,37 @@ def worker(settings: Settings, api_url: str) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def worker(settings: Settings, api_url: str) -> Iterator[None]:
+    """A real worker that serves `toy`."""
+    with _work(settings, api_url):
+        yield
+
+
+@pytest.fixture(scope="module")
+def keyed_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of an API with a Redis and a worker of its own, with a key; its one model takes 20 steps at most."""
+    folder = tmp_path_factory.mktemp("keyed")
+    models, _, _ = CATALOGUE.replace("1000000", "20").rpartition("[[models]]")
+    (folder / "models.toml").write_text(models, encoding="utf-8")
+    with EmbeddedRedis.start(folder) as server:
+        settings = load_settings(
+            data_dir=folder, redis_url=server.url, models_file=folder / "models.toml", port=0
+        )
+        with _serve_in_thread(settings) as url, _work(settings, url):
+            key = asyncio.run(_create_key(server.url))
+            with httpx.Client(base_url=url, timeout=60, headers={"authorization": f"Bearer {key}"}) as client:
+                yield client
+
+
+async def _create_key(redis_url: str) -> str:
+    redis = connect(redis_url)
+    try:
+        return await KeyStore(redis).create(TenantId("acme"))
+    finally:
+        await redis.aclose()
 
 
 @pytest.fixture

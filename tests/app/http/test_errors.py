@@ -74,3 +74,18 @@ def test_the_framework_answers_in_the_one_body(
     assert body["error"]["message"] == body["detail"]
     assert code in all_codes()
     assert body["instance"].endswith(answer.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/v1/jobs", "GET, POST"),
+        ("PUT", "/v1/files/file-x", "DELETE, GET"),
+        ("POST", "/v1/models", "GET"),
+    ],
+)
+def test_a_wrong_method_is_told_every_right_one(http: httpx.Client, method: str, path: str, allowed: str):
+    """Also where each method of a path is a route of its own."""
+    answer = http.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["detail"].endswith(f"allowed here: {allowed}")

@@ -11,10 +11,10 @@ LIMIT, REMAINING, RESET = (
 )
 
 
-def test_room_goes_down_to_none(serve_api, settings):
+def test_room_goes_down_to_none(serve_api, own_database):
     """One less for each job that waits; the one beyond is refused with 0 left, and with when all are free again."""
-    update = {"max_waiting_jobs_per_tenant": 3, "redis_url": f"{settings.redis_url}?db=7"}
-    with httpx.Client(base_url=serve_api(settings.model_copy(update=update))) as http:
+    update = {"max_waiting_jobs_per_tenant": 3}
+    with httpx.Client(base_url=serve_api(own_database.model_copy(update=update))) as http:
         answers = [
             http.post("/v1/jobs", json={"model": "unserved", "prompt": "x"}, headers={"idempotency-key": key})
             for key in ("a", "b", "b", "c", "d")
@@ -34,20 +34,20 @@ def test_images_say_it_too(http, extra):
     assert 0 < int(answer.headers[REMAINING]) <= 999
 
 
-def test_images_that_are_refused_say_it_too(serve_api, settings):
+def test_images_that_are_refused_say_it_too(serve_api, own_database):
     """The jobs that fill the queue and the request that is refused need not come by the same way."""
-    update = {"max_waiting_jobs_per_tenant": 1, "redis_url": f"{settings.redis_url}?db=7"}
+    update = {"max_waiting_jobs_per_tenant": 1}
     body = {"model": "unserved", "prompt": "x"}
-    with httpx.Client(base_url=serve_api(settings.model_copy(update=update))) as http:
+    with httpx.Client(base_url=serve_api(own_database.model_copy(update=update))) as http:
         http.post("/v1/jobs", json=body)
         refused = http.post("/v1/images/generations", json=body)
     assert (refused.status_code, refused.headers[LIMIT], refused.headers[REMAINING]) == (429, "1", "0")
 
 
-def test_where_the_service_is_full_no_bound_of_the_tenant_is_named(serve_api, settings):
+def test_where_the_service_is_full_no_bound_of_the_tenant_is_named(serve_api, own_database):
     """It was never asked how many jobs of the tenant wait."""
-    update = {"max_open_jobs": 1, "redis_url": f"{settings.redis_url}?db=8"}
-    with httpx.Client(base_url=serve_api(settings.model_copy(update=update))) as http:
+    update = {"max_open_jobs": 1}
+    with httpx.Client(base_url=serve_api(own_database.model_copy(update=update))) as http:
         first, refused = (http.post("/v1/jobs", json={"model": "unserved", "prompt": "x"}) for _ in range(2))
     assert (first.status_code, refused.status_code) == (202, 429)
     assert "retry-after" in refused.headers

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from app.http.errors import PROBLEM_JSON, all_codes
+from app.http.errors import PROBLEM_JSON, all_codes, codes_of
 from app.http.openapi import GENERATION_EXAMPLES
 from app.settings import Settings
 
@@ -88,18 +88,24 @@ def test_every_answer_has_the_security_headers(http: httpx.Client):
 
 
 def test_the_openapi_document_is_whole(http: httpx.Client):
-    """Every reference leads somewhere, every operation has the one error body, and every code is named."""
+    """Every reference leads somewhere, every code is named, and each error has the one body and the codes of its status."""
     document = http.get("/openapi.json").json()
     text = str(document)
-    for name in re.findall(r"#/components/schemas/(\w+)", text):
-        assert name in document["components"]["schemas"]
+    for group, name in re.findall(r"#/components/(\w+)/(\w+)", text):
+        assert name in document["components"][group]
     assert "HTTPValidationError" not in text
+    assert all(f"`{code}`" in document["info"]["description"] for code in all_codes())
     for path in document["paths"].values():
         for operation in path.values():
-            error = operation["responses"]["default"]
-            assert PROBLEM_JSON in error["content"]
-            assert all(code in error["description"] for code in all_codes())
             assert operation["description"]
+            errors = {
+                status: answer for status, answer in operation["responses"].items() if int(status) >= 400
+            }
+            assert "500" in errors
+            assert {"401", "503"} <= set(errors) or "security" not in operation
+            for status, error in errors.items():
+                assert list(error["content"]) == [PROBLEM_JSON]
+                assert all(f"`{code}`" in error["description"] for code in codes_of(int(status)))
     generate = document["paths"]["/v1/images/generations"]["post"]
     assert generate["requestBody"]["content"]["application/json"]["examples"] == GENERATION_EXAMPLES
     assert generate["security"]
