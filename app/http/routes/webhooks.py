@@ -8,6 +8,7 @@ from app.domain.ids import WebhookId, parse_webhook_id
 from app.errors import InvalidId, NotFound
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
+from app.http.error_docs import fails_with
 from app.http.json_body import read_json
 from app.http.openapi import WEBHOOK_DOCS
 from app.http.webhook_answers import (
@@ -27,7 +28,7 @@ async def read_webhook_body(request: Request, _tenant: Tenant, deps: DepsOf) -> 
     return await read_json(request, WebhookBody, max_bytes=deps.settings.max_body_bytes)
 
 
-@router.post("", status_code=201, openapi_extra=WEBHOOK_DOCS)
+@router.post("", status_code=201, responses=fails_with(400, 413, 415), openapi_extra=WEBHOOK_DOCS)
 async def create_webhook(
     tenant_id: Tenant, deps: DepsOf, body: Annotated[WebhookBody, Depends(read_webhook_body)]
 ) -> NewWebhookAnswer:
@@ -45,13 +46,13 @@ async def list_webhooks(tenant_id: Tenant, deps: DepsOf) -> WebhooksAnswer:
     )
 
 
-@router.get("/{webhook_id}")
+@router.get("/{webhook_id}", responses=fails_with(404))
 async def show_webhook(webhook_id: str, tenant_id: Tenant, deps: DepsOf) -> WebhookAnswer:
     """A webhook, without its secret."""
     return describe_webhook(await deps.webhooks.get(tenant_id, _parse(webhook_id)))
 
 
-@router.post("/{webhook_id}/enable")
+@router.post("/{webhook_id}/enable", responses=fails_with(404))
 async def enable_webhook(webhook_id: str, tenant_id: Tenant, deps: DepsOf) -> WebhookAnswer:
     """Tell a disabled webhook again, of what ends from now on."""
     parsed = _parse(webhook_id)
@@ -59,7 +60,7 @@ async def enable_webhook(webhook_id: str, tenant_id: Tenant, deps: DepsOf) -> We
     return describe_webhook(await deps.webhooks.get(tenant_id, parsed))
 
 
-@router.delete("/{webhook_id}")
+@router.delete("/{webhook_id}", responses=fails_with(404))
 async def delete_webhook(webhook_id: str, tenant_id: Tenant, deps: DepsOf) -> WebhookDeletedAnswer:
     """End a webhook, and what waits for it. A second time there is none: 404."""
     parsed = _parse(webhook_id)

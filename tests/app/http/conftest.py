@@ -214,7 +214,11 @@ def keyed_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client
     (folder / "models.toml").write_text(models, encoding="utf-8")
     with EmbeddedRedis.start(folder) as server:
         settings = load_settings(
-            data_dir=folder, redis_url=server.url, models_file=folder / "models.toml", port=0
+            data_dir=folder,
+            redis_url=server.url,
+            models_file=folder / "models.toml",
+            port=0,
+            webhooks_allow_private=True,
         )
         with _serve_in_thread(settings) as url, _work(settings, url):
             key = asyncio.run(_create_key(server.url))
