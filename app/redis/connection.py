@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -16,13 +16,15 @@ _RETRIES = 3
 _RETRY_BASE_S = 0.05
 _RETRY_CAP_S = 0.5
 _IDLE_CHECK_S = 30
+_MAX_CONNECTIONS = 64
 
 
 def connect(url: str, *, timeout_s: float = 10.0) -> Redis:
     """A client of the server at a redis://, rediss:// or unix:// URL. It connects at the first command.
 
     A lost connection is retried three times within about a second, so every command that writes must be idempotent.
-    A timeout is not retried: the caller's time is up. No blocking command is ever sent through this client.
+    A timeout is not retried: the caller's time is up. No blocking command is ever sent through this client. It has at
+    most 64 connections, listeners among them; what wants one more waits for it, up to `timeout_s`.
     """
     retry = Retry(
         ExponentialWithJitterBackoff(base=_RETRY_BASE_S, cap=_RETRY_CAP_S),
@@ -30,8 +32,10 @@ def connect(url: str, *, timeout_s: float = 10.0) -> Redis:
         supported_errors=(RedisConnectionError,),
     )
     try:
-        return Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             url,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=timeout_s,
             decode_responses=False,
             protocol=2,
             socket_timeout=timeout_s,
@@ -41,6 +45,7 @@ def connect(url: str, *, timeout_s: float = 10.0) -> Redis:
         )
     except ValueError as error:
         raise ConfigurationError(f"SPARKE_REDIS_URL is not a URL of Redis: {error}") from error
+    return Redis.from_pool(pool)
 
 
 def parse_version(text: str) -> tuple[int, ...]:

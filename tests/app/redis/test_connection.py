@@ -107,3 +107,13 @@ async def test_a_closed_listener_hears_nothing_and_closes_twice(redis: Redis) ->
     await listener.close()
     assert await redis.publish("bell", b"1") == 0
     assert heard == []
+
+
+async def test_more_at_once_than_there_are_connections_wait(redis_url):
+    """Five hundred commands at once are all answered, over a bounded number of connections, which close in the end."""
+    redis = connect(redis_url)
+    answers = await asyncio.gather(*(redis.incr("asked") for _ in range(500)))
+    assert sorted(answers) == list(range(1, 501))
+    num_clients = (await redis.info("clients"))["connected_clients"]
+    assert num_clients <= 80, "the test's own client has some of them"
+    await redis.aclose()
