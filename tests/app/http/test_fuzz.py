@@ -133,8 +133,6 @@ def _statuses(operation, mode, known, http):
     return seen
 
 
-# The API, in a thread of this process, draws the pauses between attempts at a webhook while Hypothesis draws a case.
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 def test_every_operation_keeps_to_its_document(keyed_api, document, known, subtests):
     """What the schema allows and what it forbids: no failure, no undocumented answer, nothing forbidden accepted."""
     load_all_checks()
