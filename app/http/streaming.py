@@ -3,12 +3,15 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
+from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.types import Send
 
 from app.domain.ids import JobId, TenantId
 from app.domain.job import JobRecord
@@ -17,9 +20,11 @@ from app.http.answers import GenerationAnswer
 from app.http.deps import Deps
 from app.http.errors import describe_error
 from app.http.showing import show_inline
+from app.http.submission import cancel_job
 from app.jobs.types import JobEvent
+from app.redis.cancelling import end_task
 
-UNBUFFERED = {"x-accel-buffering": "no"}  # a proxy in front passes each event on at once
+_UNBUFFERED = {"x-accel-buffering": "no"}  # a proxy in front passes each event on at once
 _KIND = "image_generation"
 
 
@@ -33,17 +38,34 @@ class Streamed:
     cancels: bool
 
 
-async def stream_images(streamed: Streamed, deps: Deps) -> AsyncIterator[bytes]:
+class EventStream(StreamingResponse):
+    """Server-sent events of a generator, which is closed with its client, also where that leaves between two events."""
+
+    def __init__(self, events: AsyncGenerator[bytes], *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={**_UNBUFFERED, **(headers or {})})
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Sends event after event, then closes the generator."""
+        try:
+            await super().stream_response(send)
+        finally:
+            with CancelScope(shield=True):
+                await self._events.aclose()
+
+
+async def stream_images(streamed: Streamed, deps: Deps) -> AsyncGenerator[bytes]:
     """The events of one request. What goes wrong after the start is an event `error`, since the status is out."""
     try:
-        async for event in _images(streamed, deps):
-            yield event
+        async with aclosing(_images(streamed, deps)) as events:
+            async for event in events:
+                yield event
     except ServiceError as error:
         body = {"error": describe_error(error).model_dump()}
         yield format_sse_event(data_str=json.dumps(body), event="error")
     except (asyncio.CancelledError, GeneratorExit):
         if streamed.cancels:
-            deps.background.start(deps.jobs.cancel(streamed.tenant_id, streamed.job_id))
+            deps.background.start(cancel_job(streamed.tenant_id, streamed.job_id, deps))
         raise
 
 
@@ -56,46 +78,54 @@ async def read_preview(event: JobEvent, deps: Deps) -> str | None:
     return (await to_thread.run_sync(base64.b64encode, data)).decode("ascii")
 
 
-async def _images(streamed: Streamed, deps: Deps) -> AsyncIterator[bytes]:
+async def _images(streamed: Streamed, deps: Deps) -> AsyncGenerator[bytes]:
     """Previews as they come, and the images after the job's end. Raises why there are none."""
     tenant_id, job_id = streamed.tenant_id, streamed.job_id
-    ending = asyncio.ensure_future(deps.waiter.wait(tenant_id, job_id, streamed.timeout_s))
+    ending = asyncio.create_task(deps.waiter.wait(tenant_id, job_id, streamed.timeout_s))
     try:
         shown: set[tuple[str, str]] = set()
-        async for event in _until(ending, deps.job_events.follow(tenant_id, job_id)):
-            if event is None:
-                yield KEEPALIVE_COMMENT
-            elif (
-                event.type == "preview"
-                and (which := (event.fields["image"], event.fields["number"])) not in shown
-            ):
-                shown.add(which)
-                record = await deps.jobs.get(tenant_id, job_id)
-                yield _partial(event, record, await read_preview(event, deps))
+        async with aclosing(_until(ending, deps.job_events.follow(tenant_id, job_id))) as events:
+            async for event in events:
+                if event is None:
+                    yield KEEPALIVE_COMMENT
+                elif event.type == "preview" and _name_of(event) not in shown:
+                    shown.add(_name_of(event))
+                    record = await deps.jobs.get(tenant_id, job_id)
+                    yield _partial(event, record, await read_preview(event, deps))
         record = await ending
     finally:
-        ending.cancel()
+        await end_task(ending)
     answer = await show_inline(record, deps)
     for index in range(len(answer.data)):
         yield _completed(answer, index)
 
 
 async def _until(
-    ending: "asyncio.Future[JobRecord]", events: AsyncIterator[JobEvent | None]
-) -> AsyncIterator[JobEvent | None]:
+    ending: "asyncio.Task[JobRecord]", followed: AsyncGenerator[JobEvent | None]
+) -> AsyncGenerator[JobEvent | None]:
     """The events up to the last one; none more where waiting for the end has failed."""
-    while True:
-        following = asyncio.ensure_future(anext(events, _OVER))
-        try:
-            await asyncio.wait((following, ending), return_when=asyncio.FIRST_COMPLETED)
-            if not following.done() and ending.exception() is not None:
+    async with aclosing(followed) as events:
+        while True:
+            following = asyncio.create_task(_next_of(events))
+            try:
+                await asyncio.wait((following, ending), return_when=asyncio.FIRST_COMPLETED)
+                if not following.done() and ending.exception() is not None:
+                    return
+                event = await following
+            finally:
+                await end_task(following)
+            if event is _OVER:
                 return
-            event = await following
-        finally:
-            following.cancel()
-        if event is _OVER:
-            return
-        yield event
+            yield event
+
+
+async def _next_of(events: AsyncGenerator[JobEvent | None]) -> Any:
+    return await anext(events, _OVER)
+
+
+def _name_of(preview: JobEvent) -> tuple[str, str]:
+    """Which image it shows, and which of its previews it is: a batch that runs again shows them again."""
+    return preview.fields["image"], preview.fields["number"]
 
 
 _OVER: Any = object()

@@ -81,6 +81,15 @@ class Arrivals:
         accepted = Accepted(stands_for, int(found[0]), limits.max_waiting_per_tenant)
         return accepted, outcome == b"accepted"
 
+    async def known(self, tenant_id: TenantId, idempotency: Idempotency) -> JobId | None:
+        """The job that the key stands for; None where it stands for none. Raises IdempotencyMismatch."""
+        name = keys.idempotency_key(tenant_id, idempotency.key)
+        found: Any = await self._redis.hmget(name, ["job_id", "fingerprint"])
+        job_id, fingerprint = found
+        if fingerprint is not None and fingerprint != idempotency.fingerprint.encode():
+            raise idempotency.mismatch
+        return None if job_id is None else JobId(job_id.decode())
+
     async def mark(self, tenant_id: TenantId, model: ModelId, lanes: Collection[Lane]) -> None:
         """Gives the tenant a turn at the model in each of the lanes, and wakes workers."""
         turns = [keys.turns_key(model, lane) for lane in lanes]

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +28,12 @@ def parse_event_id(text: str) -> str:
     if _EVENT_ID.fullmatch(text) is None or any(int(part) > _MAX_PART for part in text.split("-")):
         raise InvalidId(f"an event id has the form 1700000000000-0, got {text[:80]!r}")
     return text
+
+
+def order_of(event_id: str) -> tuple[int, int]:
+    """What event ids are ordered by."""
+    at_ms, _, number = event_id.partition("-")
+    return int(at_ms), int(number)
 
 
 class JobEvents:
@@ -73,7 +79,7 @@ class JobEvents:
         after: str = "0-0",
         idle_s: float = 15.0,
         until_stop: bool = False,
-    ) -> AsyncIterator[JobEvent | None]:
+    ) -> AsyncGenerator[JobEvent | None]:
         """Every event later than `after`, in order and each once, until the last one; None where none came for `idle_s`.
 
         Ends without the last event only where the events are gone (a job is kept for its time to live), or at `stop`
@@ -111,11 +117,16 @@ class JobEvents:
     async def _read(self, tenant_id: TenantId, job_id: JobId, after: str) -> list[JobEvent] | None:
         """Later events; None where none can come any more."""
         name = events_key(tenant_id, job_id)
-        found: Any = await self._redis.xrange(name, min=f"({after}", count=_PAGE_EVENTS)
-        if found:
-            return [_decode(*entry) for entry in found]
-        last: Any = await self._redis.xrevrange(name, count=1)
-        return [] if last and not _decode(*last[0]).is_last else None
+        while True:
+            found: Any = await self._redis.xrange(name, min=f"({after}", count=_PAGE_EVENTS)
+            if found:
+                return [_decode(*entry) for entry in found]
+            latest: Any = await self._redis.xrevrange(name, count=1)
+            if not latest:
+                return None
+            last = _decode(*latest[0])
+            if order_of(last.event_id) <= order_of(after):  # else it was written between the two looks
+                return None if last.is_last else []
 
 
 def _decode(event_id: bytes, fields: dict[bytes, bytes]) -> JobEvent:

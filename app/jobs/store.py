@@ -25,6 +25,7 @@ class JobStore:
 
     def __init__(self, redis: Redis, limits: JobLimits, *, clock_ms: Callable[[], int] = now_ms) -> None:
         self._redis = redis
+        self._limits = limits
         self._steps = Transitions(redis, limits, clock_ms)
 
     @redis_errors
@@ -36,7 +37,16 @@ class JobStore:
         accepted or not.
         """
         place = JobPlace.of(job)
-        await self._steps.arrivals.admit(job)
+        try:
+            await self._steps.arrivals.admit(job)
+        except QueueFull:
+            if idempotency is None:
+                raise
+            known = await self._steps.arrivals.known(job.tenant_id, idempotency)
+            if known is None:
+                raise
+            num_waiting = int(await self._redis.zcard(place.slot_keys[1]))
+            return Accepted(known, num_waiting, self._limits.max_waiting_per_tenant)
         try:
             accepted, is_open = await self._steps.arrivals.accept(job, idempotency)
         except (QueueFull, IdempotencyMismatch):

@@ -13,8 +13,11 @@ from app.domain.ids import JobId
 from app.errors import ServiceError
 from app.images.store import preview_key
 from app.jobs.types import ReservedJob
+from app.redis.cancelling import end_task
 from app.worker.png import encode_png
 from sparke_engine.diffusion.previews import Previews
+
+LATE_S = 2.0  # how long the end of a batch waits for previews that are on their way
 
 _log = structlog.get_logger(__name__)
 
@@ -36,9 +39,9 @@ class PreviewSink(Protocol):
 
 
 class Previewer:
-    """An async context manager around a batch; at its end every preview has been shown or given up.
+    """An async context manager around a batch; at its end every preview has been shown, or is given up soon.
 
-    A preview that cannot be written is left out: it is a courtesy, and the job goes on.
+    A job's previews end with the first that cannot be shown: they are a courtesy, and the job goes on.
     """
 
     def __init__(self, events: PreviewEvents, images: PreviewSink, encoders: Executor) -> None:
@@ -47,6 +50,7 @@ class Previewer:
         self._encoders = encoders
         self._loop = asyncio.get_running_loop()
         self._showing: dict[JobId, asyncio.Task[None]] = {}  # the latest of each job
+        self._given_up: set[JobId] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,7 +58,9 @@ class Previewer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*self._showing.values())
+        if self._showing:
+            await asyncio.wait(self._showing.values(), timeout=LATE_S)
+        await asyncio.gather(*(end_task(task) for task in self._showing.values()))
 
     def of(self, reserved: ReservedJob) -> Previews | None:
         """What the job's group asks the engine for; None where the job wants no previews."""
@@ -81,7 +87,9 @@ class Previewer:
     ) -> None:
         job = reserved.job
         if after is not None:
-            await after
+            await asyncio.wait((after,))
+        if job.job_id in self._given_up:
+            return
         try:
             for index, image in enumerate(images):
                 png = await self._loop.run_in_executor(self._encoders, encode_png, image)
@@ -89,4 +97,8 @@ class Previewer:
                 await self._images.put(key, png)
                 await self._events.show(reserved, index, number, key)
         except ServiceError as error:
-            _log.warning("preview_left_out", job_id=job.job_id, reason=error.message)
+            self._given_up.add(job.job_id)
+            _log.warning("previews_given_up", job_id=job.job_id, reason=error.message)
+        except Exception:  # noqa: BLE001 - whatever it is, the job goes on
+            self._given_up.add(job.job_id)
+            _log.exception("previews_given_up", job_id=job.job_id)

@@ -5,7 +5,6 @@ from collections.abc import Awaitable
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -20,7 +19,7 @@ from app.http.json_body import read_json
 from app.http.openapi import GENERATION_DOCS, IMAGE_DOCS
 from app.http.rate_limit import accepted_headers
 from app.http.showing import base_url_of, show_by_url, show_inline, to_json
-from app.http.streaming import UNBUFFERED, Streamed, stream_images
+from app.http.streaming import EventStream, Streamed, stream_images
 from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -60,9 +59,7 @@ async def generate_images(
     job_id, headers = accepted.job_id, accepted_headers(accepted)
     if body.stream:
         streamed = Streamed(tenant_id, job_id, timeout_s, cancels=bool(body.cancel_on_disconnect))
-        return StreamingResponse(
-            stream_images(streamed, deps), media_type="text/event-stream", headers=UNBUFFERED | headers
-        )
+        return EventStream(stream_images(streamed, deps), headers=headers)
     try:
         record = await _unless_disconnected(request, deps.waiter.wait(tenant_id, job_id, timeout_s))
     except ClientDisconnect:

@@ -1,11 +1,11 @@
 """Jobs: ask for images without waiting, see what became of it, follow it, cancel it."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from app.domain.ids import JOB_FORM, JobId, ModelId, TenantId, parse_job_id
@@ -20,9 +20,9 @@ from app.http.json_body import read_json
 from app.http.openapi import EVENTS_DOCS, JOB_DOCS
 from app.http.rate_limit import accepted_headers
 from app.http.showing import base_url_of
-from app.http.streaming import UNBUFFERED, read_preview
+from app.http.streaming import EventStream, read_preview
 from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
-from app.jobs.events import EVENT_FORM, parse_event_id
+from app.jobs.events import EVENT_FORM, order_of, parse_event_id
 from app.jobs.types import JobEvent, JobQuery
 
 MAX_LISTED = 100
@@ -139,28 +139,30 @@ async def follow_job(
     if (await deps.jobs.get(tenant_id, parsed)).job.lane is Lane.BATCH:
         raise NotFound(f"job {parsed} is a line of a batch, which has no events")
     last = await deps.job_events.last(tenant_id, parsed)
-    if last.is_last and _order(after) >= _order(last.event_id):
+    if last.is_last and order_of(after) >= order_of(last.event_id):
         return Response(status_code=204)
     stream = _tell(tenant_id, parsed, after, base_url=base_url_of(request, deps), deps=deps)
-    return StreamingResponse(stream, media_type="text/event-stream", headers=UNBUFFERED)
+    return EventStream(stream)
 
 
 async def _tell(
     tenant_id: TenantId, job_id: JobId, after: str, *, base_url: str, deps: Deps
-) -> AsyncIterator[bytes]:
-    async for event in deps.job_events.follow(tenant_id, job_id, after=after, until_stop=True):
-        if event is None:
-            yield KEEPALIVE_COMMENT
-            continue
-        told = _describe_event(event, job_id)
-        if event.type == "preview":
-            told["b64_json"] = await read_preview(event, deps)
-        data = json.dumps(told, separators=(",", ":"))
-        if event.is_last:
-            record = await deps.jobs.get(tenant_id, job_id)
-            shown = job_json(describe_job(record, deps, base_url=base_url))
-            data = f'{data[:-1]},"job":{shown}}}'
-        yield format_sse_event(data_str=data, event=event.type, id=event.event_id)
+) -> AsyncGenerator[bytes]:
+    followed = deps.job_events.follow(tenant_id, job_id, after=after, until_stop=True)
+    async with aclosing(followed) as events:
+        async for event in events:
+            if event is None:
+                yield KEEPALIVE_COMMENT
+                continue
+            told = _describe_event(event, job_id)
+            if event.type == "preview":
+                told["b64_json"] = await read_preview(event, deps)
+            data = json.dumps(told, separators=(",", ":"))
+            if event.is_last:
+                record = await deps.jobs.get(tenant_id, job_id)
+                shown = job_json(describe_job(record, deps, base_url=base_url))
+                data = f'{data[:-1]},"job":{shown}}}'
+            yield format_sse_event(data_str=data, event=event.type, id=event.event_id)
 
 
 def _describe_event(event: JobEvent, job_id: JobId) -> dict[str, str | int | None]:
@@ -187,8 +189,3 @@ def _parse_event(given: str | None) -> str:
         return parse_event_id(given) if given else "0-0"
     except InvalidId as error:
         raise InvalidId(error.message, param="Last-Event-ID") from error
-
-
-def _order(event_id: str) -> tuple[int, int]:
-    at_ms, _, number = event_id.partition("-")
-    return int(at_ms), int(number)

@@ -1,5 +1,6 @@
 """Images as a stream, read by the official client."""
 
+import asyncio
 import base64
 import io
 import json
@@ -10,6 +11,7 @@ import openai
 import pytest
 from PIL import Image
 
+from app.http.streaming import EventStream
 from sparke_engine.diffusion.toy import prompt_digest, read_toy_image
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -127,3 +129,32 @@ def test_previews_are_among_a_jobs_events(http):
                         found.append((event["number"], event["image"], _read(event["b64_json"])[0]))
         seen.append(found)
     assert seen == [[(0, 0, prompt_digest("a star")), (1, 0, prompt_digest("a star"))]] * 2
+
+
+@pytest.mark.anyio
+async def test_a_stream_is_closed_with_its_client():
+    """A client that leaves while the server cannot send: the generator is closed at once, not by a garbage collector."""
+    closed = asyncio.Event()
+
+    async def events():
+        try:
+            while True:
+                yield b"data: 1\n\n"
+        finally:
+            closed.set()
+
+    blocked = asyncio.Event()
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            blocked.set()
+            await asyncio.sleep(60)
+
+    async def receive():
+        await blocked.wait()
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.3"}, "headers": []}
+    kept = EventStream(events())
+    await asyncio.wait_for(kept(scope, receive, send), 5)
+    assert closed.is_set()

@@ -138,6 +138,34 @@ async def test_a_follower_hears_that_nothing_happens(bench):
         assert await asyncio.wait_for(anext(following), 5) is None
 
 
+class _Between:
+    """A Redis where something happens between a follower's two looks at a stream."""
+
+    def __init__(self, redis, happens):
+        self._redis, self._happens = redis, happens
+
+    def __getattr__(self, name):
+        return getattr(self._redis, name)
+
+    async def xrange(self, *given, **named):
+        """Once nothing new was found, let it happen."""
+        found = await self._redis.xrange(*given, **named)
+        if not found and self._happens is not None:
+            happens, self._happens = self._happens, None
+            await happens()
+        return found
+
+
+async def test_an_end_between_two_looks_is_not_missed(bench):
+    """It is written after a follower found nothing new, and before it asks whether anything can come."""
+    job = bench.job()
+    await bench.store().accept(job)
+    redis = _Between(bench.redis, lambda: bench.store().cancel(job.tenant_id, job.job_id))
+    async with JobEvents(redis) as events:
+        told = await asyncio.wait_for(_all(events, job), 5)
+    assert [event.type for event in told] == ["queued", "cancelled"]
+
+
 class _Away:
     """A Redis that does not answer the first readings of a stream."""
 

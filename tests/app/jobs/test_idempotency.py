@@ -79,3 +79,16 @@ async def test_a_key_is_forgotten_in_time(bench):
     await bench.store().accept(job, KEY)
     ttl_ms = await bench.redis.pttl(keys.idempotency_key(job.tenant_id, KEY.key))
     assert 50_000 < ttl_ms <= 60_000
+
+
+async def test_a_key_is_answered_though_the_service_is_full(bench):
+    """Its own job has the last place: sent again it is that job, and without its key, or under another, refused."""
+    bench.limits = JobLimits(max_open=1)
+    job, again = bench.job(), bench.job()
+    await bench.store().accept(job, KEY)
+    assert (await bench.store().accept(again, KEY)).job_id == job.job_id
+    for key in (None, Idempotency("another", "fingerprint")):
+        with pytest.raises(QueueFull):
+            await bench.store().accept(again, key)
+    with pytest.raises(IdempotencyMismatch):
+        await bench.store().accept(again, dataclasses.replace(KEY, fingerprint="another"))

@@ -1,14 +1,20 @@
 """Previews reach the store and the job's events, and never hold up or spoil the job."""
 
+import asyncio
 import dataclasses
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
 
+from app.domain.ids import WorkerId
 from app.domain.job import JobState
 from app.errors import StoreUnavailable
 from app.jobs.events import JobEvents
+from app.jobs.types import ReservedJob
+from app.worker.previewer import LATE_S, Previewer
 from sparke_engine.diffusion.toy import prompt_digest, read_toy_image
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +77,57 @@ async def test_a_store_that_is_away_costs_the_preview_alone(open_bench, make_job
         "progress",
         "succeeded",
     ]
+
+
+class _Told:
+    """Takes every preview; `put` does as told."""
+
+    def __init__(self, put):
+        self._put, self.num_puts = put, 0
+
+    async def put(self, key, data):
+        """Count it, and do it."""
+        self.num_puts += 1
+        await self._put(key, data)
+
+    async def show(self, *_told):
+        """Take it."""
+        return True
+
+
+async def _show_three(make_job, put):
+    """Three previews of one job; how often something was to be written, and how long their batch waited for them."""
+    told = _Told(put)
+    reserved = ReservedJob(_wanting(make_job(1), 3), 1, WorkerId("one"), "1-0")
+    with ThreadPoolExecutor(1) as encoders:
+        began_s = time.monotonic()
+        async with Previewer(told, told, encoders) as previewer:
+            previews = previewer.of(reserved)
+            for number in range(3):
+                await asyncio.to_thread(previews.show, number, [Image.new("RGB", (8, 8))])
+            await asyncio.sleep(0.1)
+    return told.num_puts, time.monotonic() - began_s
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), RuntimeError("unheard of")])
+async def test_whatever_goes_wrong_ends_the_previews_alone(make_job, error):
+    """The first error, expected or not, is the last attempt; nothing comes out of the context."""
+
+    async def put(_key, _data):
+        raise error
+
+    assert (await _show_three(make_job, put))[0] == 1
+
+
+async def test_a_store_that_hangs_does_not_hold_up_the_batch(make_job):
+    """What is not shown soon after the batch is given up."""
+
+    async def put(_key, _data):
+        await asyncio.sleep(60)
+
+    num_puts, took_s = await _show_three(make_job, put)
+    assert num_puts == 1
+    assert took_s < LATE_S + 2
 
 
 async def test_previews_of_a_lost_job_are_not_told(bench, make_job):
