@@ -81,6 +81,9 @@ def test_ctrl_c_and_cancel(serve_api: ServeApi, settings: Settings, tmp_path: Pa
     apart = settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=12"})
     url, path = serve_api(apart), _write(tmp_path / "prompts.jsonl", "a star", "a ring")
     note_path = tmp_path / "prompts.jsonl.batch.json"
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and so would ours
     with subprocess.Popen(_command(path, url), stderr=subprocess.PIPE, text=True) as process:
         while not note_path.exists() or json.loads(note_path.read_text())["batch_id"] is None:
             assert process.poll() is None
