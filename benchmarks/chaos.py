@@ -200,11 +200,7 @@ def main() -> int:
     started = ", ".join(f"{count} of {what}" for what, count in sorted(played.scene.started.items()))
     print(f"killed: {killed}; workers frozen {played.scene.num_frozen} times; processes started: {started}")
     print(f"{played.seconds:.0f} s, {plan.num_jobs / played.seconds:.1f} jobs/s")
-    for what, count in findings.figures.items():
-        print(f"{what:32} {count:8}")
-    for fault in findings.faults[:50]:
-        print("FAULT", fault)
-    print(f"{len(findings.faults)} faults")
+    findings.show()
     return 1 if findings.faults else 0
 
 

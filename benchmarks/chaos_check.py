@@ -41,6 +41,14 @@ class Findings:
     figures: dict[str, int]
     faults: list[str]
 
+    def show(self) -> None:
+        """Prints every figure, the first faults, and how many there are."""
+        for what, count in self.figures.items():
+            print(f"{what:32} {count:8}")
+        for fault in self.faults[:50]:
+            print("FAULT", fault)
+        print(f"{len(self.faults)} faults")
+
 
 async def check(redis: Redis, image_folder: Path, told: Told) -> Findings:
     """Every accepted job has ended once; memories and images are exactly those of what succeeded."""

@@ -227,11 +227,7 @@ def main() -> int:
             scene.stop()
     killed = ", ".join(f"{what} {count} times" for what, count in scene.kills.items())
     print(f"killed: {killed}; workers started: {scene.num_started}")
-    for what, count in findings.figures.items():
-        print(f"{what:32} {count:8}")
-    for fault in findings.faults[:50]:
-        print("FAULT", fault)
-    print(f"{len(findings.faults)} faults")
+    findings.show()
     return 1 if findings.faults else 0
 
 

@@ -1,17 +1,15 @@
 """JSON of jobs and results, and the record's hash. A value that does not fit the schema is CorruptRecord."""
 
 import math
-from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from app.domain.ids import JobId, TenantId, WorkerId
 from app.domain.job import Job, JobRecord, JobState
 from app.domain.result import Failure, GenerationResult
 from app.errors import CorruptRecord
 from app.jobs.types import DeadLetter, WorkerInfo
-
-_T = TypeVar("_T")
+from app.redis.records import decode
 
 JOB: TypeAdapter[Job] = TypeAdapter(Job)
 RESULT: TypeAdapter[GenerationResult] = TypeAdapter(GenerationResult)
@@ -26,16 +24,6 @@ def encode_result(result: GenerationResult) -> bytes:
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"image {image.image_id}: expected finite numbers, got {number}")
     return RESULT.dump_json(result)
-
-
-def decode(adapter: TypeAdapter[_T], data: bytes, *, where: str) -> _T:
-    """The value of some JSON. `where` begins the message of CorruptRecord."""
-    try:
-        return adapter.validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise CorruptRecord(f"{where}: {place}: {first['msg']}") from error
 
 
 def decode_record(found: dict[bytes, bytes], *, where: str) -> JobRecord:

@@ -13,6 +13,7 @@ from app.errors import CorruptRecord
 from app.images.store import ImageStore, parse_image_key
 from app.jobs import codec, keys
 from app.redis.errors import redis_errors
+from app.redis.records import decode
 from app.redis.turns import take_turn
 
 _Owner = tuple[TenantId, JobId]
@@ -79,7 +80,7 @@ def _named(job_id: JobId, state: bytes | None, result: bytes | None) -> frozense
             return None
         if state.decode() != JobState.SUCCEEDED:
             return frozenset()
-        read = codec.decode(codec.RESULT, result or b"", where=f"job {job_id}")
+        read = decode(codec.RESULT, result or b"", where=f"job {job_id}")
     except (ValueError, CorruptRecord) as error:
         structlog.get_logger().error("job_unreadable", job_id=job_id, error=str(error))
         return None

@@ -25,6 +25,7 @@ from app.jobs.workers import now_ms
 from app.redis.cancelling import wait_at_most
 from app.redis.errors import redis_errors
 from app.redis.listener import Listener
+from app.redis.records import decode
 
 _MAX_TURNS = 64  # tenants that are asked in one go, beyond the images wanted
 _POLL_S = 1.0  # how often to look without having been woken
@@ -260,7 +261,7 @@ class JobQueue:
         elif outcome == b"started":
             fence = int(details[0])
             try:
-                job = codec.decode(codec.JOB, details[1], where=f"job {place.job_id}")
+                job = decode(codec.JOB, details[1], where=f"job {place.job_id}")
             except CorruptRecord as error:
                 await self._bury(place, fence, error)
             else:

@@ -16,6 +16,7 @@ from app.jobs.arrivals import Arrivals
 from app.jobs.place import JobPlace
 from app.jobs.types import JobLimits, Progress, ReservedJob, Standing
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
+from app.redis.records import decode
 from app.redis.scripts import load_script
 
 EXPIRED = Failure("expired", "the job was not done by its deadline; try again, or allow it more time")
@@ -217,9 +218,7 @@ class Transitions:
         names = ["failure", "attempts", "worker_id", "last_worker_id"]
         found: Any = await self._redis.hmget(place.slot_keys[0], names)
         failure, attempts, worker_id, last_worker_id = (value or b"" for value in found)
-        reason = (
-            codec.decode(codec.FAILURE, failure, where=f"job {place.job_id}").code if failure else "unknown"
-        )
+        reason = decode(codec.FAILURE, failure, where=f"job {place.job_id}").code if failure else "unknown"
         who = ["t", place.tenant_id, "j", place.job_id, "worker", worker_id or last_worker_id]
         return [*who, "reason", reason, "attempts", attempts or b"0", "at_ms", self.clock_ms()]
 

@@ -12,10 +12,11 @@ from redis.asyncio import Redis
 
 from app.domain.ids import ModelId, WorkerId
 from app.errors import CorruptRecord
-from app.jobs.codec import WORKER, decode
+from app.jobs.codec import WORKER
 from app.jobs.keys import worker_index_key, worker_key
 from app.jobs.types import WorkerInfo
 from app.redis.errors import redis_errors
+from app.redis.records import decode
 
 
 def now_ms() -> int:

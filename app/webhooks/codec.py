@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.domain.webhook import Webhook, WebhookEvent
 from app.errors import CorruptRecord
+from app.redis.records import corrupt
 
 _WEBHOOK = TypeAdapter(Webhook)
 _METADATA = TypeAdapter(dict[str, str])
@@ -22,9 +23,7 @@ def decode_webhook(data: bytes) -> Webhook:
     try:
         return _WEBHOOK.validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise CorruptRecord(f"a webhook's record: {place}: {first['msg']}") from None
+        raise corrupt(error, where="a webhook's record") from None
 
 
 def decode_event(fields: list[bytes]) -> WebhookEvent:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ import structlog
 
 from app.errors import ServiceError
 from app.jobs.types import WorkerInfo, WorkerPhase
+from app.redis.cancelling import wait_at_most
 
 _log = structlog.get_logger(__name__)
 
@@ -44,11 +44,7 @@ class Heartbeat:
         """Beat for ever. A beat that cannot be told is logged, and the next one tried in its time."""
         while True:
             await quietly(self.beat, "heartbeat not told")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(
-                    self._interval_s
-                ):  # wait_for of Python 3.11 can lose a cancellation
-                    await self._changed.wait()
+            await wait_at_most(self._changed, self._interval_s)
             self._changed.clear()
 
 

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Literal, TypeVar
 
 import structlog
 
 from app.errors import StoreUnavailable
+from app.redis.cancelling import wait_at_most
 from app.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -51,6 +51,4 @@ class Patience:
 
     async def pause(self, delay_s: float) -> None:
         """Sleep, but no longer than until the worker stops."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(delay_s):
-                await self._stop.wait()
+        await wait_at_most(self._stop, delay_s)

@@ -12,6 +12,7 @@ from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySel
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import CorruptRecord
 from app.jobs import codec
+from app.redis.records import decode
 
 _FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 _TEXTS = st.text(st.characters(codec="utf-8"))
@@ -64,7 +65,7 @@ _RESULTS = st.builds(
 @given(_JOBS)
 def test_a_job_comes_back_as_it_was(job):
     """Every text, seed and float of a request survives, exactly."""
-    assert codec.decode(codec.JOB, codec.JOB.dump_json(job), where="job") == job
+    assert decode(codec.JOB, codec.JOB.dump_json(job), where="job") == job
 
 
 @given(_JOBS, _RESULTS, st.builds(Failure, code=_TEXTS, message=_TEXTS))
@@ -91,7 +92,7 @@ def test_a_job_of_an_older_release_has_no_references(job):
     """Records that were written before there were references are read on."""
     written = json.loads(codec.JOB.dump_json(job))
     del written["request"]["diversity"]["novelty"], written["request"]["diversity"]["context"]
-    found = codec.decode(codec.JOB, json.dumps(written).encode(), where="job")
+    found = decode(codec.JOB, json.dumps(written).encode(), where="job")
     assert (found.request.diversity.novelty, found.request.diversity.context) == (None, None)
 
 
@@ -101,7 +102,7 @@ def test_a_job_of_an_older_release_has_no_references(job):
 def test_what_does_not_fit_is_corrupt(data):
     """The message names the record."""
     with pytest.raises(CorruptRecord, match=r"^job 7: "):
-        codec.decode(codec.FAILURE, data, where="job 7")
+        decode(codec.FAILURE, data, where="job 7")
 
 
 @pytest.mark.parametrize("found", [{}, {b"state": b"asleep"}, {b"state": b"queued"}])
