@@ -49,7 +49,7 @@ log "$(left_s 40)" long-memory "$PYTHON" benchmarks/long_memory.py --images 4000
     --out "$OUT/long-memory"
 log 60 long-memory-report "$PYTHON" benchmarks/long_memory.py --images 4000 --report-only --device cuda \
     --out "$OUT/long-memory"
-log "$(left_s 5)" novelty "$PYTHON" benchmarks/novelty.py --images 1536 --grid 16 --weights 0 1 0.5 -0.5 -1 \
+log "$(left_s 5)" novelty "$PYTHON" benchmarks/novelty.py --images 1536 --weights 0 1 0.5 -0.5 -1 \
     --device cuda --out "$OUT/novelty"
 if $alone; then sweep; fi
 wait

@@ -8,9 +8,10 @@ machine meet them all; each is compared with 100 entries within its repeat, and 
 interval by bootstrap over repeats.
 
 The demo model makes four images a request, the preset is the shipped one; its image is done in a tenth of a second, so
-it shows the most of what a memory costs. `--unet` adds a pipeline with a denoiser of SDXL's size, random weights, one
-image of 1024 px with classifier-free guidance; its text encoders and decoder, which cost the same at any size, are left
-out, which is to its disadvantage. Entries are random: what they hold does not change the work.
+it shows the most of what a memory costs. `--unet` adds a pipeline with a denoiser of SDXL's size, random weights, four
+images of 1024 px a request with classifier-free guidance, which keep a GPU busy where one image waits for its host; its
+text encoders and decoder, which cost the same at any size, are left out, which is to its disadvantage. Entries are
+random: what they hold does not change the work.
 """
 
 import argparse
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--unet", action="store_true", help="also a denoiser of SDXL's size (needs a GPU)")
+    parser.add_argument("--unet-images", type=int, default=4, help="images a request of that denoiser")
     parser.add_argument("--unet-repeats", type=int, default=10)
     parser.add_argument("--unet-steps", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/memory-cost"))
@@ -75,14 +77,13 @@ def main() -> None:
     where = f"{platform.node()}, {name}, torch {torch.__version__}"
     print(where, flush=True)
     engine = demo_engine(asked.device, compiled=False)
-    rows = rows_of("demo, 4 images", timed(demo_calls(engine, SIZES), asked.repeats))
+    rows = rows_of("demo, images: 4", timed(demo_calls(engine, SIZES), asked.repeats))
     if asked.unet:
         with torch.device(asked.device):
             unet = diffusers.UNet2DConditionModel(**UNET)
         pipe = pipeline_of(unet)
-        rows += rows_of(
-            "SDXL's size, 1 image", timed(unet_calls(pipe, UNET_SIZES, asked.unet_steps), asked.unet_repeats)
-        )
+        calls = unet_calls(pipe, UNET_SIZES, asked.unet_steps, images=asked.unet_images)
+        rows += rows_of(f"SDXL's size, images: {asked.unet_images}", timed(calls, asked.unet_repeats))
     report = {"where": where, "repeats": asked.repeats, "rows": [asdict(row) for row in rows]}
     (asked.out / f"memory-cost-{asked.device}.json").write_text(json.dumps(report, indent=1))
 
@@ -116,9 +117,9 @@ def pipeline_of(unet: diffusers.UNet2DConditionModel) -> diffusers.StableDiffusi
 
 
 def unet_calls(
-    pipe: diffusers.StableDiffusionXLPipeline, sizes: Iterable[int], steps: int
+    pipe: diffusers.StableDiffusionXLPipeline, sizes: Iterable[int], steps: int, *, images: int
 ) -> dict[int, Callable[[], object]]:
-    """For each size one image, memory read and guided; the preset relaxes guidance in every step, the most work there is."""
+    """For each size one request, memory read and guided; the preset relaxes guidance in every step, the most work there is."""
     config = pipe.unet.config
     pooled_dim = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
     generator, like = torch.Generator().manual_seed(0), next(pipe.unet.parameters())
@@ -127,21 +128,22 @@ def unet_calls(
     asked = unit(pooled[0].float().cpu())
     feature_dim = POOLED.feature_map.dim(config.in_channels, config.sample_size, config.sample_size)
 
-    def image(bank: MemoryBank) -> object:
+    def request(bank: MemoryBank) -> object:
         with guided(pipe, bank, asked[0], preset=POOLED, keeps_guidance=False):  # else an embedding keeps it
             made = pipe(
                 prompt_embeds=prompts[0],
                 negative_prompt_embeds=prompts[1],
                 pooled_prompt_embeds=pooled[0],
                 negative_pooled_prompt_embeds=pooled[1],
+                num_images_per_prompt=images,
                 num_inference_steps=steps,
                 guidance_scale=7.5,
                 output_type="latent",
-                generator=torch.Generator().manual_seed(1),
+                generator=[torch.Generator().manual_seed(seed) for seed in range(images)],
             )
         return made.images.float().cpu()
 
-    return {size: partial(image, bank_of(size, feature_dim, asked)) for size in sizes}
+    return {size: partial(request, bank_of(size, feature_dim, asked)) for size in sizes}
 
 
 def bank_of(size: int, feature_dim: int, embedding: Tensor) -> MemoryBank:

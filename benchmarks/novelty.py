@@ -1,6 +1,6 @@
 """Novelty and context on the demo model: how often prompts that state no shape show the shapes and looks of a reference.
 
-    python benchmarks/novelty.py --images 384 --grid 16 --out runs/novelty-16
+    python benchmarks/novelty.py --images 384 --out runs/novelty
 
 The reference holds 64 pictures each of "a star" and "a heart", as the model makes them without diversity guidance. A third
 of the prompts states nothing, a third a colour, a third a background; --both adds prompts that state both. Every row has
@@ -32,6 +32,7 @@ from sparke_engine.demo.evaluate import is_right, judge_pictures, sheet
 from sparke_engine.demo.export import load_judge
 from sparke_engine.demo.scene import OPEN, SHAPES
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample, SampleGroup
+from sparke_engine.guidance.presets import preset_named
 from sparke_engine.guidance.push import Entries, Reference
 
 REFERENCE_SHAPES: Final = (SHAPES.index("star"), SHAPES.index("heart"))
@@ -214,19 +215,18 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=9.0)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--both", action="store_true", help="also prompts that state colour and background")
+    parser.add_argument("--preset", default="demo-fine", help="which preset of the demo model")
     parser.add_argument(
-        "--grid", type=int, default=16, help="cells a side of the features that memories keep"
+        "--fields", nargs="*", default=[], help="reference_eta=1.5 and the like, in its place"
     )
-    parser.add_argument("--preset", nargs="*", default=[], help="reference_eta=1.5 and the like")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the denoiser (needs a C++ compiler)")
     parser.add_argument("--out", type=Path, default=Path("runs/novelty"))
     parser.add_argument("--picture", type=Path, help="where the picture goes")
     asked = parser.parse_args()
     engine = demo_engine(asked.device, compiled=asked.compile)
-    changes = {name: float(value) for name, value in (part.split("=") for part in asked.preset)}
-    grid = (asked.grid, asked.grid)
-    engine.preset = replace(engine.preset, grid=grid, **changes)  # type: ignore[arg-type]
+    changes = {name: float(value) for name, value in (part.split("=") for part in asked.fields)}
+    engine.preset = replace(preset_named(asked.preset), **changes)  # type: ignore[arg-type]
     setting = Setting(DenoisingPlan(64, 64, asked.steps, asked.scale), asked.strength)
     asked.out.mkdir(parents=True, exist_ok=True)
     _check_setting(asked.out, setting, engine)

@@ -13,8 +13,10 @@ from torch import Tensor
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 OURS = "denoised"
+SAME_SEEDS = ", same seeds"
 SHIPPED_SETTINGS = {"scale", "strength", "seeds"}
 FLOORS = (99.9, 99.0, 90.0, 66.0)
 
@@ -58,7 +60,7 @@ class Measured:
         settings = self.settings
         own = OURS if float(settings.get("strength", 1)) > 0 else "none"
         name = settings.get("method", settings.get("preset", own))
-        return name + (", same seeds" if self.has_same_seeds else "")
+        return name + (SAME_SEEDS if self.has_same_seeds else "")
 
     @property
     def family(self) -> str:
@@ -267,26 +269,55 @@ def short_table(measured: list[Measured], compared: list[Comparison], shipped: l
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Vendi against the share of wrong images, log scale: up and to the left is better. Rows as in sweep.json."""
-    figure, axes = plt.subplots(figsize=(9, 6), dpi=130)
-    shown = [row for row in rows if row["arm"] != "data"]
-    families = sorted({row["family"] for row in shown}, key=lambda family: (OURS in family, family))
-    colours = plt.get_cmap("tab20")
-    for number, family in enumerate(families):
+    """Vendi against the share of wrong images, log scale: up and to the left is better. Rows as in sweep.json.
+
+    Left what is of use, in the middle all arms, right those with the same seeds in every request.
+    """
+    figure, (near, whole, same) = plt.subplots(1, 3, figsize=(16, 6.2), dpi=110)
+    fresh = [row for row in rows if SAME_SEEDS not in row["family"]]
+    methods = {row["method"].removesuffix(SAME_SEEDS) for row in rows if row["arm"] != "data"}
+    colours = dict(zip(sorted(methods - {OURS}), map(plt.get_cmap("tab10"), range(10)), strict=False)) | {
+        OURS: "black"
+    }
+    _draw_families(near, fresh, colours)
+    _draw_families(whole, fresh, colours)
+    _draw_families(same, [row for row in rows if row not in fresh or row["arm"] == "data"], colours)
+    near.set(xlim=(0.017, 12), ylim=(1.9, 4.7), title="new seeds in every request, up to 12 % wrong")
+    whole.set(title="the same, all arms")
+    same.set(title="the same seeds in every request")
+    near.set_ylabel("Vendi score a prompt (judge's features)")
+    whole.set_xlabel("images that are not as stated, % (judge; log scale; 0.02 stands for none)")
+    known: dict[str, Any] = {}
+    for axes in (near, same):
+        lines, labels = axes.get_legend_handles_labels()
+        known = dict(zip(labels, lines, strict=True)) | known
+    names = sorted(known, key=lambda name: (OURS not in name, name))
+    figure.legend([known[name] for name in names], names, fontsize=8, ncols=6, loc="lower center")
+    figure.tight_layout(rect=(0, 0.13, 1, 1))
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _draw_families(axes: Axes, rows: Sequence[dict[str, Any]], colours: dict[str, Any]) -> None:
+    """A method has one colour, a guidance scale one marker; ours is black, and hollow where no request can ask for it."""
+    for family in sorted(
+        {row["family"] for row in rows if row["arm"] != "data"}, key=lambda name: (OURS in name, name)
+    ):
         arms = sorted(
-            (row for row in shown if row["family"] == family), key=lambda row: float(row["vendi"]["value"])
+            (row for row in rows if row["family"] == family), key=lambda row: float(row["vendi"]["value"])
         )
-        is_ours, is_other = family.startswith(OURS), "other fields" in family
+        method = arms[0]["method"].removesuffix(SAME_SEEDS)
+        is_ours, is_other = method == OURS, "other fields" in family
         axes.plot(
             [max(100 * (1 - row["accuracy"]["value"]), 0.02) for row in arms],
             [row["vendi"]["value"] for row in arms],
-            marker="o" if is_ours else "s",
+            marker="o" if is_ours else {"1": "s", "3": "^"}.get(family.rpartition("scale ")[2], "v"),
             markersize=6 if is_ours else 4,
             linewidth=2.4 if is_ours else 1.0,
-            color="black" if is_ours else colours(number % 20),
+            color=colours[method],
             markerfacecolor="white" if is_other else None,
-            linestyle="none" if is_other else "--" if is_ours and "same seeds" in family else "-",
-            label=family.replace("none", "guidance scale alone"),
+            linestyle="none" if is_other else "-",
+            label=family.replace(SAME_SEEDS, "").replace("none", "guidance scale alone"),
         )
     for row in rows:
         if row["arm"] == "data":
@@ -294,10 +325,4 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             place = (1, row["vendi"]["value"])
             axes.annotate("training data", place, xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set_xscale("log")
-    axes.set_xlabel("images that are not as stated, % (judge; log scale; 0.02 stands for none)")
-    axes.set_ylabel("Vendi score a prompt (judge's features)")
     axes.grid(visible=True, which="both", alpha=0.25)
-    axes.legend(fontsize=7, ncols=2, loc="upper left")
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)

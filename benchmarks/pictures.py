@@ -48,10 +48,14 @@ def at_full_strength(engine: PipelineEngine) -> list[Tensor]:
 def main() -> None:
     """Writes the pictures that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=sorted(PICTURES), choices=sorted(PICTURES))
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(sorted(PICTURES))}")
+    names = parser.parse_args().names or sorted(PICTURES)
+    unknown = sorted(set(names) - PICTURES.keys())
+    if unknown:
+        parser.error(f"no picture {', '.join(unknown)}; there are {', '.join(sorted(PICTURES))}")
     engine = demo_engine("cpu", compiled=False)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in parser.parse_args().names:
+    for name in names:
         PICTURES[name](engine)
 
 

@@ -195,8 +195,8 @@ PAPER = DiversityPreset(
 )
 RELEASED = replace(PAPER, mode="released", min_prompt_kernel=0.0, max_push=10.0)
 DEMO = DiversityPreset(
-    grid=(4, 4),
-    eta=1.0,
+    grid=(2, 2),
+    eta=2.0,
     strength_exponent=0.5,
     window=0.25,
     relax=1.0,
@@ -207,7 +207,9 @@ DEMO = DiversityPreset(
 )
 PRESETS: dict[str, DiversityPreset] = {
     "demo": DEMO,
-    "demo-fine": replace(DEMO, grid=(16, 16)),  # memories of it hold shapes, and references lead by them
+    "demo-fine": replace(
+        DEMO, grid=(16, 16), eta=1.0
+    ),  # memories of it hold shapes, and references lead by them
     "toy": DiversityPreset(grid=(4, 4), eta=0.5, window=0.5),
     "sd": DiversityPreset(grid=(16, 16)),
     "sdxl": DiversityPreset(grid=(16, 16)),

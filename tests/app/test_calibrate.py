@@ -120,9 +120,9 @@ def test_the_command_writes_what_the_catalogue_reads(tmp_path):
     assert (spec.latent_space, spec.diversity_preset.base) == ("demo", "default")
     assert parse_catalogue(packaged + written, folder=None, name="here")["sparke-demo"] == spec
     preset = load_spec(spec, "cpu").preset
-    assert f"eta {preset.eta:.3g} (before: 1)" in ended.stdout
+    assert f"eta {preset.eta:.3g} (before: 2)" in ended.stdout
     assert f"Prompt bandwidth: {preset.prompt_bandwidth:.3g};" in ended.stdout
-    assert preset.grid == (4, 4)
+    assert preset.grid == (2, 2)
 
 
 def test_a_folder_is_refused_before_anything_is_made(tmp_path):
@@ -164,7 +164,8 @@ def test_where_a_preset_goes_is_said(tmp_path, capsys):
         ('base = "demo-fine"', r"state grid = \[16, 16\]"),
         ('base = "paper"\nmode = "denoised"', 'state grid = "whole"'),
         ("grid = [4, 4]", "leave it out"),
-        ('base = "demo"\ngrid = [4, 4]', 'latent_space = "toy-4x4"'),
+        ('base = "demo"', r"state grid = \[2, 2\]"),
+        ('base = "toy"\ngrid = [4, 4]', 'latent_space = "toy-4x4"'),
     ],
 )
 def test_a_grid_that_a_memorys_name_does_not_tell_is_refused(table, said):
@@ -176,7 +177,7 @@ def test_a_grid_that_a_memorys_name_does_not_tell_is_refused(table, said):
         load_spec(spec, "cpu")
 
 
-@pytest.mark.parametrize("table", ['base = "demo"', 'base = "demo-fine"\ngrid = [16, 16]', "grid = [8, 8]"])
+@pytest.mark.parametrize("table", ['base = "toy"', 'base = "demo-fine"\ngrid = [16, 16]', "grid = [8, 8]"])
 def test_a_grid_that_a_memorys_name_tells_is_taken(table):
     """The kind's own unstated, and any other stated."""
     (spec,) = parse_catalogue(

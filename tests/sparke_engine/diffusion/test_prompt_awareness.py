@@ -29,7 +29,7 @@ def star(pipe: Any, bank: MemoryBank, preset: DiversityPreset) -> bytes:
 def bank_of(pipe: Any, prompt: str, size: int) -> MemoryBank:
     """Many random images of one prompt: what is near a star's latents is among them."""
     bank = MemoryBank()
-    features = torch.randn(size, 64, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(size, DEMO.feature_map.dim(4, 16, 16), generator=torch.Generator().manual_seed(0))
     bank.append(features, embed_prompt(pipe, prompt).expand(size, -1))
     return bank
 
