@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sparke_engine import MemoryBank
-from sparke_engine.baselines import make_rival
+from sparke_engine.baselines import AmbientVendi, decoder_of, make_rival
 from sparke_engine.demo.evaluate import judge_pictures
 from sparke_engine.demo.networks import Judge
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample, SampleGroup
@@ -58,11 +58,11 @@ class Arm:
     same_seeds: bool = False
 
     @classmethod
-    def parse(cls, text: str, preset: DiversityPreset) -> Self:
+    def parse(cls, text: str, preset: DiversityPreset, eyes: dict[str, Any]) -> Self:
         """`scale=4,strength=0.5,eta=1.2,grid=4`, or `scale=4,method=cads,noise=0.1` with the rival's own parameters.
 
-        `preset=NAME` starts from another preset, `seeds=same` asks with the same seeds again and again. Unknown names
-        are an error that lists the known ones.
+        `preset=NAME` starts from another preset, `seeds=same` asks with the same seeds again and again. `eyes`: what a
+        rival that looks at pictures needs. Unknown names are an error that lists the known ones.
         """
         values = dict(part.split("=", 1) for part in text.split(","))
         scale, strength = float(values.pop("scale")), float(values.pop("strength", "1"))
@@ -75,7 +75,7 @@ class Arm:
             raise SystemExit(f"no preset field {next(iter(values))!r}; there are {', '.join(_PRESET_FIELDS)}")
         if rival is None:
             return cls(text, scale, strength, _with_fields(preset, changes), Sparke(), same_seeds)
-        made = make_rival(rival)
+        made = make_rival(rival, **(eyes if rival == "ambient" else {}))
         made = replace(made, **{name: _read(value, getattr(made, name)) for name, value in values.items()})
         return cls(text, scale, strength, made.preset(_with_fields(preset, changes)), made, same_seeds)
 
@@ -116,6 +116,13 @@ class ArmRunner:
 
     def __init__(self, engine: PipelineEngine, judge: Judge, folder: Path, *, steps: int) -> None:
         self._engine, self._judge, self._folder, self._steps = engine, judge, folder, steps
+        self._shipped = engine.preset
+
+    def arm(self, text: str) -> Arm:
+        """The arm of that text. Ambient Vendi guidance sees with the judge's own eyes, which no other method does."""
+        decode, bank = decoder_of(self._engine.pipeline), MemoryBank()
+        eyes = {"decode": decode, "encode": lambda pictures: self._judge(pictures)[0], "bank": bank}
+        return Arm.parse(text, self._shipped, eyes)
 
     def run(self, arm: Arm, prompts: Prompts, images_a_prompt: int) -> Outcome:
         """All images of an arm. Exits where the folder holds rounds that were made with another preset."""
@@ -128,7 +135,10 @@ class ArmRunner:
                 save_file(self._round(arm, prompts, number, bank), path)
             made = load_file(path)
             rounds.append(made)
-            bank.append(made["features"].flatten(0, 1), embeddings.repeat_interleave(IMAGES_A_ROUND, dim=0))
+            asked = embeddings.repeat_interleave(IMAGES_A_ROUND, dim=0)
+            bank.append(made["features"].flatten(0, 1), asked)
+            if isinstance(arm.method, AmbientVendi):
+                arm.method.bank.append(made["judged"].flatten(0, 1), asked)
         return Outcome(
             *(torch.cat([made[field.name] for made in rounds], dim=1) for field in fields(Outcome))
         )
@@ -140,7 +150,7 @@ class ArmRunner:
 
     def _check_preset(self, arm: Arm) -> None:
         path = self._folder / arm.name / "preset.json"
-        own = json.dumps({"preset": asdict(arm.preset), "method": repr(arm.method)}, indent=1)
+        own = json.dumps({"preset": asdict(arm.preset), "method": _described(arm.method)}, indent=1)
         if path.exists() and path.read_text() != own:
             raise SystemExit(f"{path.parent} was made with another preset: give another --out, or remove it")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,6 +186,17 @@ class ArmRunner:
             "features": torch.stack([sample.feature for sample in flat]).reshape(shape),
             "pushes": torch.tensor([sample.push for sample in flat]).reshape(shape[:2]),
         }
+
+
+def _described(method: Method) -> str:
+    """The method's name and parameters, without the functions and memories that it was handed."""
+    values = {field.name: getattr(method, field.name) for field in fields(method)}  # type: ignore[arg-type]  # all are dataclasses
+    told = (
+        f"{name}={value!r}"
+        for name, value in values.items()
+        if isinstance(value, int | float | str | tuple | None)
+    )
+    return f"{type(method).__name__}({', '.join(told)})"
 
 
 def as_pictures(samples: list[Sample]) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_arms import Arm, ArmRunner, demo_engine
+from demo_arms import ArmRunner, demo_engine
 from demo_prompts import SPLITS, open_prompts
 from figures import Figures, conditional_rke, data_outcome, difference, figures, mean_of, ratio
 
@@ -84,7 +84,7 @@ def main() -> None:
     embeddings = engine.embed_prompts(prompts.texts)
     data = figures(data_outcome(prompts, asked.images, judge), prompts)
     for text in asked.arms:
-        arm = Arm.parse(text, preset)
+        arm = runner.arm(text)
         if asked.report_only and not runner.is_complete(arm, asked.images):
             continue
         outcome = runner.run(arm, prompts, asked.images)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_arms import Arm, ArmRunner, Outcome, demo_engine
+from demo_arms import ArmRunner, Outcome, demo_engine
 from demo_prompts import SPLITS, Split, open_prompts
 from figures import conditional_vendi, data_outcome, figures, precision_of
 from pareto import Measured, comparison_table, comparisons, method_table, plot, short_table
@@ -31,7 +31,6 @@ from sweep_arms import PLANS
 
 from sparke_engine.demo.export import load_judge
 from sparke_engine.diffusion.engine import PipelineEngine
-from sparke_engine.guidance.presets import DiversityPreset
 
 
 @dataclass(frozen=True)
@@ -149,19 +148,14 @@ def _runner(size: Size) -> ArmRunner:
 
 def _make_arm(text: str, size: Size) -> str:
     torch.set_num_threads(2)
-    _runner(size).run(
-        Arm.parse(text, _shipped_preset(size.device)), open_prompts(size.prompts, size.split), size.images
-    )
+    runner = _runner(size)
+    runner.run(runner.arm(text), open_prompts(size.prompts, size.split), size.images)
     return text
 
 
-@cache
-def _shipped_preset(device: str) -> DiversityPreset:
-    return _engine(device).preset
-
-
 def _is_complete(text: str, size: Size) -> bool:
-    return _runner(size).is_complete(Arm.parse(text, _shipped_preset(size.device)), size.images)
+    runner = _runner(size)
+    return runner.is_complete(runner.arm(text), size.images)
 
 
 def _measured(text: str, size: Size) -> Measured:
@@ -174,7 +168,8 @@ def _measured(text: str, size: Size) -> Measured:
     if text == "data":
         outcome, precision = data, None
     else:
-        outcome = _runner(size).run(Arm.parse(text, _shipped_preset(size.device)), prompts, size.images)
+        runner = _runner(size)
+        outcome = runner.run(runner.arm(text), prompts, size.images)
         precision = precision_of(outcome, data)
     cond_vendi = conditional_vendi(outcome, engine.embed_prompts(prompts.texts))
     found = Measured(text, figures(outcome, prompts), cond_vendi, precision)

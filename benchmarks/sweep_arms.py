@@ -90,6 +90,7 @@ def _full() -> tuple[str, ...]:
     shipped_grid = ",grid=2"
     others += [rival("spell", 1.0, extra=shipped_grid)[:6], rival("vendi", 1.0, extra=shipped_grid)]
     others += [rival("particles", 1.0, extra=",in_features=true,with_memory=true" + shipped_grid)]
+    others += [rival("ambient", 1.0)[:3], rival("ambient", SCALE)[1:4]]
     others += [[f"scale={SCALE:g},strength={size:g},{how}" for how in OBJECTIVES for size in (0.5, 1.0)]]
     arms += [arm for one in (*each, *others, *same) for arm in one]
     return tuple(dict.fromkeys([*arms, *(arm + NO_BOUND for arm in BROKEN), *BROKEN_SAME]))
