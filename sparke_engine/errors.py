@@ -9,6 +9,7 @@ SparkeError
 ├── NestedGuidance         nested_guidance        the scheduler is guided already
 ├── MisplacedGuidance      misplaced_guidance     not this pipeline, or not its scheduler, ran in a guided block
 ├── ModelNotLoadable       model_not_loadable     the source holds no model that can be loaded
+├── LoraNotLoadable        lora_not_loadable      a LoRA's file does not fit the model that it is to change
 └── BrokenOutput           broken_output          the model gave something that cannot be an answer
     ├── NonFiniteLatents   non_finite_latents     NaN or infinity in the latents
     └── OutputMismatch     output_mismatch        not as many images as were asked for
@@ -69,6 +70,16 @@ class ModelNotLoadable(SparkeError):
     """The source holds no model that can be loaded."""
 
     code = "model_not_loadable"
+
+
+class LoraNotLoadable(SparkeError):
+    """The file of the LoRA `name` does not fit the model."""
+
+    code = "lora_not_loadable"
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class BrokenOutput(SparkeError):

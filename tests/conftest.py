@@ -1,6 +1,7 @@
 """What every test may use."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,11 @@ def model_directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     """Directories of tiny randomly initialised pipelines: `sd`, `sdxl`, `sd3`, `flux`, `pixart` and `sana`."""
     tiny = runpy.run_path(str(Path(__file__).with_name("tiny_families.py")))
     return tiny["save_served"](tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def save_lora() -> Callable[..., Path]:
+    """Saves a small random LoRA for a pipeline's folder; see `tiny_loras.py`."""
+    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_loras.py")))
+    save: Callable[..., Path] = tiny["save_lora"]
+    return save

@@ -14,6 +14,7 @@ from torch import Tensor
 from sparke_engine.diffusion.calls import CalledWithText
 from sparke_engine.diffusion.families import embed_prompt, family_of, served_pipelines
 from sparke_engine.diffusion.guide import FinishedRun, GuidedGroup, Method, Sparke
+from sparke_engine.diffusion.loras import Loras, LoraScale
 from sparke_engine.diffusion.previews import Previews, decoded
 from sparke_engine.diffusion.recording import StepRecorder
 from sparke_engine.diffusion.seam import Observer, Step, guided_steps
@@ -73,6 +74,7 @@ class DenoisingPlan:
     height_px: int
     steps: int
     guidance_scale: float
+    loras: tuple[LoraScale, ...] = ()
 
 
 @runtime_checkable
@@ -99,10 +101,17 @@ class ImageEngine(Protocol):
 
 
 class PipelineEngine:
-    """A stock pipeline that makes images of text behind the protocol; see `families`. One thread at a time."""
+    """A stock pipeline that makes images of text behind the protocol; see `families`. One thread at a time.
 
-    def __init__(self, pipe: Any, preset: DiversityPreset, method: Method | None = None) -> None:
+    Prompts are embedded without the LoRAs of any plan: what is near in a memory must not depend on what an image was made
+    with.
+    """
+
+    def __init__(
+        self, pipe: Any, preset: DiversityPreset, method: Method | None = None, *, loras: Loras | None = None
+    ) -> None:
         self.preset = preset
+        self.loras = Loras() if loras is None else loras
         self.method: Method = Sparke() if method is None else method
         self._pipe = pipe
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
@@ -130,8 +139,9 @@ class PipelineEngine:
     def generate(
         self, groups: Sequence[SampleGroup], plan: DenoisingPlan, on_step: OnStep
     ) -> list[list[Sample]]:
-        """Run one device batch. Raises InvalidPlan, InvalidArgument, ShapeMismatch, BrokenOutput, or what `on_step` raises."""
+        """Run one device batch. Raises InvalidPlan, InvalidArgument, ShapeMismatch, LoraNotLoadable, BrokenOutput, or what `on_step` raises."""
         check_groups(groups, self.feature_dim, self.prompt_dim)
+        self.loras.check(plan.loras)
         self._call.check(self.pipeline, plan)
         rows = group_rows(groups)
         guide = self.method.guide(
@@ -140,7 +150,11 @@ class PipelineEngine:
         seeds = [seed for group in groups for seed in group.seeds]
         observe = self._observer(groups, rows)
         seam = guided_steps(self.pipeline, guide, on_step, self._recorder, observe=observe)
-        with self.method.around(self.pipeline, seeds), seam:
+        with (
+            self.loras.on(self.pipeline, plan.loras),
+            self.method.around(self.pipeline, seeds),
+            seam,
+        ):
             images = self.pipeline(
                 **self._arguments(groups, plan),
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],

@@ -1,7 +1,7 @@
 """Loading: a hub id, a local directory, or a built-in model becomes a pipeline or an engine."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from sparke_engine.diffusion.engine import ImageEngine, PipelineEngine
 from sparke_engine.diffusion.families import served_pipelines
 from sparke_engine.diffusion.library import default_preset, mark_preset
+from sparke_engine.diffusion.loras import LoraFile, load_loras
 from sparke_engine.diffusion.schedulers import adapter_for, supported_schedulers
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.errors import InvalidArgument, ModelNotLoadable, UnsupportedPipeline, UnsupportedScheduler
@@ -26,7 +27,7 @@ _FEW_STEPS = {
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_engine(
+def load_engine(  # noqa: PLR0913 - each is a choice of its own
     source: str,
     *,
     revision: str | None = None,
@@ -34,21 +35,29 @@ def load_engine(
     scheduler: str | None = None,
     preset: str | DiversityPreset = "default",
     preset_changes: Mapping[str, Any] | None = None,
+    loras: Sequence[LoraFile] = (),
     device: str = "cpu",
 ) -> ImageEngine:
     """An engine from a hub id, a directory, `builtin:demo` or `builtin:toy`.
 
     `scheduler` is the class name of another scheduler of the same family; "default" is the preset of the model's kind.
-    `preset_changes` are fields of the preset by name, in place of its own.
-    Raises ModelNotLoadable, UnsupportedPipeline, UnsupportedScheduler, or InvalidArgument for an unknown preset or dtype.
+    `preset_changes` are fields of the preset by name, in place of its own. `loras` are those that plans may name; one that
+    does not fit the model fails the plans that name it (`engine.loras.broken`).
+    Raises ModelNotLoadable, UnsupportedPipeline, UnsupportedScheduler, or InvalidArgument for an unknown preset or dtype
+    and for LoRAs of a model that loads none.
     """
     if source == TOY:
+        if loras:
+            raise InvalidArgument(
+                f"{TOY} has no weights that LoRAs could change: remove the {len(loras)} named for it"
+            )
         return ToyEngine(replace(_resolve(preset, preset_named("toy")), **(preset_changes or {})))
     if dtype not in DTYPES:
         raise InvalidArgument(f"a model's dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
     pipe = load_pipeline(source, revision=revision, dtype=DTYPES[dtype], scheduler=scheduler)
     chosen = replace(_resolve(preset, default_preset(pipe)), **(preset_changes or {}))
-    return PipelineEngine(pipe.to(device), chosen)
+    pipe = pipe.to(device)
+    return PipelineEngine(pipe, chosen, loras=load_loras(pipe, loras))
 
 
 def kinds_preset(engine: ImageEngine) -> DiversityPreset:

@@ -53,6 +53,8 @@ class ToyEngine:
         check_groups(groups, self.feature_dim, self.prompt_dim)
         if min(plan.width_px, plan.height_px) < BLOCKS or plan.width_px % BLOCKS or plan.height_px % BLOCKS:
             raise InvalidPlan(f"the toy's sides are positive multiples of {BLOCKS} px, got {plan}")
+        if plan.loras:
+            raise InvalidPlan(f"the toy has no weights that LoRAs could change, got {plan.loras}")
         if plan.steps < 1:
             raise InvalidPlan(f"a plan has at least one step, got {plan.steps}")
         latents = [torch.stack([_latents(group.prompt, seed) for seed in group.seeds]) for group in groups]
