@@ -14,7 +14,8 @@ from types import MappingProxyType
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.domain.ids import ModelId, parse_latent_space, parse_model_id
+from app.domain.ids import ModelId, parse_latent_space, parse_lora_name, parse_model_id
+from app.domain.lora import LoraSpec
 from app.domain.model import ModelSpec, SizeLimits
 from app.domain.preset import TABLE, PresetSpec
 from app.errors import ConfigurationError, InvalidId
@@ -37,7 +38,7 @@ def load_catalogue(path: Path | None = None) -> Catalogue:
 
 
 def parse_catalogue(text: str, *, folder: Path | None, name: str) -> Catalogue:
-    """The models of a catalogue's text. A `source` that begins with "." is resolved against `folder`."""
+    """The models of a catalogue's text. A `source` that begins with "." is resolved against `folder`, a LoRA's too."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -55,10 +56,18 @@ def parse_catalogue(text: str, *, folder: Path | None, name: str) -> Catalogue:
             spec = _read_model(table, where=where)
         if spec.model_id in specs:
             raise ConfigurationError(f"{name}: model {spec.model_id} is given twice")
-        if folder is not None and spec.source.startswith("."):
-            spec = replace(spec, source=str((folder / spec.source).resolve()))
-        specs[spec.model_id] = spec
+        specs[spec.model_id] = spec if folder is None else _in_folder(spec, folder)
     return MappingProxyType(specs)
+
+
+def _in_folder(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """The model with its own and its LoRAs' sources resolved."""
+
+    def resolved(source: str) -> str:
+        return str((folder / source).resolve()) if source.startswith(".") else source
+
+    loras = tuple(replace(lora, source=resolved(lora.source)) for lora in spec.loras)
+    return replace(spec, source=resolved(spec.source), loras=loras)
 
 
 def _read_model(table: dict[str, object], *, where: str) -> ModelSpec:
@@ -66,12 +75,18 @@ def _read_model(table: dict[str, object], *, where: str) -> ModelSpec:
     unknown = set(table) - {member.name for member in fields(ModelSpec)}
     if isinstance(size, dict):
         unknown |= {f"size.{key}" for key in set(size) - {member.name for member in fields(SizeLimits)}}
+    loras = table.get("loras")
+    for number, lora in enumerate(loras if isinstance(loras, list) else ()):
+        if isinstance(lora, dict):
+            unknown |= {f"loras.{number}.{key}" for key in set(lora) - {one.name for one in fields(LoraSpec)}}
     if unknown:
         raise ConfigurationError(f"{where}: unknown member {', '.join(sorted(unknown))}")
     try:
         spec = TypeAdapter(ModelSpec).validate_python(table)
         parse_model_id(spec.model_id)
         parse_latent_space(spec.latent_space)
+        for one in spec.loras:
+            parse_lora_name(one.name)
     except ValidationError as error:
         raise ConfigurationError(f"{where}: {_problems(error)}") from error
     except InvalidId as error:
@@ -146,4 +161,14 @@ def _find_contradiction(spec: ModelSpec) -> str | None:
         return f"default_guidance_scale {spec.default_guidance_scale} is outside 0..{spec.max_guidance_scale}"
     if not 0 <= spec.default_strength <= 1:
         return f"default_strength {spec.default_strength} is outside 0..1"
+    return _find_fault_of_loras(spec)
+
+
+def _find_fault_of_loras(spec: ModelSpec) -> str | None:
+    names = [lora.name for lora in spec.loras]
+    for number, lora in enumerate(spec.loras):
+        if lora.name in names[:number]:
+            return f"the LoRA {lora.name!r} is given twice: each has a name of its own"
+        if lora.fault is not None:
+            return f"the LoRA {lora.name!r}: {lora.fault}"
     return None

@@ -1,12 +1,13 @@
 """Writes docs/configuration.md from the settings and the model catalogue: `make docs`. A test fails where it is stale."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic_core import PydanticUndefined
 
+from app.domain.lora import DEFAULT_WEIGHT_NAME, MAX_SCALE, LoraSpec
 from app.domain.model import Dtype, ModelSpec, SizeLimits
 from app.domain.preset import PresetSpec
 from app.settings import Settings
@@ -16,7 +17,7 @@ SETTINGS = Path(__file__).resolve().parents[1] / "app" / "settings.py"
 
 HEAD = """# Configuration
 
-Written by `make docs` from `app/settings.py`, `app/domain/model.py` and `app/domain/preset.py`. Do not edit.
+Written by `make docs` from `app/settings.py` and from `model.py`, `lora.py` and `preset.py` of `app/domain`. Do not edit.
 
 ## Settings
 
@@ -45,6 +46,22 @@ compared. Where the grid is not that of the model's kind, state it, also where `
 unstated, and it refuses a stated grid that would hold anyway.
 """
 
+LORAS = """
+Each table `[[models.loras]]` below a model is a LoRA that requests may name (`loras`), for Stable Diffusion, SDXL, SD3, FLUX
+and Sana. A worker loads all of a model's beside it, so they take device memory; where a file is missing it does not start,
+and where one does not fit the model it says so and fails the jobs that name it. The API and all workers take the same
+catalogue; when LoRAs are added, start the workers with it first.
+"""
+
+ABOUT_LORAS = {
+    "name": "How requests name it: lower-case letters, digits, `_`, `-`.",
+    "source": "A file `*.safetensors` or a folder (absolute, or relative to the catalogue and begun with `.`), or a hub id.",
+    "weight_name": f"The file within a folder or on the hub; absent: `{DEFAULT_WEIGHT_NAME}`.",
+    "revision": "Branch, tag or commit on the hub.",
+    "default_scale": f"How strongly it acts where a request does not say, -{MAX_SCALE:g} to {MAX_SCALE:g}; 1 is as it was "
+    "trained.",
+}
+
 ABOUT_MODELS = {
     "model_id": "How requests name it: letters, digits, `.`, `_`, `-`.",
     "source": "A hub id, a folder in diffusers format (one that begins with `.` is relative to the file), "
@@ -62,6 +79,7 @@ ABOUT_MODELS = {
     "diversity_preset": "A name (`default` is the preset of the model's kind, `paper` is Algorithm 1; all are in "
     "`sparke_engine/guidance/presets.py`), the table below, or a file `*.toml` with that table, relative to this one.",
     "default_strength": "Diversity strength, 0 to 1, where a request names none.",
+    "loras": "LoRAs that requests may name: the tables below.",
     "default_width_px": "Width where a request names no size.",
     "default_height_px": "Height where a request names no size.",
     "min_px": "Least side.",
@@ -101,11 +119,13 @@ def render() -> str:
             HEAD,
             *_setting_tables(),
             MODELS,
-            _members(ModelSpec),
+            _members(ModelSpec, ABOUT_MODELS),
             SIZES,
-            _members(SizeLimits),
+            _members(SizeLimits, ABOUT_MODELS),
+            LORAS,
+            _members(LoraSpec, ABOUT_LORAS),
             PRESETS,
-            _members(PresetSpec),
+            _members(PresetSpec, ABOUT_MODELS),
         )
     )
 
@@ -134,24 +154,21 @@ def _groups() -> list[tuple[str, list[str]]]:
     return groups
 
 
-def _members(kind: type[ModelSpec | SizeLimits | PresetSpec]) -> str:
+def _members(kind: type[ModelSpec | SizeLimits | LoraSpec | PresetSpec], about: Mapping[str, str]) -> str:
     lines = ["\n| member | type | default | meaning |\n|---|---|---|---|\n"]
     hints = get_type_hints(kind)
     for field in fields(kind):
         default = "required" if field.default is MISSING else _show(field.default)
-        lines.append(
-            f"| `{field.name}` | {_type(hints[field.name])} | {default} | {ABOUT_MODELS[field.name]} |\n"
-        )
+        lines.append(f"| `{field.name}` | {_type(hints[field.name])} | {default} | {about[field.name]} |\n")
     return "".join(lines)
 
 
 def _type(hint: Any) -> str:
     if hint == Dtype:
         return ", ".join(f"`{name}`" for name in get_args(Dtype))
-    if hint is SizeLimits:
-        return "table"
-    if hint == str | PresetSpec:
-        return "string or table"
+    tables = {SizeLimits: "table", str | PresetSpec: "string or table", tuple[LoraSpec, ...]: "tables"}
+    if hint in tables:
+        return tables[hint]
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
     if get_origin(kinds[0]) is tuple:
         return "two integers, or a string"

@@ -199,9 +199,11 @@ def test_the_library_example_runs(tmp_path: Path):
 
 
 def test_the_catalogue_example_is_one():
-    """The entry for SDXL is accepted as it stands."""
+    """The entry for SDXL is accepted as it stands, and with the LoRA below it."""
     (spec,) = parse_catalogue(example("catalogue"), folder=None, name="README.md").values()
     assert (spec.model_id, spec.dtype) == ("sdxl", "float16")
+    (spec,) = parse_catalogue(example("catalogue") + example("loras"), folder=None, name="README.md").values()
+    assert [(lora.name, lora.default_scale) for lora in spec.loras] == [("ink", 0.8)]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

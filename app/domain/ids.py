@@ -11,6 +11,7 @@ ImageId = NewType("ImageId", str)
 MemoryName = NewType("MemoryName", str)
 LatentSpace = NewType("LatentSpace", str)
 ModelId = NewType("ModelId", str)
+LoraName = NewType("LoraName", str)
 WorkerId = NewType("WorkerId", str)
 FileId = NewType("FileId", str)
 BatchId = NewType("BatchId", str)
@@ -49,6 +50,11 @@ def parse_latent_space(text: str) -> LatentSpace:
 def parse_model_id(text: str) -> ModelId:
     """A model id, or InvalidId."""
     return ModelId(_match(_MODEL, text, "model id"))
+
+
+def parse_lora_name(text: str) -> LoraName:
+    """A LoRA's name, or InvalidId."""
+    return LoraName(_match(_NAME, text, "LoRA's name"))
 
 
 def parse_job_id(text: str) -> JobId:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.domain.ids import LatentSpace, ModelId
+from app.domain.lora import LoraSpec
 from app.domain.preset import PresetSpec
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -26,7 +27,7 @@ class ModelSpec:
 
     `source` is a hub id, a local directory, or `builtin:demo` / `builtin:toy`. Models with one VAE, feature map and
     prompt encoder may share a `latent_space`, and so a memory. `diversity_preset` is the name of a preset, or members of
-    the model's own.
+    the model's own. `loras` are those that requests may name.
     """
 
     model_id: ModelId
@@ -42,3 +43,4 @@ class ModelSpec:
     max_guidance_scale: float = 30.0
     diversity_preset: str | PresetSpec = "default"
     default_strength: float = 0.5
+    loras: tuple[LoraSpec, ...] = ()

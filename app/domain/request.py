@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from app.domain.ids import DEFAULT_MEMORY, MemoryName, ModelId
+from app.domain.lora import LoraSelection
 
 MAX_SEED = 2**53 - 1  # exact in JSON numbers of every client
 
@@ -45,7 +46,10 @@ class Diversity:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One request's images: they share a prompt and push each other apart. Image i has the seed `seed + i`."""
+    """One request's images: they share a prompt and push each other apart. Image i has the seed `seed + i`.
+
+    `loras` are in the order of their names, whatever order they were asked for in: sums of floats depend on it.
+    """
 
     model: ModelId
     prompt: str
@@ -58,6 +62,7 @@ class GenerationRequest:
     seed: int
     diversity: Diversity
     reproducible: bool = False
+    loras: tuple[LoraSelection, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:

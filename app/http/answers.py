@@ -10,6 +10,7 @@ from app.domain.model import ModelSpec
 from app.domain.request import GenerationRequest
 from app.domain.result import GeneratedImage
 from app.http.generation import describe_sizes
+from app.http.loras import LoraAnswer
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _PATCH_PX = 16
@@ -106,6 +107,7 @@ class ModelAnswer(BaseModel):
     latent_space: str = Field(description="Models with the same one share their memories.")
     sizes: SizesAnswer
     defaults: DefaultsAnswer
+    loras: list[LoraAnswer] = Field(description="Those that `loras` of a request may name.")
 
 
 class ModelsAnswer(BaseModel):
@@ -239,6 +241,7 @@ def describe_model(spec: ModelSpec, *, created_s: int, is_ready: bool) -> ModelA
             max_guidance_scale=spec.max_guidance_scale,
             strength=spec.default_strength,
         ),
+        loras=[LoraAnswer(name=lora.name, default_scale=lora.default_scale) for lora in spec.loras],
     )
 
 

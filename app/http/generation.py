@@ -16,9 +16,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.domain.ids import DEFAULT_MEMORY, NAME_FORM, MemoryName, ModelId, parse_memory_name
+from app.domain.lora import MAX_LORAS, MAX_SCALE
 from app.domain.model import ModelSpec, SizeLimits
 from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
+from app.http.loras import choose_loras
 
 MAX_PROMPT_CHARS = 4000
 MAX_IMAGES = 10
@@ -106,6 +108,19 @@ class DiversityBody(WireModel):
     )
 
 
+class LoraBody(WireModel):
+    """A LoRA of the model, and how strongly it acts."""
+
+    name: str = Field(description="One that `/v1/models` lists with the model.", json_schema_extra=_NAME_DOCS)
+    scale: float | None = Field(
+        default=None,
+        ge=-MAX_SCALE,
+        le=MAX_SCALE,
+        allow_inf_nan=False,
+        description="1 is as it was trained, 0 is none, below 0 leads the other way; absent: its default.",
+    )
+
+
 class ImagesBody(WireModel):
     """What shapes images: what the OpenAI images API takes, and the members of our own after it."""
 
@@ -159,6 +174,10 @@ class ImagesBody(WireModel):
         description="Run in one fixed batch shape, so that a later replay is bit-equal (default false).",
     )
     diversity: DiversityBody | None = None
+    loras: Annotated[list[LoraBody], Field(max_length=MAX_LORAS)] | None = Field(
+        default=None,
+        description="LoRAs of the model that change these images, each named once (default: none).",
+    )
 
     @field_validator("prompt")
     @classmethod
@@ -254,6 +273,7 @@ def to_request(body: ImagesBody, spec: ModelSpec, randomness: Callable[[int], by
         seed=seed,
         diversity=_to_diversity(body.diversity or DiversityBody(), spec),
         reproducible=bool(body.reproducible),
+        loras=choose_loras([(lora.name, lora.scale) for lora in body.loras or ()], spec),
     )
 
 

@@ -9,6 +9,7 @@ from app.domain.request import GenerationRequest
 from app.http.answers import ErrorMember, GenerationAnswer
 from app.http.deps import Deps
 from app.http.errors import describe_error
+from app.http.loras import LoraAskedAnswer, describe_selection
 from app.http.showing import error_of, show_by_url
 
 _NO_B64 = {"data": {"__all__": {"b64_json"}}}
@@ -23,6 +24,7 @@ class AskedAnswer(BaseModel):
     size: str
     steps: int
     guidance_scale: float
+    loras: list[LoraAskedAnswer] = Field(description="In the order of their names; one of scale 0 is none.")
     seed: int
     strength: float
     memory: str
@@ -100,6 +102,7 @@ def _describe_request(request: GenerationRequest) -> AskedAnswer:
         size=f"{request.width_px}x{request.height_px}",
         steps=request.steps,
         guidance_scale=request.guidance_scale,
+        loras=[describe_selection(lora) for lora in request.loras],
         seed=request.seed,
         strength=request.diversity.strength,
         memory=request.diversity.memory.name,

@@ -5,6 +5,7 @@ from typing import Generic, Protocol, TypeVar
 
 from app.domain.ids import ModelId, TenantId
 from app.domain.job import Job
+from app.domain.lora import LoraSelection
 
 _MAX_REMEMBERED_TENANTS = (
     4096  # whoever is forgotten counts as never served, which is what the oldest nearly are
@@ -30,19 +31,30 @@ Reserved = TypeVar("Reserved", bound=HoldsJob)
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """What the jobs of one batch share. The scheduler is the model's; a stock pipeline takes one guidance scale."""
+    """What the jobs of one batch share. The scheduler is the model's; a stock pipeline takes one guidance scale.
+
+    Its LoRAs change the weights that the whole batch runs with, so they are shared with their scales.
+    """
 
     model: ModelId
     width_px: int
     height_px: int
     steps: int
     guidance_scale: float
+    loras: tuple[LoraSelection, ...] = ()
 
 
 def batch_key(job: Job) -> BatchKey:
     """The key of a job."""
     request = job.request
-    return BatchKey(request.model, request.width_px, request.height_px, request.steps, request.guidance_scale)
+    return BatchKey(
+        request.model,
+        request.width_px,
+        request.height_px,
+        request.steps,
+        request.guidance_scale,
+        request.loras,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@
 | StoreUnavailable, Unavailable | its own | a part of the service is away |
 | CorruptRecord | corrupt_record | the memory could not be read |
 | the engine's InvalidArgument and below | invalid_request | its own: it speaks of the request |
+| the engine's LoraNotLoadable | its own | which LoRA the worker could not load |
 | the engine's BrokenOutput and below | its own | the model's output was broken |
 | out of memory, host or device | out_of_memory | ask for fewer or smaller images |
 | everything else | generation_failed | the log has the cause under the job's id |
@@ -17,7 +18,7 @@ from app.domain.ids import JobId
 from app.domain.job import Job
 from app.domain.result import Failure
 from app.errors import CorruptRecord, InvalidRequest, Unavailable
-from sparke_engine.errors import BrokenOutput, InvalidArgument
+from sparke_engine.errors import BrokenOutput, InvalidArgument, LoraNotLoadable
 
 GENERATION_FAILED = "generation_failed"
 OUT_OF_MEMORY = "out_of_memory"
@@ -37,6 +38,12 @@ def failure_of(error: BaseException, job: Job) -> Failure:
 def _engine_failure(error: BaseException, job: Job) -> Failure:
     if isinstance(error, InvalidArgument):
         return Failure(InvalidRequest.code, str(error))
+    if isinstance(error, LoraNotLoadable):
+        return Failure(
+            error.code,
+            f"The LoRA {error.name!r} does not fit the model {job.request.model}: its operator has to correct the "
+            "catalogue; images without it can be made.",
+        )
     if isinstance(error, BrokenOutput):
         return Failure(
             error.code, "The model's output was broken; try another seed or a lower guidance scale."

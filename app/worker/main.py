@@ -40,6 +40,7 @@ from app.worker.memory_cache import MemoryCache
 from app.worker.models import (
     LoadedModel,
     check_latent_spaces,
+    check_lora_files,
     choose_device,
     choose_models,
     load_model,
@@ -81,6 +82,7 @@ async def _run_until_signal(settings: Settings) -> None:
 async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> None:
     """Run one worker until `stop` is set: then finish the running batch, give back the rest, close everything."""
     specs = choose_models(load_catalogue(settings.models_file), settings.models)
+    check_lora_files(specs)
     metrics = Metrics(CollectorRegistry())
     async with AsyncExitStack() as stack:
         stack.enter_context(_metrics_server(settings, metrics))

@@ -13,7 +13,8 @@ from app.errors import ConfigurationError, Unavailable
 from app.telemetry.metrics import Metrics
 from app.worker.device import DeviceThread
 from app.worker.memory_cache import Dimensions
-from sparke_engine.diffusion.engine import ImageEngine
+from sparke_engine.diffusion.engine import ImageEngine, PipelineEngine
+from sparke_engine.diffusion.loras import LoraFile, find_lora
 from sparke_engine.diffusion.pipelines import kinds_preset, load_engine
 from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.presets import preset_named
@@ -75,11 +76,16 @@ def choose_device(wanted: str) -> str:
 def load_spec(spec: ModelSpec, device: str) -> ImageEngine:
     """The engine of a catalogue entry.
 
-    ConfigurationError for a preset that is unknown, whose members do not agree, or whose grid its memories' name hides.
+    A LoRA that does not fit fails the jobs that name it, and is logged here.
+    ConfigurationError for a preset that is unknown, whose members do not agree, or whose grid its memories' name hides, and
+    for LoRAs that are not there or of a model that loads none.
     """
     preset = spec.diversity_preset
     name, changes = (preset, {}) if isinstance(preset, str) else (preset.base, preset.changes)
     try:
+        files = [
+            LoraFile(lora.name, find_lora(lora.source, lora.file_name, lora.revision)) for lora in spec.loras
+        ]
         engine = load_engine(
             spec.source,
             revision=spec.revision,
@@ -87,6 +93,7 @@ def load_spec(spec: ModelSpec, device: str) -> ImageEngine:
             scheduler=spec.scheduler,
             preset=name,
             preset_changes=changes,
+            loras=files,
             device=device,
         )
     except InvalidArgument as error:
@@ -96,7 +103,23 @@ def load_spec(spec: ModelSpec, device: str) -> ImageEngine:
     except ConfigurationError:
         engine.close()
         raise
+    if isinstance(engine, PipelineEngine):
+        for lora, reason in engine.loras.broken.items():
+            _log.error("lora_not_loaded", model=spec.model_id, lora=lora, reason=reason)
     return engine
+
+
+def check_lora_files(specs: Sequence[ModelSpec]) -> None:
+    """ConfigurationError where a LoRA that should lie on this machine does not: said before any model is loaded."""
+    for spec in specs:
+        for lora in spec.loras:
+            if lora.is_local:
+                try:
+                    find_lora(lora.source, lora.file_name)
+                except InvalidArgument as error:
+                    raise ConfigurationError(
+                        f"model {spec.model_id}: the LoRA {lora.name!r}: {error}"
+                    ) from error
 
 
 def _check_grid(spec: ModelSpec, engine: ImageEngine) -> None:

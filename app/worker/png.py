@@ -7,6 +7,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import TypeAdapter, ValidationError
 
 from app.domain.ids import ImageId, MemoryName, ModelId
+from app.domain.lora import LoraSelection
 from app.domain.request import GenerationRequest, ReferenceSelection
 from app.errors import CorruptRecord
 
@@ -55,6 +56,7 @@ class ImageMetadata:
     service_version: str
     novelty: ReferenceMetadata | None = None
     context: ReferenceMetadata | None = None
+    loras: tuple[LoraSelection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def image_metadata(request: GenerationRequest, origin: ImageOrigin) -> ImageMeta
         service_version=origin.service_version,
         novelty=_reference_metadata(diversity.novelty, origin.novelty_version),
         context=_reference_metadata(diversity.context, origin.context_version),
+        loras=request.loras,
     )
 
 
@@ -149,6 +152,11 @@ def describe(metadata: ImageMetadata) -> str:
         "Seed": metadata.seed,
         "Size": f"{metadata.width_px}x{metadata.height_px}",
         "Model": metadata.model,
+        **(
+            {"LoRAs": " ".join(f"{one.name}:{one.scale:g}" for one in metadata.loras)}
+            if metadata.loras
+            else {}
+        ),
         "Diversity strength": metadata.strength,
         "Memory": f"{metadata.memory_name}@{metadata.memory_version}",
         **_described("Novelty", metadata.novelty),

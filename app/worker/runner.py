@@ -12,6 +12,7 @@ from torch import Tensor
 
 from app.domain.ids import ModelId, image_id
 from app.domain.job import Job, JobState
+from app.domain.request import GenerationRequest
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import StoreUnavailable
 from app.images.store import image_key
@@ -31,6 +32,7 @@ from app.worker.previewer import Previewer
 from app.worker.references import MemoryVersions, ReadReferences, ReferenceReader
 from app.worker.watch import BatchSteps, BatchStopped, BatchWatch
 from sparke_engine.diffusion.engine import DenoisingPlan, Sample, SampleGroup
+from sparke_engine.diffusion.loras import LoraScale
 from sparke_engine.errors import OutputMismatch
 from sparke_engine.types import Neighbours
 
@@ -229,7 +231,7 @@ class BatchRunner:
         """Each job's images, or what went wrong with it: the batch at once, and after an error each job alone."""
         model, request = prepared[0].model, prepared[0].job.request
         groups = [one.group for one in prepared]
-        plan = DenoisingPlan(request.width_px, request.height_px, request.steps, request.guidance_scale)
+        plan = _plan_of(request)
         work = partial(_generate_checked, model, groups, plan, BatchSteps(self._parts.metrics, watch))
         try:
             found = await self._parts.device.run(work)
@@ -365,6 +367,11 @@ def _generate_checked(
     if actual != expected:
         raise OutputMismatch(f"expected {expected} images for the groups, got {actual}")
     return samples
+
+
+def _plan_of(request: GenerationRequest) -> DenoisingPlan:
+    loras = tuple(LoraScale(lora.name, lora.scale) for lora in request.loras)
+    return DenoisingPlan(request.width_px, request.height_px, request.steps, request.guidance_scale, loras)
 
 
 def _entry(prepared: _Prepared, index: int, sample: Sample, now_ms: int) -> bytes:

@@ -3,7 +3,8 @@
 The embedding follows what the denoiser reads. Where that is the pooled output of CLIP, so is the embedding; where it is
 the hidden states of T5 or a language model, which pool nothing, the embedding is their mean over the real tokens; where
 it is a class, its one-hot vector. A prompt is always encoded alone, so its embedding never depends on what is encoded
-beside it. LoRA layers of a text encoder act as they do in the pipeline's own call at scale 1.
+beside it. LoRA layers of a text encoder act as they do in the pipeline's own call at scale 1; an
+engine embeds with its own LoRAs off.
 
 Long prompts: what the denoiser does not read does not count. CLIP is cut at its context in SD and SDXL, as in the
 pipeline. In SD3 and FLUX, T5 reads on where CLIP is cut; there the pooled outputs of all chunks of CLIP's context, up to

@@ -3,6 +3,7 @@
 import pytest
 
 from app.catalogue import load_catalogue, parse_catalogue
+from app.domain.lora import LoraSpec
 from app.domain.preset import PresetSpec
 from app.errors import ConfigurationError
 
@@ -163,3 +164,67 @@ def test_a_preset_that_is_neither_is_refused():
     """A number is no preset."""
     with pytest.raises(ConfigurationError, match="diversity_preset"):
         parse_catalogue(GOOD.replace('dtype = "float16"', "diversity_preset = 3"), folder=None, name="here")
+
+
+LORA = """
+[[models.loras]]
+name = "ink"
+source = "./loras/ink.safetensors"
+default_scale = -0.5
+"""
+OTHERS = """
+[[models.loras]]
+name = "oil"
+source = "somebody/oil"
+weight_name = "v2/oil.safetensors"
+revision = "abc"
+
+[[models.loras]]
+name = "pastel_2"
+source = "/srv/pastel"
+"""
+
+
+def test_a_model_may_have_loras(tmp_path):
+    """Paths that begin with a dot are relative to the file; what is absent has its default; by default there are none."""
+    path = tmp_path / "models.toml"
+    path.write_text(GOOD + LORA + OTHERS, encoding="utf-8")
+    ink, oil, pastel = load_catalogue(path)["sdxl-1.0"].loras
+    assert ink == LoraSpec("ink", str(tmp_path / "loras/ink.safetensors"), default_scale=-0.5)
+    assert oil == LoraSpec("oil", "somebody/oil", "v2/oil.safetensors", "abc", 1.0)
+    assert (pastel.file_name, pastel.is_local, oil.is_local) == (
+        "pytorch_lora_weights.safetensors",
+        True,
+        False,
+    )
+    assert parse_catalogue(GOOD, folder=None, name="here")["sdxl-1.0"].loras == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[[models.loras]]", "[models.loras]"), "loras"),
+        (("default_scale", "scale"), r"loras\.0\.scale"),
+        (('name = "ink"', ""), "loras.0.name"),
+        (('"ink"', '"Ink drawing"'), "LoRA's name"),
+        (('"ink"', '"../ink"'), "LoRA's name"),
+        (('"ink"', '"oil"'), "'oil' is given twice"),
+        (("-0.5", "4.5"), "'ink': default_scale is -4 to 4"),
+        (("-0.5", "nan"), "default_scale"),
+        (('"./loras/ink.safetensors"', '"loras/ink.safetensors"'), "hub id"),
+        (('"./loras/ink.safetensors"', '"a/b/c"'), "hub id"),
+        (('"./loras/ink.safetensors"', '"https://example.org/ink"'), "hub id"),
+        (("default_scale = -0.5", 'weight_name = "x.safetensors"'), "leave weight_name out"),
+        (("default_scale = -0.5", 'revision = "main"'), "revision is for the hub"),
+        (('"v2/oil.safetensors"', '"oil.bin"'), r"'oil': weight_name is .*\*\.safetensors"),
+        (('"v2/oil.safetensors"', '"../oil.safetensors"'), "weight_name"),
+        (('"v2/oil.safetensors"', '"/oil.safetensors"'), "weight_name"),
+    ],
+)
+def test_a_fault_of_a_lora_is_named(change, message):
+    """With the model, the LoRA or the member, and what to do, when the catalogue is read: in the API too."""
+    text = GOOD + (LORA + OTHERS).replace(*change, 1)
+    if change[1] == "[models.loras]":
+        text = GOOD + LORA.replace(*change)
+    with pytest.raises(ConfigurationError, match=f"^here: model sdxl-1.0: .*{message}"):
+        parse_catalogue(text, folder=None, name="here")

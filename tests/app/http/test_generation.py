@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.domain.ids import LatentSpace, MemoryName, ModelId
+from app.domain.ids import LatentSpace, LoraName, MemoryName, ModelId
+from app.domain.lora import LoraSelection, LoraSpec
 from app.domain.model import ModelSpec, SizeLimits
 from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
@@ -24,6 +25,7 @@ SPEC = ModelSpec(
     default_guidance_scale=4.5,
     max_guidance_scale=12.0,
     default_strength=0.4,
+    loras=(LoraSpec(LoraName("oil"), "/oil", default_scale=0.75), LoraSpec(LoraName("ink"), "/ink")),
 )
 
 
@@ -187,6 +189,14 @@ def test_one_reference_cannot_lead_away_and_back():
         {"diversity": {"novelty": {"reference": "brand", "weight": float("nan")}}},
         {"diversity": {"novelty": {"reference": "brand", "weight": 0.5, "version": 0}}},
         {"diversity": {"novelty": {"reference": "brand", "weight": 0.5, "prompt": "a star"}}},
+        {"loras": "ink"},
+        {"loras": ["ink"]},
+        {"loras": [{}]},
+        {"loras": [{"name": "ink", "weight": 1}]},
+        {"loras": [{"name": "ink", "scale": 4.01}]},
+        {"loras": [{"name": "ink", "scale": float("nan")}]},
+        {"loras": [{"name": "ink", "scale": "1"}]},
+        {"loras": [{"name": name} for name in "abcde"]},
         {"unknown": 1},
     ],
     ids=str,
@@ -213,3 +223,28 @@ def test_an_unknown_model_is_told_which_there_are():
     assert find_model(None, catalogue) is SPEC
     with pytest.raises(ModelNotFound, match="there are: wide"):
         find_model("dall-e-3", catalogue)
+
+
+def test_loras_are_those_of_the_model_in_the_order_of_their_names():
+    """With the scale that is asked for or the LoRA's own. One of scale 0, an empty list and null are none."""
+    oil = LoraSelection(LoraName("oil"), 0.75)
+    assert _request(loras=[{"name": "oil"}, {"name": "ink", "scale": -2}]).loras == (
+        LoraSelection(LoraName("ink"), -2.0),
+        oil,
+    )
+    assert _request(loras=[{"name": "ink", "scale": 0}, {"name": "oil", "scale": None}]).loras == (oil,)
+    assert _request(loras=[]) == _request(loras=None) == _request()
+
+
+@pytest.mark.parametrize(
+    ("names", "message", "param"),
+    [
+        (["oil", "pastel"], "no LoRA 'pastel'; there are: oil, ink", "loras.1.name"),
+        (["ink", "oil", "ink"], "'ink' is named twice", "loras.2.name"),
+    ],
+)
+def test_a_lora_that_the_model_has_not_is_refused(names: list[str], message: str, param: str):
+    """The error says what there is; one that comes twice is refused too."""
+    with pytest.raises(InvalidValue, match=message) as caught:
+        _request(loras=[{"name": name} for name in names])
+    assert caught.value.param == param

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.ids import DEFAULT_TENANT, ImageId, LatentSpace, MemoryName, ModelId, make_job_id
+from app.domain.ids import DEFAULT_TENANT, ImageId, LatentSpace, LoraName, MemoryName, ModelId, make_job_id
 from app.domain.job import Job, JobKind, JobState
+from app.domain.lora import LoraSelection
 from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import CorruptRecord
@@ -34,6 +35,9 @@ _JOBS = st.builds(
         negative_prompt=_TEXTS,
         guidance_scale=_FLOATS,
         seed=st.integers(0, MAX_SEED),
+        loras=st.lists(
+            st.builds(LoraSelection, name=st.just(LoraName("ink")), scale=_FLOATS), max_size=2
+        ).map(tuple),
         diversity=st.builds(
             Diversity,
             strength=_FLOATS,
@@ -88,12 +92,14 @@ def test_a_record_comes_back_as_it_was(job, result, failure):
 
 
 @given(_JOBS)
-def test_a_job_of_an_older_release_has_no_references(job):
-    """Records that were written before there were references are read on."""
+def test_a_job_of_an_older_release_has_no_references_and_no_loras(job):
+    """Records that were written before there were any are read on."""
     written = json.loads(codec.JOB.dump_json(job))
     del written["request"]["diversity"]["novelty"], written["request"]["diversity"]["context"]
+    del written["request"]["loras"]
     found = decode(codec.JOB, json.dumps(written).encode(), where="job")
     assert (found.request.diversity.novelty, found.request.diversity.context) == (None, None)
+    assert found.request.loras == ()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.domain.ids import LatentSpace, MemoryName, ModelId, TenantId, WorkerId, make_job_id
+from app.domain.ids import LatentSpace, LoraName, MemoryName, ModelId, TenantId, WorkerId, make_job_id
 from app.domain.job import Job, JobKind, JobRecord
+from app.domain.lora import LoraSelection
 from app.domain.model import ModelSpec, SizeLimits
 from app.domain.request import Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.images.store import ImageStore
@@ -62,6 +63,7 @@ def _make_job(
     novelty: ReferenceSelection | None = None,
     context: ReferenceSelection | None = None,
     reproducible: bool = False,
+    loras: dict[str, float] | None = None,
     model: str = "toy",
     created_at_ms: int = 1_000,
     deadline_at_ms: int = 2**45,
@@ -81,6 +83,7 @@ def _make_job(
             strength=strength, memory=memory, num_neighbours=num_neighbours, novelty=novelty, context=context
         ),
         reproducible=reproducible,
+        loras=tuple(LoraSelection(LoraName(name), scale) for name, scale in (loras or {}).items()),
     )
     job_id = make_job_id(created_at_ms, number.to_bytes(8, "big"))
     return Job(TenantId(tenant), job_id, JobKind.GENERATE, request, created_at_ms, deadline_at_ms)

@@ -88,6 +88,19 @@ def test_small_jobs_do_not_starve_their_own_tenants_large_one(hold):
     assert batcher.next_batch(0) == (large,)
 
 
+def test_jobs_share_a_batch_only_with_the_same_loras_at_the_same_scales(hold):
+    """They change the weights that all of a batch run with; the same ones are no reason to part."""
+    batcher = Batcher(max_images=16, window_ms=0)
+    sets = [None, {"ink": 1.0}, {"ink": 0.5}, {"oil": 1.0}, {"ink": 1.0, "oil": 1.0}, {"ink": 1.0}, None]
+    jobs = [hold(number, loras=loras) for number, loras in enumerate(sets)]
+    for job in jobs:
+        batcher.add(job, now_ms=0)
+    batches = [batcher.next_batch(0) for _ in range(6)]
+    assert sorted(len(batch) for batch in batches) == [0, 1, 1, 1, 2, 2]
+    for batch in batches:
+        assert len({job.job.request.loras for job in batch}) <= 1
+
+
 def test_drain_gives_everything_back_oldest_first(hold):
     """What stops takes all that waits with it, and leaves nothing."""
     batcher = Batcher(max_images=4, window_ms=20)
@@ -105,6 +118,7 @@ _MEMBERS = st.fixed_dictionaries(
         "size_px": st.sampled_from([64, 128]),
         "steps": st.sampled_from([2, 3]),
         "guidance_scale": st.sampled_from([1.0, 5.0]),
+        "loras": st.sampled_from([None, {"ink": 1.0}, {"ink": 0.5}]),
         "reproducible": st.booleans(),
         "created_at_ms": st.integers(0, 50),
     }

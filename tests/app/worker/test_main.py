@@ -10,6 +10,7 @@ import time
 import urllib.request
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -26,6 +27,7 @@ from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
 from app.settings import load_settings
 from app.worker.main import work
+from app.worker.models import load_spec
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
 
@@ -289,6 +291,26 @@ async def test_a_model_that_the_catalogue_lacks_is_a_wrong_setting(settings):
     wrong = settings.model_copy(update={"models": ("sdxl",)})
     with pytest.raises(ConfigurationError, match=r"sdxl.*toy"):
         await work(wrong, asyncio.Event(), load=_toy)
+
+
+async def test_a_lora_that_is_not_there_is_a_wrong_setting(settings):
+    """It is said, with the model, the LoRA and the path, before anything is loaded."""
+    lora = '[[models.loras]]\nname = "ink"\nsource = "./ink.safetensors"\n'
+    settings.models_file.write_text(settings.models_file.read_text() + lora)
+    loaded = []
+    with pytest.raises(ConfigurationError, match=r"model toy: the LoRA 'ink': .*ink\.safetensors"):
+        await work(settings, asyncio.Event(), load=loaded.append)
+    assert loaded == []
+
+
+async def test_a_lora_of_a_model_that_loads_none_is_a_wrong_setting(settings, tmp_path):
+    """A worker says so when it loads the model."""
+    (tmp_path / "ink.safetensors").touch()
+    lora = '[[models.loras]]\nname = "ink"\nsource = "./ink.safetensors"\n'
+    settings.models_file.write_text(settings.models_file.read_text() + lora)
+    with pytest.raises(ConfigurationError, match=r"model toy: .*no weights that LoRAs could change"):
+        async with asyncio.timeout(20):
+            await work(settings, asyncio.Event(), load=partial(load_spec, device="cpu"))
 
 
 async def test_a_worker_can_be_stopped_while_it_loads(settings):

@@ -1,6 +1,7 @@
 """What a PNG says about how it was made."""
 
 import io
+import json
 from dataclasses import replace
 
 import hypothesis.strategies as st
@@ -50,6 +51,20 @@ def test_the_references_are_told(make_job):
     assert read_metadata(png).novelty == ReferenceMetadata(MemoryName("published"), 9, 0.75)
     assert read_metadata(png).context is None
     assert "Novelty: published@9 weight 0.75, Image:" in Image.open(io.BytesIO(png)).text["parameters"]
+
+
+def test_the_loras_are_told(make_job):
+    """Name and scale of each, for programs and for people; a PNG of the time before there were any is still read."""
+    job = make_job(1, loras={"ink": -0.5, "oil": 1.0})
+    png = encode_png(Image.new("RGB", (2, 2)), image_metadata(job.request, _origin(job)))
+    assert read_metadata(png).loras == job.request.loras
+    assert "LoRAs: ink:-0.5 oil:1, Diversity" in Image.open(io.BytesIO(png)).text["parameters"]
+    told = json.loads(Image.open(io.BytesIO(png)).text["sparke"])
+    chunk = PngInfo()
+    chunk.add_itxt("sparke", json.dumps({name: value for name, value in told.items() if name != "loras"}))
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, format="PNG", pnginfo=chunk)
+    assert read_metadata(buffer.getvalue()).loras == ()
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from app.jobs.types import JobLimits
 from app.jobs.workers import now_ms
 from app.worker.failures import failure_of
 from app.worker.png import read_metadata
+from sparke_engine.diffusion.loras import LoraScale
 from sparke_engine.diffusion.toy import ToyEngine, prompt_digest, read_toy_image
-from sparke_engine.errors import InvalidPlan, NonFiniteLatents, OutputMismatch
+from sparke_engine.errors import InvalidPlan, LoraNotLoadable, NonFiniteLatents, OutputMismatch
 from sparke_engine.guidance.presets import preset_named
 
 pytestmark = pytest.mark.anyio
@@ -262,6 +264,39 @@ async def test_images_say_how_large_their_batch_was(open_bench, make_job):
     assert told == [[5, 5], [5, 5, 5], [2, 2]]
 
 
+async def test_loras_reach_the_engine_and_one_that_is_broken_its_jobs(open_bench, make_job):
+    """Names and scales are in the plan; a job whose LoRA does not fit fails with its name, and others go on."""
+
+    class Noting(ToyEngine):
+        """The toy, but LoRAs are noted, and one is broken."""
+
+        def __init__(self):
+            super().__init__(preset_named("toy"))
+            self.seen = []
+
+        def generate(self, groups, plan, on_step):
+            """Note, refuse, or make as without LoRAs."""
+            self.seen.append(plan.loras)
+            if any(lora.name == "torn" for lora in plan.loras):
+                raise LoraNotLoadable("in /srv/secret", name="torn")
+            return super().generate(groups, replace(plan, loras=()), on_step)
+
+    engine = Noting()
+    bench = open_bench(engine=engine)
+    (good,) = await bench.run(make_job(1, loras={"ink": 0.5, "oil": -1.0}))
+    (bad,) = await bench.run(make_job(2, loras={"torn": 1.0}))
+    (plain,) = await bench.run(make_job(3))
+    assert engine.seen == [(LoraScale("ink", 0.5), LoraScale("oil", -1.0)), (LoraScale("torn", 1.0),), ()]
+    assert [record.state for record in (good, bad, plain)] == [
+        JobState.SUCCEEDED,
+        JobState.FAILED,
+        JobState.SUCCEEDED,
+    ]
+    assert bad.failure.code == "lora_not_loadable"
+    assert "'torn'" in bad.failure.message
+    assert "secret" not in bad.failure.message
+
+
 async def test_a_lone_bad_job_is_tried_once(open_bench, make_job):
     """What ran alone already is not run again."""
     engine = ScriptedEngine(raises={"poison": RuntimeError("no")})
@@ -359,6 +394,7 @@ async def test_a_job_that_was_taken_away_leaves_nothing_behind(bench, make_job):
         (InvalidPlan("say why"), "invalid_request", True),
         (NonFiniteLatents("say why"), "non_finite_latents", False),
         (OutputMismatch("say why"), "output_mismatch", False),
+        (LoraNotLoadable("say why", name="ink"), "lora_not_loadable", False),
         (torch.OutOfMemoryError("say why"), "out_of_memory", False),
         (MemoryError("say why"), "out_of_memory", False),
         (KeyError("say why"), "generation_failed", False),
