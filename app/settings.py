@@ -74,7 +74,12 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N."
     )
-    max_batch_images: int = Field(16, ge=1, le=256, description="Most images in one device batch.")
+    max_batch_images: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="Most images in one device batch; a worker that runs out of memory learns to take fewer.",
+    )
     batch_window_ms: int = Field(20, ge=0, le=1000, description="How long the batcher waits for company.")
     memory_cache_bytes: int = Field(
         2 * 2**30, ge=1, description="Host memory of a worker for its copies of tenants' memories."

@@ -26,6 +26,7 @@ class Metrics:
         self._add_jobs()
         self._add_queue()
         self._add_engine()
+        self._add_device()
         self._add_memory()
         self._add_worker()
         self._add_files()
@@ -152,11 +153,26 @@ class Metrics:
             "Images that this worker removed because their job had ended without them.",
             registry=registry,
         )
+
+    def _add_device(self) -> None:
+        registry = self.registry
         self.batch_images = Histogram(
             "sparke_batch_images",
             "Images in one device batch, by model.",
             ("model",),
             buckets=_BATCH_IMAGES,
+            registry=registry,
+        )
+        self.batch_cap_images = Gauge(
+            "sparke_batch_cap_images",
+            "Most images in a batch of this worker, the least over sizes and LoRAs, as learned from running out of memory, by model.",
+            ("model",),
+            registry=registry,
+        )
+        self.batches_out_of_memory = Counter(
+            "sparke_batches_out_of_memory",
+            "Batches that the device had no room for, by model; jobs that ran alone among them.",
+            ("model",),
             registry=registry,
         )
         self.batch_seconds = Histogram(

@@ -1,5 +1,6 @@
 """Which reserved jobs run together on the device, and when. Pure: no I/O, and the clock is an argument."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -86,11 +87,15 @@ class Batcher(Generic[Reserved]):
     push each other apart. Among ready groups the tenant that led a batch least recently leads the next one with its
     oldest job; the room left goes to compatible jobs, tenants in turn. Only the loss of its *oldest* job costs a tenant
     its turn, so that small jobs which fill gaps never starve its large one: with T tenants waiting, each leads one of
-    the next T batches. Cost: O(waiting · batch), both small.
+    the next T batches. Cost: O(waiting · batch), both small. `cap_of` says how many images fit for a key, where that is
+    fewer.
     """
 
-    def __init__(self, *, max_images: int, window_ms: int) -> None:
+    def __init__(
+        self, *, max_images: int, window_ms: int, cap_of: Callable[[BatchKey], int] | None = None
+    ) -> None:
         self._max_images = max_images
+        self._cap_of = cap_of
         self._window_ms = window_ms
         self._waiting: list[_Waiting[Reserved]] = []
         self._num_added = 0
@@ -149,14 +154,14 @@ class Batcher(Generic[Reserved]):
 
     def _group_ready_at_ms(self, group: list[_Waiting[Reserved]]) -> int:
         arrived_at_ms = min(entry.arrived_at_ms for entry in group)
-        is_full = sum(entry.num_images for entry in group) >= self._max_images
+        is_full = sum(entry.num_images for entry in group) >= self._most_images(group[0].key)
         return arrived_at_ms if is_full or group[0].runs_alone else arrived_at_ms + self._window_ms
 
     def _fill(self, leader: _Waiting[Reserved]) -> list[_Waiting[Reserved]]:
         chosen = [leader]
         if leader.runs_alone:
             return chosen
-        room = self._max_images - leader.num_images
+        room = self._most_images(leader.key) - leader.num_images
         rest = [
             entry
             for entry in self._waiting
@@ -168,6 +173,9 @@ class Batcher(Generic[Reserved]):
             rest.remove(follower)
             room -= follower.num_images
         return chosen
+
+    def _most_images(self, key: BatchKey) -> int:
+        return self._max_images if self._cap_of is None else min(self._max_images, self._cap_of(key))
 
     def _following(
         self, entry: _Waiting[Reserved], chosen: list[_Waiting[Reserved]]

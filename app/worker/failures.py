@@ -35,6 +35,11 @@ def failure_of(error: BaseException, job: Job) -> Failure:
     return _engine_failure(error, job)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host had no room."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
 def _engine_failure(error: BaseException, job: Job) -> Failure:
     if isinstance(error, InvalidArgument):
         return Failure(InvalidRequest.code, str(error))
@@ -48,7 +53,7 @@ def _engine_failure(error: BaseException, job: Job) -> Failure:
         return Failure(
             error.code, "The model's output was broken; try another seed or a lower guidance scale."
         )
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         request = job.request
         return Failure(
             OUT_OF_MEMORY,

@@ -32,7 +32,9 @@ from app.redis.connection import check_server, connect
 from app.settings import Settings
 from app.signals import stop_signals
 from app.telemetry.metrics import Metrics
+from app.worker.batch_caps import BatchCaps
 from app.worker.batcher import Batcher
+from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
 from app.worker.heartbeat import Heartbeat, quietly, repeat
 from app.worker.loop import LoopParts, WorkerLoop
@@ -175,6 +177,9 @@ def _build_loop(stack: AsyncExitStack, desk: _Desk, means: _Means) -> WorkerLoop
     encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="png")
     stack.callback(encoders.shutdown)
     memory_store = MemoryStore(desk.redis)
+    caps = BatchCaps(max_images=settings.max_batch_images)
+    for model in loaded:
+        metrics.batch_cap_images.labels(model).set(caps.max_images)
     runner = BatchRunner(
         RunnerParts(
             models=loaded,
@@ -185,13 +190,14 @@ def _build_loop(stack: AsyncExitStack, desk: _Desk, means: _Means) -> WorkerLoop
             images=means.images,
             encoders=encoders,
             patience=desk.patience,
+            caps=CapKeeper(caps, metrics, now_ms),
             clock_ms=now_ms,
             service_version=version("sparke"),
             metrics=metrics,
         )
     )
     batcher: Batcher[ReservedJob] = Batcher(
-        max_images=settings.max_batch_images, window_ms=settings.batch_window_ms
+        max_images=settings.max_batch_images, window_ms=settings.batch_window_ms, cap_of=caps.cap_of
     )
     return WorkerLoop(
         LoopParts(

@@ -21,6 +21,8 @@ from app.jobs.types import Cancelled, Committed, Progress, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
 from app.telemetry.metrics import Metrics
+from app.worker.batcher import batch_key
+from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
 from app.worker.failures import failure_of
 from app.worker.memory_cache import MemoryCache
@@ -89,6 +91,7 @@ class RunnerParts:
     images: ImageSink
     encoders: Executor
     patience: Patience
+    caps: CapKeeper
     clock_ms: Callable[[], int]
     service_version: str
     metrics: Metrics
@@ -233,12 +236,15 @@ class BatchRunner:
         groups = [one.group for one in prepared]
         plan = _plan_of(request)
         work = partial(_generate_checked, model, groups, plan, BatchSteps(self._parts.metrics, watch))
+        key, num_images = batch_key(prepared[0].job), sum(len(group.seeds) for group in groups)
         try:
             found = await self._parts.device.run(work)
+            self._parts.caps.fitted(key, num_images)
             return [_Generated(samples, sum(map(len, found))) for samples in found]
         except BatchStopped as stopped:
             return [stopped] * len(prepared)
         except Exception as error:  # noqa: BLE001 - likewise
+            self._parts.caps.failed(key, num_images, error)
             if len(prepared) == 1:
                 return [error]
             _log.warning("batch_failed_each_job_runs_alone", num_jobs=len(prepared), exc_info=True)

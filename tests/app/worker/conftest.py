@@ -23,6 +23,8 @@ from app.jobs.workers import now_ms
 from app.memory.keys import MemoryKey
 from app.memory.store import MemoryStore
 from app.telemetry.metrics import Metrics
+from app.worker.batch_caps import BatchCaps
+from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
 from app.worker.memory_cache import MemoryCache
 from app.worker.models import LoadedModel
@@ -118,6 +120,7 @@ class Bench:
         self.device = DeviceThread()
         self.encoders = ThreadPoolExecutor(2)
         self.stop = asyncio.Event()
+        self.caps = BatchCaps(max_images=16)
         self.jobs_seen = SimpleNamespace(  # the queue as the runner sees it; tests may come in between
             **{name: getattr(self.queue, name) for name in ("begin", "standing", "show", "commit", "fail")}
         )
@@ -131,6 +134,7 @@ class Bench:
                 images=images or self.images,
                 encoders=self.encoders,
                 patience=Patience(self.stop, now_ms, self.metrics),
+                caps=CapKeeper(self.caps, self.metrics, now_ms),
                 clock_ms=now_ms,
                 service_version="0.1.0",
                 metrics=self.metrics,

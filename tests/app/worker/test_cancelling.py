@@ -8,6 +8,7 @@ import torch
 from app.domain.job import JobState
 from app.jobs.leases import JobReclaimer
 from app.jobs.types import JobLimits
+from app.worker.batcher import batch_key
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
 
@@ -163,3 +164,22 @@ async def test_out_of_memory_splits_the_batch_and_fails_the_culprit_alone(open_b
     assert await bench.version() == 3
     (record,) = await bench.run(make_job(4))
     assert record.state is JobState.SUCCEEDED
+
+
+async def test_a_cap_that_was_learned_is_shown(open_bench, make_job):
+    """The metrics tell the least cap of the model and how often there was no room; other faults teach nothing."""
+    engine = SmallEngine()
+    bench = open_bench(engine=engine)
+    await bench.run(make_job(1, size_px=60))
+    await bench.run(make_job(2))
+
+    def shown():
+        names = ("sparke_batch_cap_images", "sparke_batches_out_of_memory_total")
+        return [bench.metrics.registry.get_sample_value(name, {"model": "toy"}) for name in names]
+
+    assert shown() == [16, None]
+    await bench.run(make_job(3, num_images=3), make_job(4, num_images=2))
+    assert shown() == [2, 2]
+    assert bench.caps.cap_of(batch_key(make_job(5))) == 2
+    await bench.run(make_job(6, num_images=9, size_px=128))
+    assert (shown(), bench.caps.cap_of(batch_key(make_job(7, size_px=128)))) == ([2, 3], 4)

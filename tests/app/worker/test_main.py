@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
 
 from app.domain.job import JobState
 from app.errors import ConfigurationError, Unavailable
@@ -59,6 +60,22 @@ class SlowEngine(ToyEngine):
         """Wait, then as the toy."""
         self.began.set()
         assert self.go.wait(20)
+        return super().generate(groups, plan, on_step)
+
+
+class SmallEngine(ToyEngine):
+    """The toy on a device that has room for three images."""
+
+    def __init__(self):
+        super().__init__(preset_named("toy"))
+        self.sizes: list[int] = []
+
+    def generate(self, groups, plan, on_step):
+        """As the toy, if there is room."""
+        size = sum(len(group.seeds) for group in groups)
+        self.sizes.append(size)
+        if size > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return super().generate(groups, plan, on_step)
 
 
@@ -329,6 +346,25 @@ async def test_a_worker_can_be_stopped_while_it_loads(settings):
     async with asyncio.timeout(10):
         await task
     go.set()
+
+
+async def test_batches_that_were_too_large_are_not_made_again(settings, make_job):
+    """Every job succeeds, and no batch is larger than what was learned of the first, too large ones."""
+    engine = SmallEngine()
+    more = {"max_batch_images": 8, "max_released_jobs_per_tenant": 100, "heartbeat_ttl_s": 20.0}
+    small = settings.model_copy(update=more)
+    jobs = [_soon(make_job(number)) for number in range(40)]
+    async with _client(settings.redis_url) as client:
+        store, waiter, _ = client
+        for job in jobs:
+            await store.accept(job)
+        async with _working(small, lambda _spec: engine):
+            ended = [await waiter.wait(job.tenant_id, job.job_id, 30) for job in jobs]
+    assert [record.state for record in ended] == [JobState.SUCCEEDED] * len(jobs)
+    assert [size for size in engine.sizes if size > 3] == [8, 4]
+    after = engine.sizes[engine.sizes.index(4) + 1 + 4 :]
+    assert max(after) == 2
+    assert sum(after) == len(jobs) - 8 - 4
 
 
 async def test_metrics_are_served_and_a_port_in_use_is_no_death(settings, make_job):
