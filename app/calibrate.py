@@ -5,7 +5,7 @@ preset is written in the form that the catalogue takes, with the measurements as
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def run_calibration(
     scenes = read_scenes(prompts)
     try:
         plan = _plan_of(spec, choices, settings.max_batch_images)
-        engine = load_spec(spec, choose_device(settings.device))
+        engine = load_spec(replace(spec, loras=()), choose_device(settings.device))
         try:
             found = calibrate(engine, scenes, plan, on_trial)
             return _outcome(spec, engine, (found, plan), scenes)

@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
-OF_TEXT = ["q_proj", "v_proj"]
+OF_TEXT = ["q_proj", "v_proj", "out_proj"]
 OF_IMAGES = ["to_q", "to_v", "to_out.0"]
 
 

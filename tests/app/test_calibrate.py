@@ -66,8 +66,9 @@ def test_what_cannot_be_read_is_said(tmp_path):
 
 
 def test_a_model_that_cannot_be_calibrated_is_said(tmp_path):
-    """Unknown, or without a denoiser; and a plan that it cannot run."""
-    catalogue = write(tmp_path / "models.toml", TOY)
+    """Unknown, or without a denoiser; and a plan that it cannot run. Its LoRAs take no part."""
+    lora = '[[models.loras]]\nname = "ink"\nsource = "./not-there.safetensors"\n'
+    catalogue = write(tmp_path / "models.toml", TOY + lora)
     prompts = write(tmp_path / "prompts.txt", "a cat\na dog\n")
     settings = load_settings(models_file=catalogue)
     with pytest.raises(ModelNotFound, match="'toi'; the catalogue has toy"):

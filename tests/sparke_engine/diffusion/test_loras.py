@@ -111,6 +111,32 @@ def test_a_run_with_a_lora_is_the_stock_pipelines(load: Load, files: Files, fami
     assert bits(made(engine, named(ink=0.75))) == bits(made(by_hand))
 
 
+def test_what_trainers_write_is_read_too(load: Load, files: Files, tmp_path: Path) -> None:
+    """A file in the dialect of kohya's scripts, its alphas the ranks, makes the images of the same LoRA in diffusers' own."""
+    kohya = {}
+    for key, tensor in load_file(files("sd")["ink"]).items():
+        layer, _, half = key.removesuffix(".weight").rpartition(".lora_")
+        flat = layer.replace("unet.", "lora_unet_", 1).replace("text_encoder.", "lora_te_text_model_", 1)
+        flat = flat.replace(".", "_")
+        kohya[f"{flat}.lora_{'down' if half == 'A' else 'up'}.weight"] = tensor
+        kohya[f"{flat}.alpha"] = torch.tensor(2.0)
+    save_file(kohya, tmp_path / "kohya.safetensors")
+    engine = load("sd", {"ink": files("sd")["ink"], "kohya": tmp_path / "kohya.safetensors"})
+    assert engine.loras.broken == {}
+    assert bits(made(engine, named(kohya=1.0))) == bits(made(engine, named(ink=1.0))) != bits(made(engine))
+
+
+def test_half_precision_models_take_loras_of_full_precision(
+    files: Files, model_directories: dict[str, Path]
+) -> None:
+    """In bfloat16 a LoRA changes the images, and without it they are what they were."""
+    source, path = str(model_directories["sd"]), files("sd")["ink"]
+    plain = load_engine(source, preset=PRESET, dtype="bfloat16")
+    engine = load_engine(source, preset=PRESET, dtype="bfloat16", loras=[LoraFile("ink", path)])
+    assert bits(made(engine, named(ink=1.0))) != bits(made(plain))
+    assert bits(made(engine)) == bits(made(plain))
+
+
 def test_text_encoders_have_their_part_and_the_prompts_embedding_has_none(
     load: Load, model_directories: dict[str, Path], save_lora: Callable[..., Path], tmp_path: Path
 ) -> None:
