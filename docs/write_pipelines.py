@@ -29,7 +29,8 @@ of its row (`tests/sparke_engine/diffusion/test_families.py`):
   or none beside one generator for each image;
 - in bfloat16 strength 0 is stock to the bit and strength 1 pushes (on the first scheduler of the row).
 
-**HTTP** says which classes a catalogue may name; the others are for `guided` alone. Schedulers that are not in a row
+**HTTP** says which classes a catalogue may name ("yes"), and which edit pictures with the parts of one ("edits"); the others
+are for `guided` alone. Schedulers that are not in a row
 are guided as well where the pipeline takes them; each has tests of its own. Presets beside `demo` are not tuned.
 
 | pipeline | preset | latents | prompt embedding | schedulers | guidance | negative | HTTP |
@@ -94,6 +95,9 @@ EMBEDDINGS = {
 }
 
 
+EDITORS = {name for family in FAMILIES.values() for name in (family.edits.image, family.edits.mask)}
+
+
 def main() -> None:
     """Write the document."""
     TARGET.write_text(render(), encoding="utf-8")
@@ -114,7 +118,10 @@ def _cells(case: Any) -> Iterator[str]:
     yield ", ".join(name.removesuffix("Scheduler") for name in case.schedulers)
     yield "none" if case.scale_name is None else f"`{case.scale_name}`"
     yield "yes" if case.negative else "-"
-    yield "yes" if family.call is not None and case.scale_name in {"guidance_scale", None} else "-"
+    if family.call is not None and case.scale_name in {"guidance_scale", None}:
+        yield "yes"
+    else:
+        yield "edits" if case.name in EDITORS and not case.variant else "-"
 
 
 def _embedding(family: Family) -> str:

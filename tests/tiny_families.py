@@ -538,6 +538,12 @@ CASES: tuple[PipelineCase, ...] = (
         extra={**PICTURE, "strength": 0.7},
     ),
     PipelineCase(
+        "StableDiffusion3InpaintPipeline",
+        lambda: d.StableDiffusion3InpaintPipeline(**tiny.tiny_sd3(channels=16).components),
+        (FLOW,),
+        extra=MASKED,
+    ),
+    PipelineCase(
         "FluxPipeline", tiny_flux, (FLOW,), scale_name=None, negative=False, extra={"max_sequence_length": 16}
     ),
     PipelineCase(
@@ -547,6 +553,22 @@ CASES: tuple[PipelineCase, ...] = (
         "true guidance",
         scale_name="true_cfg_scale",
         extra={"negative_prompt": "", "max_sequence_length": 16},
+    ),
+    PipelineCase(
+        "FluxImg2ImgPipeline",
+        lambda: tiny_flux("FluxImg2ImgPipeline"),
+        (FLOW,),
+        scale_name=None,
+        negative=False,
+        extra={**PICTURE, "strength": 0.7, "max_sequence_length": 16},
+    ),
+    PipelineCase(
+        "FluxInpaintPipeline",
+        lambda: tiny_flux("FluxInpaintPipeline"),
+        (FLOW,),
+        scale_name=None,
+        negative=False,
+        extra={**MASKED, "max_sequence_length": 16},
     ),
     PipelineCase(
         "PixArtSigmaPipeline",

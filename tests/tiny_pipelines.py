@@ -65,7 +65,7 @@ def tiny_t5() -> tuple[T5EncoderModel, T5Tokenizer]:
     return T5EncoderModel(config), tokenizer
 
 
-def tiny_vae(shift_factor: float | None = None) -> AutoencoderKL:
+def tiny_vae(shift_factor: float | None = None, *, channels: int = 4) -> AutoencoderKL:
     """A VAE of factor 4."""
     return AutoencoderKL(
         in_channels=3,
@@ -73,7 +73,7 @@ def tiny_vae(shift_factor: float | None = None) -> AutoencoderKL:
         block_out_channels=(8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
+        latent_channels=channels,
         shift_factor=shift_factor,
         norm_num_groups=4,
         sample_size=32,
@@ -143,26 +143,26 @@ def tiny_sdxl() -> StableDiffusionXLPipeline:
     )
 
 
-def tiny_sd3(*, with_t5: bool = True) -> StableDiffusion3Pipeline:
-    """Stable Diffusion 3 in miniature."""
+def tiny_sd3(*, with_t5: bool = True, channels: int = 4) -> StableDiffusion3Pipeline:
+    """Stable Diffusion 3 in miniature. Inpainting needs the 16 channels of the real one."""
     torch.manual_seed(2)
     encoder, tokenizer = tiny_t5() if with_t5 else (None, None)
     transformer = SD3Transformer2DModel(
         sample_size=8,
         patch_size=1,
-        in_channels=4,
+        in_channels=channels,
         num_layers=1,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=32,
         caption_projection_dim=16,
         pooled_projection_dim=32,
-        out_channels=4,
+        out_channels=channels,
     )
     return StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=tiny_vae(shift_factor=0.06),
+        vae=tiny_vae(shift_factor=0.06, channels=channels),
         text_encoder=CLIPTextModelWithProjection(tiny_text_config()),
         tokenizer=tiny_tokenizer(),
         text_encoder_2=CLIPTextModelWithProjection(tiny_text_config()),

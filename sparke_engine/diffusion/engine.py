@@ -12,6 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from sparke_engine.diffusion.calls import CalledWithText
+from sparke_engine.diffusion.edits import (
+    EditKind,
+    Picture,
+    check_pictures,
+    picture_arguments,
+    put_back,
+    taken_by,
+)
 from sparke_engine.diffusion.families import embed_prompt, family_of, served_pipelines
 from sparke_engine.diffusion.guide import FinishedRun, GuidedGroup, Method, Sparke
 from sparke_engine.diffusion.loras import Loras, LoraScale
@@ -38,6 +46,7 @@ class SampleGroup:
     """One request's images inside a device batch: they share prompt and memory, and push each other apart.
 
     `neighbours` has b = 1; a bandwidth of None is the preset's. `references` count by weights of their own, at any strength.
+    `picture`: what all of its images begin with, where they do not begin with noise alone.
     """
 
     prompt: str
@@ -49,6 +58,7 @@ class SampleGroup:
     prompt_bandwidth: float | None = None
     references: tuple[Reference, ...] = ()
     previews: Previews | None = None
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -68,13 +78,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class DenoisingPlan:
-    """What all images of a device batch share."""
+    """What all images of a device batch share.
+
+    `edit_strength`: how much of the groups' pictures is given up to noise, in (0, 1]; None where they have none.
+    """
 
     width_px: int
     height_px: int
     steps: int
     guidance_scale: float
     loras: tuple[LoraScale, ...] = ()
+    edit_strength: float | None = None
 
 
 @runtime_checkable
@@ -83,6 +97,7 @@ class ImageEngine(Protocol):
 
     preset: DiversityPreset
     prompt_dim: int
+    edits: frozenset[EditKind]
 
     @property
     def feature_dim(self) -> int:
@@ -117,6 +132,9 @@ class PipelineEngine:
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
         self._recorder = StepRecorder()
         self._call = _call_of(pipe)
+        makers = family_of(pipe).edits
+        self.edits = makers.kinds
+        self._editors = {kind: makers.make(pipe, kind) for kind in sorted(self.edits)}
         self._latent_shape = self._call.latent_shape(pipe)
         self.prompt_dim = self.embed_prompts([""]).shape[1]
 
@@ -143,20 +161,17 @@ class PipelineEngine:
         check_groups(groups, self.feature_dim, self.prompt_dim)
         self.loras.check(plan.loras)
         self._call.check(self.pipeline, plan)
+        pipe = self._pipeline_for(groups, plan)
         rows = group_rows(groups)
         guide = self.method.guide(
             [self._guided(group, part) for group, part in zip(groups, rows, strict=True)]
         )
         seeds = [seed for group in groups for seed in group.seeds]
         observe = self._observer(groups, rows)
-        seam = guided_steps(self.pipeline, guide, on_step, self._recorder, observe=observe)
-        with (
-            self.loras.on(self.pipeline, plan.loras),
-            self.method.around(self.pipeline, seeds),
-            seam,
-        ):
-            images = self.pipeline(
-                **self._arguments(groups, plan),
+        seam = guided_steps(pipe, guide, on_step, self._recorder, observe=observe)
+        with self.loras.on(self.pipeline, plan.loras), self.method.around(pipe, seeds), seam:
+            images = pipe(
+                **self._arguments(pipe, groups, plan),
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             ).images
         if len(images) != len(seeds) or len(guide.runs) != 1:
@@ -187,6 +202,7 @@ class PipelineEngine:
     def close(self) -> None:
         """Give the device's memory back."""
         self._pipe = None
+        self._editors.clear()
         self._recorder = StepRecorder()
         self._embeddings.clear()
         if torch.cuda.is_available():
@@ -200,10 +216,19 @@ class PipelineEngine:
         self._embeddings.move_to_end(prompt)
         return self._embeddings[prompt]
 
-    def _arguments(self, groups: Sequence[SampleGroup], plan: DenoisingPlan) -> dict[str, Any]:
+    def _pipeline_for(self, groups: Sequence[SampleGroup], plan: DenoisingPlan) -> Any:
+        """The stock pipeline, or the one that edits pictures with its parts."""
+        kind = check_plan(groups, plan, self.edits)
+        return self.pipeline if kind is None else self._editors[kind]
+
+    def _arguments(self, pipe: Any, groups: Sequence[SampleGroup], plan: DenoisingPlan) -> dict[str, Any]:
         prompts = [group.prompt for group in groups for _ in group.seeds]
         negatives = [group.negative_prompt for group in groups for _ in group.seeds]
-        return self._call.arguments(self.pipeline, prompts, negatives, plan)
+        pictures = [group.picture for group in groups for _ in group.seeds if group.picture is not None]
+        given = self._call.arguments(self.pipeline, prompts, negatives, plan)
+        if plan.edit_strength is None:
+            return given
+        return taken_by(pipe, given | picture_arguments(pipe, pictures, plan.edit_strength))
 
     def _preset_of(self, group: SampleGroup) -> DiversityPreset:
         return self.preset.with_bandwidths(group.latent_bandwidth, group.prompt_bandwidth)
@@ -228,6 +253,18 @@ def group_rows(groups: Sequence[SampleGroup]) -> list[slice]:
     """Which rows of the batch each group's images have."""
     ends = accumulate((len(group.seeds) for group in groups), initial=0)
     return [slice(start, stop) for start, stop in pairwise(ends)]
+
+
+def check_plan(
+    groups: Sequence[SampleGroup], plan: DenoisingPlan, edits: frozenset[EditKind]
+) -> EditKind | None:
+    """What the batch does to its groups' pictures; None where it has none. Raises InvalidArgument and InvalidPlan."""
+    pictures = [group.picture for group in groups]
+    kind = check_pictures(pictures, (plan.width_px, plan.height_px), plan.steps, plan.edit_strength)
+    if kind is not None and kind not in edits:
+        able = ", ".join(sorted(edits)) or "nothing"
+        raise InvalidArgument(f"this model cannot edit by {kind}; what it can edit by: {able}")
+    return kind
 
 
 def check_groups(groups: Sequence[SampleGroup], feature_dim: int, prompt_dim: int) -> None:
@@ -262,7 +299,9 @@ def finished_samples(
         present = known.features[0][known.mask[0]].to(features)
         nearest = list(preset.kernel_of_power(1.0).gram(features, present).amax(1).tolist())
     return [
-        Sample(image.convert("RGB"), feature, float(push), num_neighbours, similarity)
+        Sample(
+            put_back(group.picture, image).convert("RGB"), feature, float(push), num_neighbours, similarity
+        )
         for image, feature, push, similarity in zip(images, features.cpu(), run.pushes, nearest, strict=True)
     ]
 

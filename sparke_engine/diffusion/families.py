@@ -1,7 +1,7 @@
 """The one registry of pipelines: for each class of diffusers its preset, its latents' layout, and what embeds prompts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.calls import CalledWithText
+from sparke_engine.diffusion.edits import EditPipelines
 from sparke_engine.diffusion.layouts import DoubledBatch, FramesAsChannels, LatentLayout, PackedLatents
 from sparke_engine.diffusion.prompt_embedding import (
     Embedder,
@@ -27,13 +28,15 @@ from sparke_engine.guidance.features import FeatureMap
 class Family:
     """What guidance must know of a pipeline class.
 
-    `call`: how an engine makes images of text with it; None where only library users call it.
+    `call`: how an engine makes images of text with it; None where only library users call it. `edits`: what edits
+    pictures with the parts of a pipeline that has a call.
     """
 
     preset: str
     embed: Embedder
     layout: Callable[[], LatentLayout] = LatentLayout
     call: CalledWithText | None = None
+    edits: EditPipelines = field(default_factory=EditPipelines)
 
 
 _CLIP = PooledText((("tokenizer", "text_encoder"),))
@@ -53,18 +56,37 @@ _FLUX = Family(
 _VIDEO = Family("video", HiddenMean(), layout=FramesAsChannels)
 
 FAMILIES: dict[str, Family] = {
-    "StableDiffusionPipeline": replace(_SD, call=CalledWithText()),
+    "StableDiffusionPipeline": replace(
+        _SD,
+        call=CalledWithText(),
+        edits=EditPipelines("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+    ),
     "StableDiffusionImg2ImgPipeline": _SD,
     "StableDiffusionInpaintPipeline": _SD,
     "StableDiffusionControlNetPipeline": _SD,
     "LatentConsistencyModelPipeline": _SD,
-    "StableDiffusionXLPipeline": replace(_SDXL, call=CalledWithText()),
+    "StableDiffusionXLPipeline": replace(
+        _SDXL,
+        call=CalledWithText(),
+        edits=EditPipelines("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+    ),
     "StableDiffusionXLImg2ImgPipeline": _SDXL,
     "StableDiffusionXLInpaintPipeline": _SDXL,
     "StableDiffusionXLControlNetPipeline": _SDXL,
-    "StableDiffusion3Pipeline": replace(_SD3, call=CalledWithText()),
+    "StableDiffusion3Pipeline": replace(
+        _SD3,
+        call=CalledWithText(),
+        edits=EditPipelines("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
+    ),
     "StableDiffusion3Img2ImgPipeline": _SD3,
-    "FluxPipeline": replace(_FLUX, call=CalledWithText(has_negative_prompt=False, patch=2, is_packed=True)),
+    "StableDiffusion3InpaintPipeline": _SD3,
+    "FluxPipeline": replace(
+        _FLUX,
+        call=CalledWithText(has_negative_prompt=False, patch=2, is_packed=True),
+        edits=EditPipelines("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+    ),
+    "FluxImg2ImgPipeline": _FLUX,
+    "FluxInpaintPipeline": _FLUX,
     "PixArtSigmaPipeline": Family(
         "pixart",
         HiddenMean(names_mask=True),

@@ -2,7 +2,8 @@
 
 Its image is a grid of blocks. The first row of blocks spells the SHA-256 of the prompt, the second the seed, the rest
 shows the latents: `read_toy_image` gets prompt digest and seed back, so a test sees when answers were mixed up. Its
-"denoising" starts at latents drawn from prompt and seed and pushes them as a real engine would.
+"denoising" starts at latents drawn from prompt and seed and pushes them as a real engine would. A picture is mixed into
+these latents in proportion to what the edit's strength leaves of it.
 """
 
 import hashlib
@@ -14,12 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from sparke_engine.core.kernels import unit
+from sparke_engine.diffusion.edits import EditKind, Picture
 from sparke_engine.diffusion.engine import (
     DenoisingPlan,
     OnStep,
     Sample,
     SampleGroup,
     check_groups,
+    check_plan,
     finished_samples,
 )
 from sparke_engine.diffusion.guide import FinishedRun, GroupGuide, GuidedGroup
@@ -39,6 +42,7 @@ class ToyEngine:
 
     def __init__(self, preset: DiversityPreset) -> None:
         self.preset = preset
+        self.edits: frozenset[EditKind] = frozenset({"image", "mask"})
         self.feature_dim = preset.feature_map.dim(CHANNELS, SIDE, SIDE)
         self.prompt_dim = PROMPT_DIM
 
@@ -57,7 +61,8 @@ class ToyEngine:
             raise InvalidPlan(f"the toy has no weights that LoRAs could change, got {plan.loras}")
         if plan.steps < 1:
             raise InvalidPlan(f"a plan has at least one step, got {plan.steps}")
-        latents = [torch.stack([_latents(group.prompt, seed) for seed in group.seeds]) for group in groups]
+        check_plan(groups, plan, self.edits)
+        latents = [_first_latents(group, plan) for group in groups]
         guides = [GroupGuide([self._guided(group)]) for group in groups]
         for index in range(plan.steps):
             latents = [
@@ -146,6 +151,21 @@ def _latents(prompt: str, seed: int) -> Float[Tensor, "c h w"]:
     common = torch.randn(shape, generator=_generator(prompt.encode()))
     own = torch.randn(shape, generator=_generator(prompt.encode() + b"\0" + seed.to_bytes(SEED_BYTES, "big")))
     return common + own
+
+
+def _first_latents(group: SampleGroup, plan: DenoisingPlan) -> Float[Tensor, "n c h w"]:
+    drawn = torch.stack([_latents(group.prompt, seed) for seed in group.seeds])
+    if group.picture is None or plan.edit_strength is None:
+        return drawn
+    return torch.lerp(_seen(group.picture), drawn, plan.edit_strength)
+
+
+def _seen(picture: Picture) -> Float[Tensor, "c h w"]:
+    """The latents that `_paint` shows as the picture."""
+    small = picture.image.resize((SIDE, SIDE), Image.Resampling.BOX)
+    levels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).reshape(SIDE, SIDE, 3)
+    shown = (levels.permute(2, 0, 1).float() / 127.5 - 1).clamp(-0.99, 0.99).atanh()
+    return torch.cat([shown, shown.mean(0, keepdim=True)])
 
 
 def _embed(prompt: str) -> Float[Tensor, " p"]:
