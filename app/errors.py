@@ -8,6 +8,8 @@ ServiceError
 │   ├── TooManyFiles      too_many_files       the tenant keeps as many files as it may; delete some
 │   ├── TooManyWebhooks   too_many_webhooks    the tenant has as many webhooks as it may; delete one
 │   ├── ReferenceNotFound reference_not_found  novelty or context names a memory that holds nothing
+│   ├── CannotEdit        model_cannot_edit    the model has no way to edit a picture so
+│   ├── PictureGone       picture_gone         what an edit begins with is no longer kept
 │   ├── VersionGone       memory_version_gone  a replay of a memory that is no longer whole
 │   └── IdempotencyMismatch  idempotency_mismatch  an idempotency key came with another request before
 ├── NotFound              not_found
@@ -83,6 +85,18 @@ class ReferenceNotFound(InvalidRequest):
     """Novelty or context names a memory that does not exist in the model's latent space, or holds nothing."""
 
     code = "reference_not_found"
+
+
+class CannotEdit(InvalidRequest):
+    """The model cannot edit pictures, or not with a mask."""
+
+    code = "model_cannot_edit"
+
+
+class PictureGone(InvalidRequest):
+    """The picture of an edit went before a worker could begin with it: images are kept too shortly for that."""
+
+    code = "picture_gone"
 
 
 class VersionGone(InvalidRequest):

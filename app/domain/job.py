@@ -10,9 +10,10 @@ from app.domain.result import Failure, GenerationResult
 
 
 class JobKind(StrEnum):
-    """What a worker does for a job."""
+    """What a worker does for a job. One that knows a kind not cannot read its jobs, and does not take them for others."""
 
     GENERATE = "generate"
+    EDIT = "edit"  # its request has an edit
 
 
 class Lane(StrEnum):

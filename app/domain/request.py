@@ -1,11 +1,14 @@
 """What a tenant asks for. A value of these types is valid for ever after: the edge has checked it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from app.domain.ids import DEFAULT_MEMORY, MemoryName, ModelId
 from app.domain.lora import LoraSelection
 
 MAX_SEED = 2**53 - 1  # exact in JSON numbers of every client
+
+EditKind = Literal["image", "mask"]  # all of a picture is repainted, or what a mask marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,24 @@ class Diversity:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """A picture that the images begin with, and how much of it is given up, in (0, 1].
+
+    Picture and mask lie in the image store under their job's name (`app.images.store.picture_key`), of the request's
+    size. The digests are those of the files as they were sent; without a mask all of the picture is repainted.
+    """
+
+    strength: float
+    image_sha256: str
+    mask_sha256: str | None = None
+
+    @property
+    def kind(self) -> EditKind:
+        """What is repainted."""
+        return "image" if self.mask_sha256 is None else "mask"
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One request's images: they share a prompt and push each other apart. Image i has the seed `seed + i`.
 
@@ -63,6 +84,7 @@ class GenerationRequest:
     diversity: Diversity
     reproducible: bool = False
     loras: tuple[LoraSelection, ...] = ()
+    edit: Edit | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ _TITLES = {
     404: "There is no such thing",
     408: "The body came too slowly",
     409: "It is over",
-    410: "The memory is no longer whole",
+    410: "The memory is no longer whole, or the picture no longer there",
     413: "The body is too large",
     415: "Another content type was expected",
     422: "The idempotency key stands for another request",

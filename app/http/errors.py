@@ -18,6 +18,7 @@ from starlette.routing import Match
 from app.domain.result import Failure
 from app.errors import (
     BatchOver,
+    CannotEdit,
     ConfigurationError,
     CorruptRecord,
     IdempotencyMismatch,
@@ -29,6 +30,7 @@ from app.errors import (
     ModelNotFound,
     NotFound,
     NoWorker,
+    PictureGone,
     QueueFull,
     ReferenceNotFound,
     ServiceError,
@@ -77,6 +79,8 @@ ANSWERS: Mapping[type[ServiceError], Answer] = {
     TooManyFiles: Answer(400, "Too many files", INVALID_REQUEST),
     TooManyWebhooks: Answer(400, "Too many webhooks", INVALID_REQUEST),
     ReferenceNotFound: Answer(404, "Reference not found", INVALID_REQUEST),
+    CannotEdit: Answer(400, "Model cannot edit", INVALID_REQUEST),
+    PictureGone: Answer(410, "Picture gone", INVALID_REQUEST),
     VersionGone: Answer(410, "Memory version gone", INVALID_REQUEST),
     NotFound: Answer(404, "Not found", INVALID_REQUEST),
     BatchOver: Answer(409, "Batch over", INVALID_REQUEST, is_retried=False),

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Literal
 
 from app.domain.ids import JobId, TenantId, parse_job_id, parse_tenant_id
 from app.errors import InvalidId
@@ -9,6 +10,7 @@ from app.objects.folder import ObjectFolder
 
 _FOLDER = "images"
 _KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/[0-9]+-[0-9]+(?:-preview-[0-9]+)?\.png")
+_PICTURE_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/(?:picture|mask)\.png")
 
 
 def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str:
@@ -21,9 +23,22 @@ def preview_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int, *, n
     return f"{_FOLDER}/{tenant_id}/{job_id}/{fence}-{index}-preview-{number}.png"
 
 
+def picture_key(tenant_id: TenantId, job_id: JobId, part: Literal["picture", "mask"]) -> str:
+    """Where what an edit begins with lies. It is there before its job is, and as long as the job's record."""
+    return f"{_FOLDER}/{tenant_id}/{job_id}/{part}.png"
+
+
 def parse_image_key(key: str) -> tuple[TenantId, JobId] | None:
     """The tenant and the job of an image or preview; None where the key is not of `image_key` or `preview_key`."""
-    found = _KEY.fullmatch(key)
+    return _owner(_KEY.fullmatch(key))
+
+
+def parse_picture_key(key: str) -> tuple[TenantId, JobId] | None:
+    """The tenant and the job of a picture or mask; None where the key is not of `picture_key`."""
+    return _owner(_PICTURE_KEY.fullmatch(key))
+
+
+def _owner(found: re.Match[str] | None) -> tuple[TenantId, JobId] | None:
     try:
         return None if found is None else (parse_tenant_id(found[1]), parse_job_id(found[2]))
     except InvalidId:
@@ -31,7 +46,7 @@ def parse_image_key(key: str) -> tuple[TenantId, JobId] | None:
 
 
 class ImageStore(ObjectFolder):
-    """Images by key. Keys are made by `image_key`."""
+    """Images by key, and the pictures that edits begin with. Keys are made by the functions above."""
 
     FOLDER = _FOLDER
     WHAT = "image"

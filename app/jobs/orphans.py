@@ -1,4 +1,7 @@
-"""Removes images that no job ended with: of a worker that died before it committed, or that had lost its job."""
+"""Removes images that no job ended with: of a worker that died before it committed, or that had lost its job.
+
+And the pictures of edits whose job is no more, or never was.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +13,7 @@ from redis.asyncio import Redis
 from app.domain.ids import JobId, TenantId
 from app.domain.job import JobState
 from app.errors import CorruptRecord
-from app.images.store import ImageStore, parse_image_key
+from app.images.store import ImageStore, parse_image_key, parse_picture_key
 from app.jobs import codec, keys
 from app.redis.errors import redis_errors
 from app.redis.records import decode
@@ -20,12 +23,13 @@ _Owner = tuple[TenantId, JobId]
 
 
 class OrphanSweeper:
-    """One rule: an image of a job that has ended, which the job's record does not name, goes.
+    """An image of a job that has ended, which the job's record does not name, goes; a picture without a record goes.
 
     A record that has ended says for good which images are the job's. Those of a job that waits or runs are not judged
     yet. Nor are those whose record is gone or cannot be read: nobody can tell any more whether the job ended with them,
     so they live as long as every image, `image_ttl_s`, although no URL shows them. So a sweep beside an empty or foreign
-    Redis takes nothing. The grace only saves looks at what is young.
+    Redis takes no image. A picture is there before its job is accepted, so the grace is what keeps it meanwhile; later,
+    without a record, no job can need it.
     """
 
     KEY = "sparke:orphan-sweep"  # held by whoever sweeps now; lives one interval
@@ -60,7 +64,17 @@ class OrphanSweeper:
     async def _orphans(self, found: Sequence[str]) -> list[str]:
         owners = {key: owner for key in found if (owner := parse_image_key(key)) is not None}
         named = await self._read_named(set(owners.values()))
-        return [key for key, owner in owners.items() if owner in named and key not in named[owner]]
+        orphans = [key for key, owner in owners.items() if owner in named and key not in named[owner]]
+        return orphans + await self._pictures_of_nobody(found)
+
+    @redis_errors
+    async def _pictures_of_nobody(self, found: Sequence[str]) -> list[str]:
+        pictures = [(key, owner) for key in found if (owner := parse_picture_key(key)) is not None]
+        pipeline = self._redis.pipeline(transaction=False)
+        for _, owner in pictures:
+            pipeline.exists(keys.job_key(*owner))
+        known: Any = await pipeline.execute() if pictures else []
+        return [key for (key, _), is_there in zip(pictures, known, strict=True) if not is_there]
 
     @redis_errors
     async def _read_named(self, owners: Iterable[_Owner]) -> dict[_Owner, frozenset[str]]:

@@ -1,12 +1,13 @@
 """Values that the classes of this folder hand out, and the bounds they keep."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
 from app.domain.ids import JobId, ModelId, TenantId, WorkerId
 from app.domain.job import Job, JobRecord, JobState
+from app.domain.request import EditKind
 from app.errors import IdempotencyMismatch
 from app.settings import Settings
 
@@ -175,9 +176,10 @@ WorkerPhase = Literal["loading", "ready", "draining"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a live worker says of itself. A draining worker takes no more jobs."""
+    """What a live worker says of itself, once it is ready also how its models can edit. A draining one takes no more jobs."""
 
     worker_id: WorkerId
     phase: WorkerPhase
     models: tuple[ModelId, ...]
     started_at_ms: int
+    edits: Mapping[ModelId, frozenset[EditKind]] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from app.domain.ids import ModelId, TenantId
 from app.domain.job import Job
 from app.domain.lora import LoraSelection
+from app.domain.request import EditKind
 
 _MAX_REMEMBERED_TENANTS = (
     4096  # whoever is forgotten counts as never served, which is what the oldest nearly are
@@ -35,6 +36,7 @@ class BatchKey:
     """What the jobs of one batch share. The scheduler is the model's; a stock pipeline takes one guidance scale.
 
     Its LoRAs change the weights that the whole batch runs with, so they are shared with their scales.
+    `edit` is the kind of edit and its strength: editors are pipelines of their own, and take one strength.
     """
 
     model: ModelId
@@ -43,11 +45,13 @@ class BatchKey:
     steps: int
     guidance_scale: float
     loras: tuple[LoraSelection, ...] = ()
+    edit: tuple[EditKind, float] | None = None
 
 
 def batch_key(job: Job) -> BatchKey:
     """The key of a job."""
     request = job.request
+    edit = None if request.edit is None else (request.edit.kind, request.edit.strength)
     return BatchKey(
         request.model,
         request.width_px,
@@ -55,6 +59,7 @@ def batch_key(job: Job) -> BatchKey:
         request.steps,
         request.guidance_scale,
         request.loras,
+        edit,
     )
 
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | InvalidRequest and below | its own | its own: it speaks of the request |
 | StoreUnavailable, Unavailable | its own | a part of the service is away |
-| CorruptRecord | corrupt_record | the memory could not be read |
+| CorruptRecord | corrupt_record | a stored record could not be read |
 | the engine's InvalidArgument and below | invalid_request | its own: it speaks of the request |
 | the engine's LoraNotLoadable | its own | which LoRA the worker could not load |
 | the engine's BrokenOutput and below | its own | the model's output was broken |
@@ -31,7 +31,7 @@ def failure_of(error: BaseException, job: Job) -> Failure:
     if isinstance(error, Unavailable):
         return Failure(error.code, "A part of the service did not answer while the job ran; try again.")
     if isinstance(error, CorruptRecord):
-        return Failure(error.code, f"The memory could not be read; {_see_log(job.job_id)}")
+        return Failure(error.code, f"A stored record could not be read; {_see_log(job.job_id)}")
     return _engine_failure(error, job)
 
 

@@ -1,12 +1,14 @@
 """Says at intervals that this worker lives, and sweeps at intervals for what a crash left."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
 
+from app.domain.ids import ModelId
+from app.domain.request import EditKind
 from app.errors import ServiceError
 from app.jobs.types import WorkerInfo, WorkerPhase
 from app.redis.cancelling import wait_at_most
@@ -35,9 +37,11 @@ class Heartbeat:
         """One beat now. StoreUnavailable where it cannot be told."""
         await self._registry.beat(self._info)
 
-    def enter(self, phase: WorkerPhase) -> None:
-        """Tell the registry of a new phase at once."""
-        self._info = replace(self._info, phase=phase)
+    def enter(
+        self, phase: WorkerPhase, *, edits: Mapping[ModelId, frozenset[EditKind]] | None = None
+    ) -> None:
+        """Tell the registry at once of a new phase, and how the models can edit, where that is known since."""
+        self._info = replace(self._info, phase=phase, edits=self._info.edits if edits is None else edits)
         self._changed.set()
 
     async def run(self) -> None:

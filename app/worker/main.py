@@ -108,7 +108,7 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         reclaiming = await stack.enter_async_context(_background(_reclaim(desk, models)))
         sweeping = await stack.enter_async_context(_background(_sweep(desk, models)))
         tidying = await stack.enter_async_context(_background(_sweep_images(desk, images)))
-        heartbeat.enter("ready")
+        heartbeat.enter("ready", edits={model: found.engine.edits for model, found in loaded.items()})
         log.info("worker_ready", models=models)
         for model in models:
             metrics.worker_ready.labels(model).set(1)

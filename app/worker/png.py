@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.domain.ids import ImageId, MemoryName, ModelId
 from app.domain.lora import LoraSelection
 from app.domain.request import GenerationRequest, ReferenceSelection
+from app.domain.request import Edit, GenerationRequest, ReferenceSelection
 from app.errors import CorruptRecord
 
 METADATA_CHUNK = "sparke"
@@ -29,7 +30,8 @@ class ImageMetadata:
     """All that it takes to make the image again.
 
     `seed` is the image's own; a request with `request_seed`, `num_images`, memory and references at their versions replays
-    the image together with the others of its request, which it was pushed away from. The pixels are bit-equal where
+    the image together with the others of its request, which it was pushed away from; so does an edit with the files of
+    its digests. The pixels are bit-equal where
     the device batch has `num_batch_images` again, which `reproducible` makes sure of.
     """
 
@@ -57,6 +59,7 @@ class ImageMetadata:
     novelty: ReferenceMetadata | None = None
     context: ReferenceMetadata | None = None
     loras: tuple[LoraSelection, ...] = ()
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def image_metadata(request: GenerationRequest, origin: ImageOrigin) -> ImageMeta
         novelty=_reference_metadata(diversity.novelty, origin.novelty_version),
         context=_reference_metadata(diversity.context, origin.context_version),
         loras=request.loras,
+        edit=request.edit,
     )
 
 
@@ -159,6 +163,7 @@ def describe(metadata: ImageMetadata) -> str:
         ),
         "Diversity strength": metadata.strength,
         "Memory": f"{metadata.memory_name}@{metadata.memory_version}",
+        **_described_edit(metadata.edit),
         **_described("Novelty", metadata.novelty),
         **_described("Context", metadata.context),
         "Image": metadata.image_id,
@@ -169,6 +174,13 @@ def describe(metadata: ImageMetadata) -> str:
         lines.append(f"Negative prompt: {metadata.negative_prompt}")
     lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
     return "\n".join(lines)
+
+
+def _described_edit(edit: Edit | None) -> dict[str, str]:
+    if edit is None:
+        return {}
+    mask = {} if edit.mask_sha256 is None else {"Mask SHA-256": edit.mask_sha256}
+    return {"Denoising strength": f"{edit.strength:g}", "Picture SHA-256": edit.image_sha256, **mask}
 
 
 def _described(title: str, reference: ReferenceMetadata | None) -> dict[str, str]:

@@ -29,6 +29,7 @@ from app.worker.memory_cache import MemoryCache
 from app.worker.models import LoadedModel
 from app.worker.neighbours import neighbour_query, to_neighbours
 from app.worker.patience import Patience
+from app.worker.pictures import read_picture
 from app.worker.png import ImageOrigin, encode_png, image_metadata
 from app.worker.previewer import Previewer
 from app.worker.references import MemoryVersions, ReadReferences, ReferenceReader
@@ -67,8 +68,12 @@ class JobEnds(Protocol):
         ...
 
 
-class ImageSink(Protocol):
-    """Where images go."""
+class Images(Protocol):
+    """Where images go, and where the pictures are that edits begin with."""
+
+    async def get(self, key: str) -> bytes:
+        """A picture's bytes, or NotFound."""
+        ...
 
     async def put(self, key: str, data: bytes) -> None:
         """Write an image, whole or not at all."""
@@ -88,7 +93,7 @@ class RunnerParts:
     memories: MemoryCache
     versions: MemoryVersions
     jobs: JobEnds
-    images: ImageSink
+    images: Images
     encoders: Executor
     patience: Patience
     caps: CapKeeper
@@ -211,6 +216,7 @@ class BatchRunner:
             latent_bandwidth=request.diversity.latent_bandwidth,
             prompt_bandwidth=request.diversity.prompt_bandwidth,
             references=references.sets,
+            picture=await read_picture(reserved.job, model, self._parts.images, self._parts.encoders),
         )
         return _Prepared(reserved, model, group, embedding, version, references)
 
@@ -377,7 +383,9 @@ def _generate_checked(
 
 def _plan_of(request: GenerationRequest) -> DenoisingPlan:
     loras = tuple(LoraScale(lora.name, lora.scale) for lora in request.loras)
-    return DenoisingPlan(request.width_px, request.height_px, request.steps, request.guidance_scale, loras)
+    strength = None if request.edit is None else request.edit.strength
+    size = request.width_px, request.height_px
+    return DenoisingPlan(*size, request.steps, request.guidance_scale, loras, strength)
 
 
 def _entry(prepared: _Prepared, index: int, sample: Sample, now_ms: int) -> bytes:

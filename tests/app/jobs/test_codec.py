@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from app.domain.ids import DEFAULT_TENANT, ImageId, LatentSpace, LoraName, MemoryName, ModelId, make_job_id
 from app.domain.job import Job, JobKind, JobState
 from app.domain.lora import LoraSelection
-from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
+from app.domain.request import (
+    MAX_SEED,
+    Diversity,
+    Edit,
+    GenerationRequest,
+    MemorySelection,
+    ReferenceSelection,
+)
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import CorruptRecord
 from app.jobs import codec
@@ -27,7 +34,7 @@ _JOBS = st.builds(
     Job,
     tenant_id=st.just(DEFAULT_TENANT),
     job_id=st.binary(min_size=8, max_size=8).map(lambda noise: make_job_id(5, noise)),
-    kind=st.just(JobKind.GENERATE),
+    kind=st.sampled_from(JobKind),
     request=st.builds(
         GenerationRequest,
         model=st.just(ModelId("toy")),
@@ -45,6 +52,7 @@ _JOBS = st.builds(
             novelty=_REFERENCES,
             context=_REFERENCES,
         ),
+        edit=st.none() | st.builds(Edit, _FLOATS, _TEXTS, st.none() | _TEXTS),
     ),
 )
 _RESULTS = st.builds(

@@ -1,12 +1,13 @@
 """Images that no job ended with are found and removed, and nobody else's are."""
 
 import os
+import time
 
 import pytest
 
 from app.domain.result import Failure
 from app.errors import StoreUnavailable
-from app.images.store import ImageStore, image_key, preview_key
+from app.images.store import ImageStore, image_key, picture_key, preview_key
 from app.jobs import keys
 from app.jobs.orphans import OrphanSweeper
 from app.redis.connection import connect
@@ -74,6 +75,42 @@ async def test_previews_go_once_their_job_has_ended(bench, images, sweeper, tmp_
     await bench.queue().commit(reserved, bench.result(reserved), [])
     assert await sweeper.sweep() == 1
     assert _stored(tmp_path) == set(own)
+
+
+@pytest.mark.parametrize("state", ["queued", "failed", "cancelled", "succeeded"])
+async def test_a_picture_stays_as_long_as_its_jobs_record(bench, images, sweeper, tmp_path, state):
+    """In whatever state the job is; it goes when the record has gone."""
+    job = bench.job()
+    pictures = [picture_key(job.tenant_id, job.job_id, part) for part in ("picture", "mask")]
+    for name in pictures:
+        await images.put(name, b"png")
+    if state in ("queued", "cancelled"):
+        await bench.store().accept(job)
+        if state == "cancelled":
+            await bench.store().cancel(job.tenant_id, job.job_id)
+    else:
+        reserved = await _reserve(bench, job)
+        if state == "failed":
+            await bench.queue().fail(reserved, FAILURE)
+        else:
+            pictures += await _put(images, job, reserved.fence)
+            await bench.queue().commit(reserved, bench.result(reserved), [])
+    assert await sweeper.sweep() == 0
+    assert _stored(tmp_path) == set(pictures)
+    await bench.redis.delete(OrphanSweeper.KEY, keys.job_key(job.tenant_id, job.job_id))
+    assert await sweeper.sweep() == 2
+    assert _stored(tmp_path) == set(pictures[2:])
+
+
+async def test_a_picture_whose_job_never_was_goes_after_the_grace(bench, images, sweeper, tmp_path):
+    """An API died between the picture and its job; one that is about to be accepted is younger than the grace."""
+    job = bench.job()
+    await images.put(picture_key(job.tenant_id, job.job_id, "picture"), b"png")
+    young = OrphanSweeper(bench.redis, images, clock_ms=lambda: int(time.time() * 1000))
+    assert await young.sweep() == 0
+    await bench.redis.delete(OrphanSweeper.KEY)
+    assert await sweeper.sweep() == 1
+    assert _stored(tmp_path) == set()
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled"])

@@ -14,7 +14,7 @@ from app.domain.ids import LatentSpace, LoraName, MemoryName, ModelId, TenantId,
 from app.domain.job import Job, JobKind, JobRecord
 from app.domain.lora import LoraSelection
 from app.domain.model import ModelSpec, SizeLimits
-from app.domain.request import Diversity, GenerationRequest, MemorySelection, ReferenceSelection
+from app.domain.request import Diversity, Edit, GenerationRequest, MemorySelection, ReferenceSelection
 from app.images.store import ImageStore
 from app.jobs.queue import JobQueue
 from app.jobs.store import JobStore
@@ -66,6 +66,7 @@ def _make_job(
     context: ReferenceSelection | None = None,
     reproducible: bool = False,
     loras: dict[str, float] | None = None,
+    edit: Edit | None = None,
     model: str = "toy",
     created_at_ms: int = 1_000,
     deadline_at_ms: int = 2**45,
@@ -86,9 +87,11 @@ def _make_job(
         ),
         reproducible=reproducible,
         loras=tuple(LoraSelection(LoraName(name), scale) for name, scale in (loras or {}).items()),
+        edit=edit,
     )
     job_id = make_job_id(created_at_ms, number.to_bytes(8, "big"))
-    return Job(TenantId(tenant), job_id, JobKind.GENERATE, request, created_at_ms, deadline_at_ms)
+    kind = JobKind.GENERATE if edit is None else JobKind.EDIT
+    return Job(TenantId(tenant), job_id, kind, request, created_at_ms, deadline_at_ms)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 from collections import Counter
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
+from app.domain.request import Edit
 from app.worker.batcher import Batcher, batch_key
 
 
@@ -52,6 +54,21 @@ def test_a_job_larger_than_a_batch_runs_alone(hold):
     batcher.add(large, now_ms=100)
     batcher.add(small, now_ms=100)
     assert batcher.next_batch(100) == (large,)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [None, Edit(0.5, "a"), Edit(0.75, "a", "b")],
+    ids=["text to image", "another strength", "another kind"],
+)
+def test_edits_run_with_their_like_alone(hold, other):
+    """Kind and strength of an edit are part of what a batch shares; the picture is each job's own."""
+    batcher = Batcher(max_images=4, window_ms=10)
+    for number, edit in enumerate((Edit(0.75, "a"), Edit(0.75, "c"), other)):
+        batcher.add(hold(number, edit=edit), 0)
+    batches = [batcher.next_batch(10), batcher.next_batch(10)]
+    assert [len(batch) for batch in batches] == [2, 1]
+    assert batches[1][0].job.request.edit == other
 
 
 def test_the_tenant_served_least_recently_leads(hold):

@@ -57,6 +57,24 @@ async def test_a_new_phase_is_told_at_once():
     assert registry.phases == ["loading", "ready", "draining"]
 
 
+async def test_how_models_edit_is_told_once_it_is_known():
+    """From the phase on in which it was said."""
+    told = []
+
+    class Noting:
+        async def beat(self, info):
+            """Note it."""
+            told.append(info.edits)
+
+    heartbeat, able = Heartbeat(Noting(), INFO, interval_s=600), {INFO.models[0]: frozenset({"image"})}
+    await heartbeat.beat()
+    heartbeat.enter("ready", edits=able)
+    await heartbeat.beat()
+    heartbeat.enter("draining")
+    await heartbeat.beat()
+    assert told == [{}, able, able]
+
+
 async def test_a_beat_that_is_lost_is_followed_by_others():
     """An outage ends no heartbeat."""
     registry = NotingRegistry(num_failures=2)

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from app.domain.ids import MemoryName, image_id
-from app.domain.request import MemorySelection, ReferenceSelection
+from app.domain.request import Edit, MemorySelection, ReferenceSelection
 from app.errors import CorruptRecord
 from app.worker.png import ImageOrigin, ReferenceMetadata, encode_png, image_metadata, read_metadata
 
@@ -65,6 +65,17 @@ def test_the_loras_are_told(make_job):
     buffer = io.BytesIO()
     Image.new("RGB", (2, 2)).save(buffer, format="PNG", pnginfo=chunk)
     assert read_metadata(buffer.getvalue()).loras == ()
+
+
+def test_an_edit_is_told(make_job):
+    """How much was given up and the digests of the files as they were sent, for programs and for people."""
+    edit = Edit(0.75, "ab" * 32, "cd" * 32)
+    png = encode_png(
+        Image.new("RGB", (2, 2)), image_metadata(make_job(1, edit=edit).request, _origin(make_job(1)))
+    )
+    assert read_metadata(png).edit == edit
+    said = Image.open(io.BytesIO(png)).text["parameters"]
+    assert f"Denoising strength: 0.75, Picture SHA-256: {'ab' * 32}, Mask SHA-256: {'cd' * 32}" in said
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
@@ -124,6 +135,6 @@ def test_a_truncated_file_is_refused(make_job):
     """Half a PNG is CorruptRecord, wherever it was cut."""
     job = make_job(1)
     png = encode_png(Image.effect_noise((16, 16), 90), image_metadata(job.request, _origin(job)))
-    for length in range(0, len(png) - 16, 7):  # what follows is a checksum and the empty end chunk
+    for length in range(0, len(png) - 24, 7):  # what follows are checksums and the empty end chunk
         with pytest.raises(CorruptRecord):
             read_metadata(png[:length])

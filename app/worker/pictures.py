@@ -1,0 +1,62 @@
+"""The picture that a job begins with, from the image store to the engine."""
+
+import asyncio
+import io
+from concurrent.futures import Executor
+from typing import Protocol
+
+from PIL import Image
+
+from app.domain.job import Job
+from app.errors import CannotEdit, CorruptRecord, NotFound, PictureGone
+from app.images.store import picture_key
+from app.worker.models import LoadedModel
+from sparke_engine.diffusion.edits import Picture
+
+
+class Pictures(Protocol):
+    """Where pictures are."""
+
+    async def get(self, key: str) -> bytes:
+        """A picture's bytes, or NotFound."""
+        ...
+
+
+async def read_picture(
+    job: Job, model: LoadedModel, pictures: Pictures, decoders: Executor
+) -> Picture | None:
+    """The job's picture with its mask; None where it is no edit.
+
+    Raises CannotEdit, PictureGone, CorruptRecord and StoreUnavailable.
+    """
+    edit = job.request.edit
+    if edit is None:
+        return None
+    if edit.kind not in model.engine.edits:
+        able = ", ".join(sorted(model.engine.edits)) or "nothing"
+        raise CannotEdit(
+            f"model {model.spec.model_id} cannot edit by {edit.kind}; what it can edit by: {able}",
+            param="model",
+        )
+    try:
+        picture = await pictures.get(picture_key(job.tenant_id, job.job_id, "picture"))
+        mask = None
+        if edit.mask_sha256 is not None:
+            mask = await pictures.get(picture_key(job.tenant_id, job.job_id, "mask"))
+    except NotFound as error:
+        raise PictureGone("the picture to edit is no longer kept; send it again", param="image") from error
+    return await asyncio.get_running_loop().run_in_executor(decoders, _decode_both, picture, mask)
+
+
+def _decode_both(picture: bytes, mask: bytes | None) -> Picture:
+    return Picture(_decode(picture, "RGB"), None if mask is None else _decode(mask, "L"))
+
+
+def _decode(png: bytes, mode: str) -> Image.Image:
+    """An image as the API stored it. Raises CorruptRecord."""
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            image.load()
+            return image.convert(mode)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CorruptRecord("a stored picture is no readable PNG file") from error
