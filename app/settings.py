@@ -131,6 +131,15 @@ class Settings(BaseSettings):
         description="How long an Idempotency-Key stands for its first request; at most job_ttl_s.",
     )
     max_file_bytes: int = Field(209_715_200, ge=1, description="Largest file that is taken.")
+    max_picture_bytes: int = Field(
+        52_428_800, ge=1, description="Largest image, and largest mask, that is taken to be edited."
+    )
+    max_picture_pixels: int = Field(
+        25_000_000,
+        ge=1,
+        le=80_000_000,
+        description="Most pixels of such an image; the API holds up to 12 bytes for each while it decodes one, two at a time.",
+    )
     max_files_per_tenant: int = Field(
         1000, ge=1, le=10_000, description="Files that one tenant may keep at a time."
     )

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.domain.file import StoredFile
 from app.domain.model import ModelSpec
-from app.domain.request import GenerationRequest
+from app.domain.request import EditKind, GenerationRequest
 from app.domain.result import GeneratedImage
 from app.http.generation import describe_sizes
 from app.http.loras import LoraAnswer
@@ -105,6 +105,9 @@ class ModelAnswer(BaseModel):
     owned_by: Literal["sparke"] = "sparke"
     ready: bool = Field(description="Whether a worker has it loaded now.")
     latent_space: str = Field(description="Models with the same one share their memories.")
+    edits: list[EditKind] = Field(
+        description="What `/v1/images/edits` takes with it: an `image` alone, an image and a `mask`; nothing where it is not ready."
+    )
     sizes: SizesAnswer
     defaults: DefaultsAnswer
     loras: list[LoraAnswer] = Field(description="Those that `loras` of a request may name.")
@@ -219,14 +222,15 @@ def describe_file(file: StoredFile) -> FileAnswer:
     )
 
 
-def describe_model(spec: ModelSpec, *, created_s: int, is_ready: bool) -> ModelAnswer:
-    """The model as `/v1/models` shows it."""
+def describe_model(spec: ModelSpec, *, created_s: int, edits: frozenset[EditKind] | None) -> ModelAnswer:
+    """The model as `/v1/models` shows it. `edits`: how it can edit, where a worker is ready that has it; else None."""
     size = spec.size
     return ModelAnswer(
         id=spec.model_id,
         created=created_s,
-        ready=is_ready,
+        ready=edits is not None,
         latent_space=spec.latent_space,
+        edits=sorted(edits or ()),
         sizes=SizesAnswer(
             description=describe_sizes(size),
             default=f"{size.default_width_px}x{size.default_height_px}",
@@ -246,14 +250,18 @@ def describe_model(spec: ModelSpec, *, created_s: int, is_ready: bool) -> ModelA
 
 
 def count_usage(request: GenerationRequest) -> Usage:
-    """Words and marks in, squares of 16×16 px out (a side's last, cut one counts). The API has no tokenizer."""
+    """Words and marks in, squares of 16×16 px out (a side's last, cut one counts). The API has no tokenizer.
+
+    The picture of an edit is counted once, as squares of the size that it has there.
+    """
     text = len(_WORD.findall(request.prompt)) + len(_WORD.findall(request.negative_prompt))
     squares = -(-request.width_px // _PATCH_PX) * -(-request.height_px // _PATCH_PX)
     images = request.num_images * squares
+    given = 0 if request.edit is None else squares
     return Usage(
-        input_tokens=text,
-        input_tokens_details=TextAndImageTokens(text_tokens=text, image_tokens=0),
+        input_tokens=text + given,
+        input_tokens_details=TextAndImageTokens(text_tokens=text, image_tokens=given),
         output_tokens=images,
         output_tokens_details=TextAndImageTokens(text_tokens=0, image_tokens=images),
-        total_tokens=text + images,
+        total_tokens=text + given + images,
     )

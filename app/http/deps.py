@@ -11,6 +11,7 @@ from app.catalogue import Catalogue
 from app.files.contents import FileContents
 from app.files.store import FileStore
 from app.http.background import Background
+from app.http.pictures import PictureReader
 from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import UrlSigner
@@ -43,6 +44,7 @@ class Deps:
     webhooks: WebhookStore
     webhook_targets: Targets
     uploads: UploadSlots
+    pictures: PictureReader
     background: Background
     signer: UrlSigner
     catalogue: Catalogue

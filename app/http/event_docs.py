@@ -33,9 +33,9 @@ def _stream(kinds: list[str], data: dict[str, Any], *, has_ids: bool) -> dict[st
     return {"itemSchema": _object(event | ({"id": _TEXT} if has_ids else {}))}
 
 
-def _image_event(kind: str, members: dict[str, Any]) -> dict[str, Any]:
+def _image_event(of: str, kind: str, members: dict[str, Any]) -> dict[str, Any]:
     shared = {
-        "type": {"const": f"image_generation.{kind}"},
+        "type": {"const": f"{of}.{kind}"},
         "index": {**_WHOLE, "description": "Which of the images."},
         "b64_json": _BASE64,
         "created_at": _WHOLE,
@@ -47,27 +47,30 @@ def _image_event(kind: str, members: dict[str, Any]) -> dict[str, Any]:
     return _object(shared | members)
 
 
-IMAGE_STREAM: dict[str, Any] = _stream(
-    ["image_generation.partial_image", "image_generation.completed", "error"],
-    {
-        "anyOf": [
-            _image_event("partial_image", {"partial_image_index": _WHOLE}),
-            _image_event(
-                "completed",
-                {
-                    "id": _TEXT,
-                    "seed": _WHOLE,
-                    "model": _TEXT,
-                    "memory_version": _WHOLE,
-                    "usage": _ref(Usage),
-                    "diversity": _ref(DiversityAnswer),
-                },
-            ),
-            _object({"error": _ref(ErrorMember)}),
-        ]
-    },
-    has_ids=False,
-)
+def _image_stream(of: str) -> dict[str, Any]:
+    shown = {
+        "id": _TEXT,
+        "seed": _WHOLE,
+        "model": _TEXT,
+        "memory_version": _WHOLE,
+        "usage": _ref(Usage),
+        "diversity": _ref(DiversityAnswer),
+    }
+    return _stream(
+        [f"{of}.partial_image", f"{of}.completed", "error"],
+        {
+            "anyOf": [
+                _image_event(of, "partial_image", {"partial_image_index": _WHOLE}),
+                _image_event(of, "completed", shown),
+                _object({"error": _ref(ErrorMember)}),
+            ]
+        },
+        has_ids=False,
+    )
+
+
+IMAGE_STREAM = _image_stream("image_generation")
+EDIT_STREAM = _image_stream("image_edit")
 
 JOB_STREAM: dict[str, Any] = _stream(
     ["queued", "running", "progress", "preview", "cancel_requested", *_ENDS],

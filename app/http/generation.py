@@ -250,7 +250,7 @@ def find_model(model: str | None, catalogue: Mapping[ModelId, ModelSpec]) -> Mod
 
 def to_request(body: ImagesBody, spec: ModelSpec, randomness: Callable[[int], bytes]) -> GenerationRequest:
     """The body with the model's defaults filled in and held against its limits; `randomness` gives an absent seed."""
-    width_px, height_px = _parse_size(body.size, spec.size)
+    width_px, height_px = parse_size(body.size, spec.size)
     steps = spec.default_steps if body.steps is None else body.steps
     if steps > spec.max_steps:
         raise InvalidValue(f"steps must be 1 to {spec.max_steps} for this model, got {steps}", param="steps")
@@ -287,12 +287,18 @@ def describe_sizes(limits: SizeLimits) -> str:
     )
 
 
-def _parse_size(size: str | None, limits: SizeLimits) -> tuple[int, int]:
+def is_allowed_size(size_px: tuple[int, int], limits: SizeLimits) -> bool:
+    """Whether a model makes images of that width and height."""
+    return all(limits.min_px <= side <= limits.max_px and side % limits.multiple_px == 0 for side in size_px)
+
+
+def parse_size(size: str | None, limits: SizeLimits) -> tuple[int, int]:
+    """Width and height of `WIDTHxHEIGHT`, the model's own where it is `auto` or absent. Raises InvalidValue."""
     if size is None or size == "auto":
         return limits.default_width_px, limits.default_height_px
     found = _SIZE.fullmatch(size)
     sides = (int(found[1]), int(found[2])) if found else (0, 0)
-    if any(not limits.min_px <= side <= limits.max_px or side % limits.multiple_px for side in sides):
+    if not is_allowed_size(sides, limits):
         raise InvalidValue(f"size must be {describe_sizes(limits)}; got {size!r}", param="size")
     return sides
 

@@ -1,10 +1,11 @@
 """What `/v1/jobs` answers with."""
 
+from dataclasses import asdict
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from app.domain.job import JobRecord, JobState
+from app.domain.job import JobKind, JobRecord, JobState
 from app.domain.request import GenerationRequest
 from app.http.answers import ErrorMember, GenerationAnswer
 from app.http.deps import Deps
@@ -13,6 +14,14 @@ from app.http.loras import LoraAskedAnswer, describe_selection
 from app.http.showing import error_of, show_by_url
 
 _NO_B64 = {"data": {"__all__": {"b64_json"}}}
+
+
+class EditAnswer(BaseModel):
+    """What an edit began with."""
+
+    strength: float = Field(description="How much of the image was given up: `edit_strength`.")
+    image_sha256: str = Field(description="Of the file as it was sent.")
+    mask_sha256: str | None
 
 
 class AskedAnswer(BaseModel):
@@ -28,6 +37,7 @@ class AskedAnswer(BaseModel):
     seed: int
     strength: float
     memory: str
+    edit: EditAnswer | None = Field(description="Null where the images began with noise alone.")
 
 
 class JobAnswer(BaseModel):
@@ -35,7 +45,7 @@ class JobAnswer(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: Literal["generate"] = "generate"
+    kind: JobKind
     status: JobState = Field(description="queued → running → succeeded, failed, cancelled or expired.")
     model: str
     created_at: int
@@ -69,6 +79,7 @@ def describe_job(record: JobRecord, deps: Deps, *, base_url: str) -> JobAnswer:
     has_images, is_over = record.state is JobState.SUCCEEDED, record.state.is_terminal
     return JobAnswer(
         id=job.job_id,
+        kind=job.kind,
         status=record.state,
         model=job.request.model,
         created_at=job.created_at_ms // 1000,
@@ -95,6 +106,7 @@ def jobs_json(answer: JobsAnswer) -> str:
 
 
 def _describe_request(request: GenerationRequest) -> AskedAnswer:
+    edit = request.edit
     return AskedAnswer(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -106,6 +118,7 @@ def _describe_request(request: GenerationRequest) -> AskedAnswer:
         seed=request.seed,
         strength=request.diversity.strength,
         memory=request.diversity.memory.name,
+        edit=None if edit is None else EditAnswer(**asdict(edit)),
     )
 
 

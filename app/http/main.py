@@ -28,6 +28,7 @@ from app.http.background import Background
 from app.http.batch_lines import WireForms
 from app.http.chores import delivering_webhooks, driving_batches, sweeping_files
 from app.http.deps import Deps
+from app.http.pictures import PictureReader
 from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import SigningKeyStore, UrlSigner
@@ -97,6 +98,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             webhooks=WebhookStore(redis, clock_ms=now_ms),
             webhook_targets=Targets(resolver, allow_private=settings.webhooks_allow_private),
             uploads=UploadSlots(settings.max_uploads_per_tenant),
+            pictures=PictureReader(max_pixels=settings.max_picture_pixels),
             background=await stack.enter_async_context(Background()),
             signer=UrlSigner(key),
             catalogue=catalogue,

@@ -32,7 +32,7 @@ Event = PartStart | PartData
 
 
 async def read_parts(
-    request: Request, *, max_bytes: int, idle_timeout_s: float
+    request: Request, *, max_bytes: int, idle_timeout_s: float, max_parts: int = MAX_PARTS
 ) -> AsyncIterator[tuple[Event, ...]]:
     """What each chunk of the body holds.
 
@@ -41,7 +41,7 @@ async def read_parts(
         RequestValidationError: the body is not of its form, or ends before it is whole.
         ClientDisconnect: the client went away.
     """
-    reader = MultipartReader(_boundary(request.headers.get("content-type", "")))
+    reader = MultipartReader(_boundary(request.headers.get("content-type", "")), max_parts)
     chunks = request.stream()
     left_bytes = max_bytes
     while True:
@@ -64,7 +64,8 @@ async def read_parts(
 class MultipartReader:
     """python-multipart, its callbacks turned into values."""
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, boundary: bytes, max_parts: int = MAX_PARTS) -> None:
+        self._max_parts = max_parts
         self._events: list[Event] = []
         self._header_name = b""
         self._header_value = b""
@@ -104,8 +105,8 @@ class MultipartReader:
     def _on_part_begin(self) -> None:
         self._disposition = b""
         self._num_parts += 1
-        if self._num_parts > MAX_PARTS:
-            raise malformed(f"it has more than {MAX_PARTS} parts")
+        if self._num_parts > self._max_parts:
+            raise malformed(f"it has more than {self._max_parts} parts")
 
     def _on_header_name(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]

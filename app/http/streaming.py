@@ -14,7 +14,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Send
 
 from app.domain.ids import JobId, TenantId
-from app.domain.job import JobRecord
+from app.domain.job import JobKind, JobRecord
 from app.errors import NotFound, ServiceError
 from app.http.answers import GenerationAnswer
 from app.http.deps import Deps
@@ -25,7 +25,7 @@ from app.jobs.types import JobEvent
 from app.redis.cancelling import end_task
 
 _UNBUFFERED = {"x-accel-buffering": "no"}  # a proxy in front passes each event on at once
-_KIND = "image_generation"
+_KINDS = {JobKind.GENERATE: "image_generation", JobKind.EDIT: "image_edit"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ async def _images(streamed: Streamed, deps: Deps) -> AsyncGenerator[bytes]:
         await end_task(ending)
     answer = await show_inline(record, deps)
     for index in range(len(answer.data)):
-        yield _completed(answer, index)
+        yield _completed(answer, index, record.job.kind)
 
 
 async def _until(
@@ -134,6 +134,7 @@ _OVER: Any = object()
 def _partial(event: JobEvent, record: JobRecord, b64_json: str | None) -> bytes:
     request = record.job.request
     return _event(
+        record.job.kind,
         "partial_image",
         {
             "b64_json": b64_json or "",
@@ -145,9 +146,10 @@ def _partial(event: JobEvent, record: JobRecord, b64_json: str | None) -> bytes:
     )
 
 
-def _completed(answer: GenerationAnswer, index: int) -> bytes:
+def _completed(answer: GenerationAnswer, index: int, kind: JobKind) -> bytes:
     image = answer.data[index]
     return _event(
+        kind,
         "completed",
         {
             "index": index,
@@ -161,7 +163,7 @@ def _completed(answer: GenerationAnswer, index: int) -> bytes:
     )
 
 
-def _event(kind: str, members: dict[str, Any]) -> bytes:
-    name = f"{_KIND}.{kind}"
+def _event(kind: JobKind, what: str, members: dict[str, Any]) -> bytes:
+    name = f"{_KINDS[kind]}.{what}"
     shared = {"type": name, "background": "opaque", "output_format": "png", "quality": "auto"}
     return format_sse_event(data_str=json.dumps({**shared, **members}), event=name)

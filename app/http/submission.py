@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from app.domain.ids import JobId, TenantId, make_job_id
 from app.domain.job import Job, JobKind, JobState
+from app.domain.request import GenerationRequest
 from app.errors import InvalidValue, QueueFull
 from app.http.deps import Deps
 from app.http.generation import ImagesBody, find_model, to_request
@@ -52,11 +53,14 @@ class Wish:
     num_previews: int = 0
 
 
-def idempotency_of(request: Request, body: BaseModel, key: str | None) -> Idempotency | None:
-    """The key with a fingerprint of where it was sent and what was asked for there."""
+def idempotency_of(
+    request: Request, body: BaseModel, key: str | None, *, files: Sequence[str] = ()
+) -> Idempotency | None:
+    """The key with a fingerprint of where it was sent and what was asked for there; `files` are digests of what came along."""
     if key is None:
         return None
     asked = f"{request.method} {request.url.path}\n{body.model_dump_json(exclude_unset=True)}"
+    asked = "\n".join((asked, *files))
     return Idempotency(key, hashlib.sha256(asked.encode()).hexdigest())
 
 
@@ -66,11 +70,25 @@ async def submit(tenant_id: TenantId, body: ImagesBody, wish: Wish, deps: Deps) 
     Raises what is wrong with the body, QueueFull, IdempotencyMismatch, StoreUnavailable.
     """
     generation = to_request(body, find_model(body.model, deps.catalogue), deps.randomness)
+    job_id = make_job_id(deps.now_ms(), deps.randomness(8))
+    return await accept_job(tenant_id, generation, wish, kind=JobKind.GENERATE, job_id=job_id, deps=deps)
+
+
+async def accept_job(
+    tenant_id: TenantId,
+    generation: GenerationRequest,
+    wish: Wish,
+    *,
+    kind: JobKind,
+    job_id: JobId,
+    deps: Deps,
+) -> Accepted:
+    """Accepts a job; the job that stands for it, as `submit` has it. Raises QueueFull, IdempotencyMismatch, StoreUnavailable."""
     now_ms = deps.now_ms()
     job = Job(
         tenant_id=tenant_id,
-        job_id=make_job_id(now_ms, deps.randomness(8)),
-        kind=JobKind.GENERATE,
+        job_id=job_id,
+        kind=kind,
         request=generation,
         created_at_ms=now_ms,
         deadline_at_ms=now_ms + int(wish.deadline_s * 1000),

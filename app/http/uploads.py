@@ -98,7 +98,7 @@ async def receive_upload(
     Raises what `read_parts` raises, InvalidValue for an empty file, and StoreUnavailable.
     """
     max_bytes = max_file_bytes + MAX_AROUND_FILE_BYTES
-    if _declared_bytes(request) > max_bytes:
+    if declared_bytes(request) > max_bytes:
         raise _too_large(max_file_bytes)
     receiver = _Receiver(writer, max_file_bytes)
     parts = read_parts(request, max_bytes=max_bytes, idle_timeout_s=min(MAX_IDLE_S, timeout_s))
@@ -135,7 +135,7 @@ class _Receiver:
     def result(self) -> Upload:
         form = _validate({name: data.decode(errors="replace") for name, data in self._fields.items()})
         if self._filename is None:
-            raise _missing("file")
+            raise missing_member("file")
         if not self._size_bytes:
             raise InvalidValue("file: expected some bytes, got an empty file", param="file")
         return Upload(form, self._filename, self._size_bytes)
@@ -178,11 +178,13 @@ def _validate(fields: dict[str, str]) -> UploadForm:
         raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
 
 
-def _missing(name: str) -> RequestValidationError:
+def missing_member(name: str) -> RequestValidationError:
+    """The error for a part that is not there."""
     return RequestValidationError([{"type": "missing", "loc": ("body", name), "msg": "required"}])
 
 
-def _declared_bytes(request: Request) -> int:
+def declared_bytes(request: Request) -> int:
+    """How many bytes the client says that its body has; 0 where it does not say."""
     declared = request.headers.get("content-length", "")
     return int(declared[:20]) if declared.isdecimal() else 0
 

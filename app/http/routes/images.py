@@ -1,15 +1,13 @@
 """Making images and showing them."""
 
-import asyncio
-from collections.abc import Awaitable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from app.domain.ids import ImageId, parse_image_id, parse_tenant_id
 from app.errors import NotFound, Unauthenticated
+from app.http.answering import answer_images, wish_of
 from app.http.answers import GenerationAnswer
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
@@ -17,14 +15,9 @@ from app.http.error_docs import fails_with
 from app.http.generation import GenerationBody
 from app.http.json_body import read_json
 from app.http.openapi import GENERATION_DOCS, IMAGE_DOCS
-from app.http.rate_limit import accepted_headers
-from app.http.showing import base_url_of, show_by_url, show_inline, to_json
-from app.http.streaming import EventStream, Streamed, stream_images
-from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
+from app.http.submission import IdempotencyKey, idempotency_of, submit
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
-
-_T = TypeVar("_T")
 
 
 async def read_generation_body(request: Request, _tenant: Tenant, deps: DepsOf) -> GenerationBody:
@@ -52,25 +45,8 @@ async def generate_images(
     and remembered, unless `cancel_on_disconnect` says otherwise.
     """
     idempotency = idempotency_of(request, body, idempotency_key)
-    timeout_s = deps.settings.request_timeout_s
-    num_previews = (body.partial_images or 0) if body.stream else 0
-    wish = Wish(timeout_s, idempotency, num_previews=num_previews)
-    accepted = await submit(tenant_id, body, wish, deps)
-    job_id, headers = accepted.job_id, accepted_headers(accepted)
-    if body.stream:
-        streamed = Streamed(tenant_id, job_id, timeout_s, cancels=bool(body.cancel_on_disconnect))
-        return EventStream(stream_images(streamed, deps), headers=headers)
-    try:
-        record = await _unless_disconnected(request, deps.waiter.wait(tenant_id, job_id, timeout_s))
-    except ClientDisconnect:
-        if body.cancel_on_disconnect:
-            await asyncio.shield(cancel_job(tenant_id, job_id, deps))
-        raise
-    if body.response_format == "url":
-        answer = show_by_url(record, deps, base_url=base_url_of(request, deps))
-    else:
-        answer = await show_inline(record, deps)
-    return Response(to_json(answer), media_type="application/json", headers=headers)
+    accepted = await submit(tenant_id, body, wish_of(body, idempotency, deps), deps)
+    return await answer_images(request, tenant_id, accepted, body=body, deps=deps)
 
 
 @router.get(
@@ -98,24 +74,3 @@ async def show_image(  # noqa: PLR0917 - the members of a signed URL
     data = await deps.images.get(image.storage_key)
     headers = {"cache-control": f"private, max-age={max(0, expires - int(now_s))}, immutable"}
     return Response(data, media_type="image/png", headers=headers)
-
-
-async def _unless_disconnected(request: Request, awaitable: Awaitable[_T]) -> _T:
-    """The awaitable's value; ClientDisconnect, and the awaitable cancelled, as soon as nobody listens any more."""
-    waiting = asyncio.ensure_future(awaitable)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return waiting.result()
-        raise ClientDisconnect
-    finally:
-        for future in (waiting, leaving):
-            future.cancel()
-        await asyncio.gather(waiting, leaving, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    """Returns when the client has closed its connection. The body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -1,0 +1,79 @@
+"""The text fields of a form as the members of a body: bracketed names nest, and texts become what a member takes."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\]){0,3})")
+_PART = re.compile(r"\[([^\[\]]+)\]")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_fields(fields: Mapping[str, str], model: type[Model]) -> Model:
+    """The body of fields such as `n` or `diversity[memory][name]`, as strict as the same body in JSON.
+
+    Raises RequestValidationError with the members at fault, those that are not known among them.
+    """
+    given: dict[str, Any] = {}
+    for name, text in fields.items():
+        _put(given, name, text)
+    try:
+        return model.model_validate(_typed(given, model))
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+
+
+def member_model(annotation: object) -> type[BaseModel] | None:
+    """The model that a member's annotation holds, if it holds one."""
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next(filter(None, map(member_model, get_args(annotation))), None)
+
+
+def _put(given: dict[str, Any], name: str, text: str) -> None:
+    """Sets a member, within others where its name has brackets; a name that fits nowhere stays whole, and unknown."""
+    found = _NAME.fullmatch(name)
+    first, rest = (found[1], _PART.findall(found[2])) if found else (name, [])
+    *parents, last = (first, *rest)
+    place: Any = given
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            given[name] = text
+            return
+    if last in place:
+        given[name] = text
+    else:
+        place[last] = text
+
+
+def _typed(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    typed: dict[str, Any] = {}
+    for name, value in given.items():
+        field = model.model_fields.get(name)
+        inner = None if field is None else member_model(field.annotation)
+        if isinstance(value, str):
+            typed[name] = value if field is None or _takes_text(field.annotation) else _number(value)
+        else:
+            typed[name] = value if inner is None else _typed(value, inner)
+    return typed
+
+
+def _takes_text(annotation: object) -> bool:
+    if get_origin(annotation) is Literal:
+        return True
+    return annotation is str or any(map(_takes_text, get_args(annotation)))
+
+
+def _number(text: str) -> object:
+    """A number or a truth value as JSON writes it; any other text stays one, and is of the wrong type."""
+    try:
+        value = from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text

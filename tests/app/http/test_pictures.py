@@ -1,0 +1,192 @@
+"""Files of clients become pictures that a worker may trust, or are refused with what was expected."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.domain.model import SizeLimits
+from app.errors import InvalidValue
+from app.http.pictures import PictureReader, PreparedPicture, target_size
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = SizeLimits(64, 64, 32, 128, 8)
+MAX_PIXELS = 10_000
+
+
+def file_of(image: Image.Image, kind: str = "PNG", **more: object) -> io.BytesIO:
+    """The image as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **more)
+    return buffer
+
+
+async def prepared(
+    image: io.BytesIO, mask: io.BytesIO | None = None, *, size: str | None = None
+) -> PreparedPicture:
+    """What the reader makes of the files."""
+    return await PictureReader(max_pixels=MAX_PIXELS).prepare(image, mask, size=size, limits=LIMITS)
+
+
+def opened(png: bytes | None) -> Image.Image:
+    """The image of a PNG file."""
+    return Image.open(io.BytesIO(png or b""))
+
+
+def noise(mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> Image.Image:
+    """A picture that survives no change unseen."""
+    return Image.effect_noise(size, 80).convert(mode)
+
+
+def hole(size: tuple[int, int] = (64, 48), box: tuple[int, int, int, int] = (8, 8, 24, 24)) -> Image.Image:
+    """A mask that is transparent in a box."""
+    mask = Image.new("RGBA", size, (0, 0, 0, 255))
+    mask.paste((255, 255, 255, 0), box)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})]
+)
+async def test_each_format_is_read(kind: str, more: dict[str, object]):
+    """As any reader of it has it; PNG and lossless WebP to the pixel as it was."""
+    image = noise()
+    sent = file_of(image, kind, **more)
+    found = await prepared(sent)
+    assert (found.mask, found.size_px) == (None, (64, 48))
+    assert opened(found.picture).tobytes() == Image.open(sent).convert("RGB").tobytes()
+    assert (opened(found.picture).tobytes() == image.tobytes()) == (kind != "JPEG")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
+async def test_every_mode_becomes_rgb(mode: str):
+    """Grey stays grey, of 16 bits too; what is transparent shows white."""
+    grey = Image.new("L", (64, 64), 128)
+    image = {
+        "I;16": lambda: Image.fromarray(np.full((64, 64), 128 * 257, np.uint16)),
+        "LA": lambda: Image.merge("LA", (grey, Image.new("L", (64, 64), 0))),
+        "RGBA": lambda: Image.new("RGBA", (64, 64), (9, 9, 9, 0)),
+        "1": lambda: Image.new("1", (64, 64), 1),
+    }.get(mode, lambda: grey.convert(mode))()
+    found = opened((await prepared(file_of(image, "JPEG" if mode == "CMYK" else "PNG"))).picture)
+    expected = 255 if mode in {"LA", "RGBA", "1"} else 128
+    assert found.mode == "RGB"
+    assert abs(np.asarray(found, float).mean() - expected) < 3
+
+
+async def test_fully_transparent_pixels_are_what_is_repainted():
+    """Not those that are nearly so; a palette's transparent colour counts."""
+    mask = hole()
+    mask.putpixel((40, 40), (0, 0, 0, 1))
+    palette = Image.new("P", (64, 48), 1)
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.paste(0, (8, 8, 24, 24))
+    for sent in (file_of(mask), file_of(mask, "WEBP", lossless=True), file_of(palette, transparency=0)):
+        found = opened((await prepared(file_of(noise()), sent)).mask)
+        assert (found.mode, found.getbbox(), found.getextrema()) == ("L", (8, 8, 24, 24), (0, 255))
+        assert np.asarray(found).sum() == 255 * 16 * 16
+
+
+async def test_a_photograph_is_turned_upright():
+    """As its EXIF data have it, before sizes are looked at; no metadata stay."""
+    image = noise()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    exif[0x010E] = "where I live"
+    found = await prepared(file_of(image, exif=exif), file_of(hole((48, 64))))
+    assert found.size_px == (48, 64)
+    assert opened(found.picture).tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
+    assert b"where I live" not in found.picture
+
+
+async def test_a_size_scales_picture_and_mask():
+    """Smoothly and without half-marked pixels."""
+    found = await prepared(file_of(noise(size=(32, 32))), file_of(hole((32, 32))), size="64x64")
+    assert (opened(found.picture).size, found.size_px) == ((64, 64), (64, 64))
+    assert opened(found.mask).getbbox() == (16, 16, 48, 48)
+    assert set(np.unique(np.asarray(opened(found.mask)))) == {0, 255}
+
+
+def chunked_bomb() -> io.BytesIO:
+    """A small file that says it has 60,000² pixels."""
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    body = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def animated(kind: str) -> io.BytesIO:
+    """Two frames."""
+    return file_of(noise(), kind, save_all=True, append_images=[noise()])
+
+
+UNREADABLE = {
+    "no image": io.BytesIO(b"<svg/>"),
+    "cut off": io.BytesIO(file_of(noise()).getvalue()[:-2000]),
+    "another format": file_of(noise(), "GIF"),
+    "TIFF": file_of(noise(), "TIFF"),
+    "an animated PNG": animated("PNG"),
+    "an animated WebP": animated("WEBP"),
+    "too many pixels": file_of(Image.new("L", (101, 100))),
+    "a bomb": chunked_bomb(),
+}
+
+
+@pytest.mark.parametrize("what", ["image", "mask"])
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_what_cannot_be_used_is_refused(what: str, name: str):
+    """With the field at fault, and what was expected."""
+    files = [file_of(noise()), UNREADABLE[name]]
+    with pytest.raises(InvalidValue, match=f"{what}: expected") as caught:
+        await prepared(*(files if what == "mask" else files[::-1]))
+    assert caught.value.param == what
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (hole((48, 64)), "64x48, got 48x64"),
+        (Image.new("RGBA", (64, 48), "black"), "fully transparent"),
+        (Image.new("L", (64, 48), 255), "fully transparent"),
+    ],
+    ids=["turned", "opaque", "without alpha"],
+)
+async def test_a_mask_that_marks_nothing_is_refused(mask: Image.Image, said: str):
+    """As is one of another size."""
+    with pytest.raises(InvalidValue, match=said) as caught:
+        await prepared(file_of(noise()), file_of(mask))
+    assert caught.value.param == "mask"
+
+
+@pytest.mark.parametrize(
+    ("own", "size", "expected"),
+    [
+        ((64, 48), None, (64, 48)),
+        ((64, 48), "auto", (64, 48)),
+        ((640, 480), "64x48", (64, 48)),
+        ((20, 20), "32x32", (32, 32)),
+        ((101, 98), "64x64", (64, 64)),
+        ((640, 480), None, "image"),
+        ((20, 20), "auto", "image"),
+        ((60, 60), None, "image"),
+        ((640, 480), "64x64", "size"),
+        ((64, 64), "64x72", "size"),
+        ((64, 64), "256x256", "size"),
+        ((64, 64), "huge", "size"),
+    ],
+)
+def test_the_size_of_an_edit(own: tuple[int, int], size: str | None, expected: tuple[int, int] | str):
+    """The picture's own where none is asked for; scaled where it is not distorted; else the member at fault is named."""
+    if isinstance(expected, tuple):
+        assert target_size(own, size, LIMITS) == expected
+        return
+    with pytest.raises(InvalidValue) as caught:
+        target_size(own, size, LIMITS)
+    assert caught.value.param == expected
