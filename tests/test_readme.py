@@ -135,6 +135,20 @@ def test_the_openai_example_runs(service: str, tmp_path: Path):
     assert re.fullmatch(r"the memory that was read had version \d+", version)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
+def test_the_edit_examples_draw_what_they_ask_for(service: str, tmp_path: Path):
+    """A green star of the red one; then a blue heart, around which every pixel is the star's own."""
+    commands = [example("curl"), example("edit")]
+    run(["bash", "-euo", "pipefail", "-c", at(service, "\n".join(commands))], tmp_path)
+    assert what_it_shows(tmp_path / "green.png") == ("star", "green", "snow")
+    run([sys.executable, "-c", at(service, example("mask"))], tmp_path)
+    assert what_it_shows(tmp_path / "heart.png") == ("heart", "blue", "snow")
+    star, heart = (
+        np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("star", "heart")
+    )
+    assert np.array_equal(star[:8], heart[:8])
+
+
 def test_the_stream_example_draws_what_it_asks_for(service: str, tmp_path: Path):
     """Two pictures on the way and the image, which is as asked; the ways there differ from it."""
     run([sys.executable, "-c", at(service, example("stream"))], tmp_path)

@@ -1,6 +1,7 @@
 """One machine, one command: it serves, stops, and survives what kills it."""
 
 import base64
+import io
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 # The names of the conftest, which pytest imports under no name that a test could import.
 Service = Any
@@ -120,6 +122,29 @@ def test_a_worker_killed_with_a_job_in_hand(start: Start, tmp_path: Path):
         os.kill(service.worker_pids[0], signal.SIGKILL)
         answer = pending.result()
     assert _memory(answer) == (0, [0])
+    assert _memory(service.generate()) == (1, [1])
+
+
+def test_a_worker_killed_with_an_edit_in_hand(start: Start, tmp_path: Path):
+    """Another worker begins with the same picture: at a little strength the image is near it."""
+    quick = {"SPARKE_HEARTBEAT_INTERVAL_S": "0.3", "SPARKE_HEARTBEAT_TTL_S": "1.5"}
+    service, picture = start(tmp_path / "data", **quick), io.BytesIO()
+    Image.new("RGB", (64, 64), (20, 20, 20)).save(picture, "PNG")
+
+    def edit() -> httpx.Response:
+        fields = {"prompt": "a star", "steps": "8000", "edit_strength": "0.1"}
+        files = {"image": ("a.png", picture.getvalue())}
+        return httpx.post(f"{service.url}/v1/images/edits", data=fields, files=files, timeout=120)
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(edit)
+        _until(lambda: _is_busy(service.worker_pids[0]), "the worker did not begin")
+        os.kill(service.worker_pids[0], signal.SIGKILL)
+        answer = pending.result()
+    assert _memory(answer) == (0, [0])
+    image = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+    lower_half = image.crop((0, 32, 64, 64)).convert("L").histogram()
+    assert sum(level * count for level, count in enumerate(lower_half)) / sum(lower_half) < 60
     assert _memory(service.generate()) == (1, [1])
 
 

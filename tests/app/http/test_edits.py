@@ -22,6 +22,8 @@ from app.settings import Settings
 
 ServeApi = Callable[[Settings], str]
 
+pytestmark = pytest.mark.usefixtures("worker")
+
 
 def png(image: Image.Image) -> bytes:
     """A PNG file."""
@@ -60,158 +62,157 @@ def stored(settings: Settings) -> set[str]:
     }
 
 
-@pytest.mark.usefixtures("worker")
-class TestMade:
-    """Edits that a worker makes."""
-
-    def test_an_edit_by_the_official_client(self, client: openai.OpenAI, http: httpx.Client):
-        """Of the image's own size, near it at low strength; our members go into `extra_body`; it is a job like any."""
-        extra = {
-            "seed": 7,
-            "steps": 10,
-            "edit_strength": 0.1,
-            "diversity": {"strength": 0, "memory": {"name": "edits"}},
-        }
-        answer = client.images.edit(
-            model="toy", image=io.BytesIO(GREY), prompt="a red circle", n=2, size="auto", extra_body=extra
-        )
-        images = [decoded(image.b64_json) for image in answer.data or ()]
-        assert [image.size for image in images] == [(96, 64)] * 2
-        assert all(np.asarray(image, float)[16:].mean() < 60 for image in images)
-        assert (answer.size, answer.model_extra["memory_version"]) == ("96x64", 0)
-        assert answer.usage is not None
-        assert answer.usage.input_tokens_details.image_tokens == 6 * 4
-        assert answer.usage.total_tokens == 3 + 6 * 4 + 2 * 6 * 4
-        job_id = answer.data[0].id.rpartition("-")[0]
-        job = http.get(f"/v1/jobs/{job_id}").json()
-        assert (job["kind"], job["request"]["edit"]["strength"]) == ("edit", 0.1)
-        assert job["request"]["memory"] == "edits"
-        assert job_id in {found["id"] for found in http.get("/v1/jobs?limit=100").json()["data"]}
-        later = client.images.generate(
-            model="toy", prompt="a red circle", extra_body={"diversity": {"memory": {"name": "edits"}}}
-        )
-        assert later.data[0].model_extra["diversity"]["num_neighbours"] == 2
-
-    def test_a_mask_keeps_what_it_does_not_mark(self, client: openai.OpenAI):
-        """The opaque half is the image's own, to the bit; without a strength the marked half is all the prompt's."""
-        made = client.images.edit(
-            image=("a.png", GREY), mask=("m.png", MASK), prompt="a star", extra_body=UNSEEN
-        )
-        pixels = np.asarray(decoded(made.data[0].b64_json))
-        assert (pixels[:, 48:] == 30).all()
-        assert (pixels[:, :48] != 30).mean() > 0.9
-
-    def test_one_image_in_a_list(self, client: openai.OpenAI):
-        """The client then calls it `image[]`."""
-        made = client.images.edit(image=[("a.png", GREY)], prompt="a star", size="48x32")
-        assert made.size == "48x32"
-
-    def test_a_stream_has_the_events_of_edits(self, client: openai.OpenAI):
-        """As the client's types have them: pictures on the way, then the images."""
-        with client.images.edit(
-            image=("a.png", GREY), prompt="a star", stream=True, partial_images=2, extra_body={"steps": 10}
-        ) as stream:
-            events = list(stream)
-        kinds = [event.type for event in events]
-        assert kinds == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
-        assert decoded(events[-1].b64_json).size == (96, 64)
-        assert events[-1].usage.input_tokens_details.image_tokens == 24
-
-    def test_by_url(self, client: openai.OpenAI):
-        """The image by its signed URL."""
-        made = client.images.edit(image=("a.png", GREY), prompt="a star", response_format="url")
-        assert httpx.get(made.data[0].url or "").content.startswith(b"\x89PNG")
-
-    def test_a_key_covers_the_images_bytes(self, api_url: str, settings: Settings):
-        """Sent again it is the same job, and stores nothing more; with another image, mask or field it is refused."""
-        first = send(api_url, key="spring")
-        again = send(api_url, key="spring")
-        assert first.status_code == again.status_code == 200, first.text
-        assert first.json()["data"][0]["id"] == again.json()["data"][0]["id"]
-        before = stored(settings)
-        other = png(Image.new("RGB", (96, 64), (30, 30, 31)))
-        files = {"image": ("a.png", GREY), "mask": ("m.png", MASK)}
-        masked = httpx.post(
-            f"{api_url}/v1/images/edits",
-            files=files,
-            data={"prompt": "a star"},
-            headers={"idempotency-key": "spring"},
-        )
-        for answer in (send(api_url, image=other, key="spring"), send(api_url, key="spring", n="2"), masked):
-            assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_mismatch")
-        assert stored(settings) == before
-        job_id = parse_job_id(first.json()["data"][0]["id"].rpartition("-")[0])
-        mine = {Path(key).name for key in stored(settings) if job_id in key}
-        assert mine == {"picture.png"}
-
-    def test_models_say_how_they_edit(self, http: httpx.Client):
-        """What the worker that has it loaded can; nothing of a model that none has."""
-        found = {model["id"]: model["edits"] for model in http.get("/v1/models").json()["data"]}
-        assert found == {"toy": ["image", "mask"], "unserved": []}
-
-    @pytest.mark.parametrize(
-        ("fields", "code", "param"),
-        [
-            ({"strength": "0.5"}, "unknown_parameter", "strength"),
-            ({"n": "two"}, "invalid_type", "n"),
-            ({"n": "11"}, "invalid_value", "n"),
-            ({"diversity[strength]": "2"}, "invalid_value", "diversity.strength"),
-            ({"prompt": " "}, "invalid_value", "prompt"),
-            ({"size": "1000x1000"}, "invalid_value", "size"),
-            ({"size": "64x64"}, "invalid_value", "size"),
-            ({"model": "nobody"}, "model_not_found", "model"),
-            ({"steps": "3", "edit_strength": "0.3"}, "invalid_value", "edit_strength"),
-            ({"output_format": "webp"}, "invalid_value", "output_format"),
-        ],
+def test_an_edit_by_the_official_client(client: openai.OpenAI, http: httpx.Client):
+    """Of the image's own size, near it at low strength; our members go into `extra_body`; it is a job like any."""
+    extra = {
+        "seed": 7,
+        "steps": 10,
+        "edit_strength": 0.1,
+        "diversity": {"strength": 0, "memory": {"name": "edits"}},
+    }
+    answer = client.images.edit(
+        model="toy", image=io.BytesIO(GREY), prompt="a red circle", n=2, size="auto", extra_body=extra
     )
-    def test_wrong_fields_are_refused(
-        self, api_url: str, settings: Settings, fields: dict, code: str, param: str
-    ):
-        """In the one error shape, with the member at fault; nothing is stored."""
-        before = stored(settings)
-        answer = send(api_url, **fields)
-        error = answer.json()["error"]
-        assert (answer.status_code, error["code"], error["param"]) == (
-            404 if code == "model_not_found" else 400,
-            code,
-            param,
-        )
-        assert stored(settings) == before
-
-    @pytest.mark.parametrize(
-        ("files", "code", "param", "said"),
-        [
-            ([("image", GREY), ("image", GREY)], "invalid_value", "image", "exactly one"),
-            ([("image[]", GREY), ("image[]", GREY)], "invalid_value", "image", "exactly one"),
-            ([("mask", MASK)], "missing_required_parameter", "image", "required"),
-            ([("image", b"")], "invalid_value", "image", "empty"),
-            ([("image", b"GIF89a")], "invalid_value", "image", "PNG, JPEG or WebP"),
-            ([("image", GREY), ("mask", GREY)], "invalid_value", "mask", "fully transparent"),
-            ([("image", GREY), ("mask", png(HOLE.resize((64, 64))))], "invalid_value", "mask", "96x64"),
-            ([("image", png(Image.new("RGB", (200, 200))))], "invalid_value", "image", "200x200"),
-            ([("image", GREY), ("markup", MASK)], "unknown_parameter", "markup", "unknown"),
-        ],
+    images = [decoded(image.b64_json) for image in answer.data or ()]
+    assert [image.size for image in images] == [(96, 64)] * 2
+    assert all(np.asarray(image, float)[16:].mean() < 60 for image in images)
+    assert (answer.size, answer.model_extra["memory_version"]) == ("96x64", 0)
+    assert answer.usage is not None
+    assert answer.usage.input_tokens_details.image_tokens == 6 * 4
+    assert answer.usage.total_tokens == 3 + 6 * 4 + 2 * 6 * 4
+    job_id = answer.data[0].id.rpartition("-")[0]
+    job = http.get(f"/v1/jobs/{job_id}").json()
+    assert (job["kind"], job["request"]["edit"]["strength"]) == ("edit", 0.1)
+    assert job["request"]["memory"] == "edits"
+    assert job_id in {found["id"] for found in http.get("/v1/jobs?limit=100").json()["data"]}
+    later = client.images.generate(
+        model="toy", prompt="a red circle", extra_body={"diversity": {"memory": {"name": "edits"}}}
     )
-    def test_wrong_files_are_refused(
-        self, api_url: str, settings: Settings, files: list, code: str, param: str, said: str
-    ):
-        """Likewise."""
-        before = stored(settings)
-        sent = [(name, ("a.png", data)) for name, data in files]
-        answer = httpx.post(f"{api_url}/v1/images/edits", files=sent, data={"prompt": "a star"})
-        error = answer.json()["error"]
-        assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
-        assert said in error["message"]
-        assert stored(settings) == before
+    assert later.data[0].model_extra["diversity"]["num_neighbours"] == 2
 
-    def test_a_file_where_a_field_belongs_and_the_reverse(self, api_url: str):
-        """400 that says so."""
-        asked = httpx.post(
-            f"{api_url}/v1/images/edits", files={"prompt": (None, "a star"), "image": (None, "x")}
-        )
-        assert (asked.status_code, asked.json()["error"]["code"]) == (400, "invalid_multipart")
-        asked = httpx.post(f"{api_url}/v1/images/edits", json={"prompt": "a star"})
-        assert asked.status_code == 415
+
+def test_a_mask_keeps_what_it_does_not_mark(client: openai.OpenAI):
+    """The opaque half is the image's own, to the bit; without a strength the marked half is all the prompt's."""
+    made = client.images.edit(image=("a.png", GREY), mask=("m.png", MASK), prompt="a star", extra_body=UNSEEN)
+    pixels = np.asarray(decoded(made.data[0].b64_json))
+    assert (pixels[:, 48:] == 30).all()
+    assert (pixels[:, :48] != 30).mean() > 0.9
+
+
+def test_one_image_in_a_list(client: openai.OpenAI):
+    """The client then calls it `image[]`."""
+    made = client.images.edit(image=[("a.png", GREY)], prompt="a star", size="48x32")
+    assert made.size == "48x32"
+
+
+def test_a_stream_has_the_events_of_edits(client: openai.OpenAI):
+    """As the client's types have them: pictures on the way, then the images."""
+    with client.images.edit(
+        image=("a.png", GREY), prompt="a star", stream=True, partial_images=2, extra_body={"steps": 10}
+    ) as stream:
+        events = list(stream)
+    kinds = [event.type for event in events]
+    assert kinds == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+    assert decoded(events[-1].b64_json).size == (96, 64)
+    assert events[-1].usage.input_tokens_details.image_tokens == 24
+
+
+def test_by_url(client: openai.OpenAI):
+    """The image by its signed URL."""
+    made = client.images.edit(image=("a.png", GREY), prompt="a star", response_format="url")
+    assert httpx.get(made.data[0].url or "").content.startswith(b"\x89PNG")
+
+
+def test_a_key_covers_the_images_bytes(api_url: str, settings: Settings):
+    """Sent again it is the same job, and stores nothing more; with another image, mask or field it is refused."""
+    first = send(api_url, key="spring")
+    before = stored(settings)
+    again = send(api_url, key="spring")
+    assert first.status_code == again.status_code == 200, first.text
+    assert first.json()["data"][0]["id"] == again.json()["data"][0]["id"]
+    other = png(Image.new("RGB", (96, 64), (30, 30, 31)))
+    files = {"image": ("a.png", GREY), "mask": ("m.png", MASK)}
+    masked = httpx.post(
+        f"{api_url}/v1/images/edits",
+        files=files,
+        data={"prompt": "a star"},
+        headers={"idempotency-key": "spring"},
+    )
+    for answer in (send(api_url, image=other, key="spring"), send(api_url, key="spring", n="2"), masked):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_mismatch")
+    assert stored(settings) == before
+    job_id = parse_job_id(first.json()["data"][0]["id"].rpartition("-")[0])
+    mine = {Path(key).name for key in stored(settings) if job_id in key}
+    assert mine == {"picture.png"}
+
+
+def test_models_say_how_they_edit(http: httpx.Client):
+    """What the worker that has it loaded can; nothing of a model that none has."""
+    found = {model["id"]: model["edits"] for model in http.get("/v1/models").json()["data"]}
+    assert found == {"toy": ["image", "mask"], "unserved": []}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"strength": "0.5"}, "unknown_parameter", "strength"),
+        ({"n": "two"}, "invalid_type", "n"),
+        ({"n": "11"}, "invalid_value", "n"),
+        ({"diversity[strength]": "2"}, "invalid_value", "diversity.strength"),
+        ({"prompt": " "}, "invalid_value", "prompt"),
+        ({"size": "1000x1000"}, "invalid_value", "size"),
+        ({"size": "64x64"}, "invalid_value", "size"),
+        ({"model": "nobody"}, "model_not_found", "model"),
+        ({"steps": "3", "edit_strength": "0.3"}, "invalid_value", "edit_strength"),
+        ({"output_format": "webp"}, "invalid_value", "output_format"),
+    ],
+)
+def test_wrong_fields_are_refused(api_url: str, settings: Settings, fields: dict, code: str, param: str):
+    """In the one error shape, with the member at fault; nothing is stored."""
+    before = stored(settings)
+    answer = send(api_url, **fields)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (
+        404 if code == "model_not_found" else 400,
+        code,
+        param,
+    )
+    assert stored(settings) == before
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "param", "said"),
+    [
+        ([("image", GREY), ("image", GREY)], "invalid_value", "image", "exactly one"),
+        ([("image[]", GREY), ("image[]", GREY)], "invalid_value", "image", "exactly one"),
+        ([("mask", MASK)], "missing_required_parameter", "image", "required"),
+        ([("image", b"")], "invalid_value", "image", "empty"),
+        ([("image", b"GIF89a")], "invalid_value", "image", "PNG, JPEG or WebP"),
+        ([("image", GREY), ("mask", GREY)], "invalid_value", "mask", "fully transparent"),
+        ([("image", GREY), ("mask", png(HOLE.resize((64, 64))))], "invalid_value", "mask", "96x64"),
+        ([("image", png(Image.new("RGB", (200, 200))))], "invalid_value", "image", "200x200"),
+        ([("image", GREY), ("markup", MASK)], "unknown_parameter", "markup", "unknown"),
+    ],
+)
+def test_wrong_files_are_refused(
+    api_url: str, settings: Settings, files: list, code: str, param: str, said: str
+):
+    """Likewise."""
+    before = stored(settings)
+    sent = [(name, ("a.png", data)) for name, data in files]
+    answer = httpx.post(f"{api_url}/v1/images/edits", files=sent, data={"prompt": "a star"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    assert said in error["message"]
+    assert stored(settings) == before
+
+
+def test_a_file_where_a_field_belongs_and_the_reverse(api_url: str):
+    """400 that says so."""
+    asked = httpx.post(f"{api_url}/v1/images/edits", files={"prompt": (None, "a star"), "image": (None, "x")})
+    assert (asked.status_code, asked.json()["error"]["code"]) == (400, "invalid_multipart")
+    asked = httpx.post(f"{api_url}/v1/images/edits", json={"prompt": "a star"})
+    assert asked.status_code == 415
 
 
 @pytest.fixture
