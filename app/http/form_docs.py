@@ -51,7 +51,8 @@ def _schema() -> dict[str, Any]:
     files = {
         "image": {
             **_BINARY,
-            "description": "The picture to begin with: one PNG, JPEG or WebP file. What is transparent shows white.",
+            "description": "The picture to begin with: one PNG, JPEG or WebP file. What is transparent shows white."
+            " The field may be called `image[]`.",
         },
         "mask": {
             **_BINARY,

@@ -44,13 +44,16 @@ class PictureReader:
         self, image: IO[bytes], mask: IO[bytes] | None, size: str | None, limits: SizeLimits
     ) -> PreparedPicture:
         picture = self._open(image, "image")
-        size_px = target_size(picture.size, size, limits)
-        marked = None if mask is None else _marked(self._open(mask, "mask"), picture.size)
-        opaque = _opaque(picture)
-        if size_px != picture.size:
-            opaque = opaque.resize(size_px, Image.Resampling.LANCZOS)
-            marked = None if marked is None else marked.resize(size_px, Image.Resampling.NEAREST)
-        return PreparedPicture(_to_png(opaque), None if marked is None else _to_png(marked), size_px)
+        own_px, size_px = picture.size, target_size(picture.size, size, limits)
+        picture = _opaque(picture)  # one at a time: whole photographs take memory
+        if size_px != own_px:
+            picture = picture.resize(size_px, Image.Resampling.LANCZOS)
+        if mask is None:
+            return PreparedPicture(_to_png(picture), None, size_px)
+        marked = _marked(self._open(mask, "mask"), own_px)
+        if size_px != own_px:
+            marked = marked.resize(size_px, Image.Resampling.NEAREST)
+        return PreparedPicture(_to_png(picture), _to_png(marked), size_px)
 
     def _open(self, file: IO[bytes], what: str) -> Image.Image:
         """The one image of a file, upright. Nothing is decoded before its size is known to be allowed."""
@@ -59,7 +62,8 @@ class PictureReader:
             with Image.open(file, formats=FORMATS) as image:
                 self._check(image, what)
                 image.load()
-                return ImageOps.exif_transpose(image)
+                ImageOps.exif_transpose(image, in_place=True)
+                return image
         except InvalidValue:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -127,13 +131,15 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey
         return image.convert("I").point(lambda level: level * (1 / 256)).convert("L").convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     below = Image.new("RGBA", image.size, "white")
-    below.alpha_composite(image.convert("RGBA"))
+    below.alpha_composite(image if image.mode == "RGBA" else image.convert("RGBA"))
     return below.convert("RGB")
 
 
 def _to_png(image: Image.Image) -> bytes:
+    """The pixels alone: what else the client's file said stays out."""
+    image.info.clear()
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()

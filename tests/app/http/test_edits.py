@@ -4,7 +4,11 @@ import asyncio
 import base64
 import io
 import os
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -233,6 +237,49 @@ def test_files_above_the_bound_are_refused(serve_api: ServeApi, own: Settings):
     assert send(url, image=b"1" * 50_000).status_code == 400
     assert send(url, image=b"1" * 3_000_000).status_code == 413
     assert send(url, prompt="a" * 20_000).json()["error"]["code"] == "invalid_multipart"
+    assert stored(own) == set()
+
+
+@contextmanager
+def half_sent(url: str, *, pause_s: float) -> Iterator[Future[httpx.Response]]:
+    """An edit of which the rest comes at the end of the context, or after the pause; and its answer."""
+    go_on = threading.Event()
+    form = httpx.Request("POST", url, files={"image": ("a.png", GREY)}, data={"prompt": "a star"})
+    body, kind = form.read(), form.headers["content-type"]
+
+    def pieces() -> Iterator[bytes]:
+        yield body[:100]
+        go_on.wait(pause_s)
+        yield body[100:]
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(
+            httpx.post, f"{url}/v1/images/edits", content=pieces(), headers={"content-type": kind}, timeout=30
+        )
+        go_on.set()
+
+
+def test_a_tenant_sends_so_many_at_once(serve_api: ServeApi, own: Settings):
+    """Files and pictures together; one more is told to come a little later, and the first goes on."""
+    url = serve_api(own.model_copy(update={"max_uploads_per_tenant": 1, "request_timeout_s": 1.0}))
+    with half_sent(url, pause_s=20) as sending:
+        for _ in range(200):
+            refused = send(url, image=b"no picture")
+            if refused.status_code == 429:
+                break
+            time.sleep(0.02)
+        assert refused.json()["error"]["code"] == "too_many_uploads"
+        assert refused.headers["retry-after"] == "5"
+    assert sending.result().json()["error"]["code"] in {"timeout", "no_worker"}
+
+
+def test_a_body_that_comes_too_slowly_is_refused(serve_api: ServeApi, own: Settings):
+    """408, and the connection is closed."""
+    url = serve_api(own.model_copy(update={"upload_timeout_s": 0.5}))
+    with half_sent(url, pause_s=1.5) as sending:
+        answer = sending.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "request_timeout")
+    assert answer.headers["connection"] == "close"
     assert stored(own) == set()
 
 

@@ -103,6 +103,17 @@ async def test_a_photograph_is_turned_upright():
     assert b"where I live" not in found.picture
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+async def test_nothing_but_the_pixels_is_kept(kind: str):
+    """No text, no profile, no place where a photograph was taken."""
+    exif = Image.Exif()
+    exif[0x010E] = "where I live"
+    found = await prepared(file_of(noise(), kind, exif=exif, icc_profile=b"where I live"))
+    assert set(opened(found.picture).info) == set()
+    assert b"iCCP" not in found.picture
+    assert b"eXIf" not in found.picture
+
+
 async def test_a_size_scales_picture_and_mask():
     """Smoothly and without half-marked pixels."""
     found = await prepared(file_of(noise(size=(32, 32))), file_of(hole((32, 32))), size="64x64")
@@ -147,6 +158,7 @@ async def test_what_cannot_be_used_is_refused(what: str, name: str):
     with pytest.raises(InvalidValue, match=f"{what}: expected") as caught:
         await prepared(*(files if what == "mask" else files[::-1]))
     assert caught.value.param == what
+    assert ("pixels" in caught.value.message) == (name in {"too many pixels", "a bomb"})
 
 
 @pytest.mark.parametrize(
