@@ -31,7 +31,7 @@ async def edit_image(
     the tenant's memory holds, as those of `/v1/images/generations` are.
     """
     settings = deps.settings
-    with deps.uploads.hold(tenant_id):
+    with deps.uploads.hold(tenant_id), deps.metrics.file_uploads_in_flight.track_inprogress():
         async with receive_edit(
             request,
             max_picture_bytes=settings.max_picture_bytes,

@@ -6,7 +6,7 @@ import pytest
 
 from app.domain.ids import TenantId, make_job_id
 from app.errors import StoreUnavailable
-from app.images.store import ImageStore, image_key
+from app.images.store import ImageStore, image_key, picture_key
 from app.images.sweeper import ImageSweeper
 from app.jobs.workers import now_ms
 
@@ -44,6 +44,17 @@ async def test_old_images_go_and_younger_ones_stay(redis, images, tmp_path):
     assert left == sorted(keys[220:])
     assert len(list((tmp_path / "images/acme").iterdir())) == 10
     assert (tmp_path / "notes.txt").exists()
+
+
+async def test_pictures_of_edits_live_no_longer_than_images(redis, images, tmp_path):
+    """Whatever their job's record says."""
+    for age_s, job_id in ((TTL_S + 5, make_job_id(1, bytes(8))), (TTL_S - 5, make_job_id(2, bytes(8)))):
+        for part in ("picture", "mask"):
+            key = picture_key(TenantId("acme"), job_id, part)
+            await images.put(key, b"png")
+            _age(tmp_path, key, age_s)
+    assert await ImageSweeper(redis, images, image_ttl_s=TTL_S, clock_ms=now_ms).sweep() == 2
+    assert {path.parent.name for path in tmp_path.rglob("*.png")} == {make_job_id(2, bytes(8))}
 
 
 async def test_what_a_killed_worker_was_writing_goes(redis, images, tmp_path):
