@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from app.http.edit_form import EditBody
 from app.http.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS
 from app.http.event_docs import EDIT_STREAM
-from app.http.form_fields import member_model
+from app.http.form_fields import member_model, takes_list
 
 _BINARY = {"type": "string", "format": "binary", "minLength": 1}
 
@@ -31,12 +31,19 @@ def _add_members(
         before = len(properties)
         if inner is None:
             properties[names[name]] = _without_null(schemas[name])
+        elif takes_list(field.annotation):
+            properties[names[name]] = _json_text(field.description or "")
         else:
             _add_members(inner, names[name], properties, needs)
         for added in list(properties)[before:] if prefix else ():
             others = [other for other in required if other != added]
             if others:
                 needs[added] = sorted({*needs.get(added, []), *others})
+
+
+def _json_text(description: str) -> dict[str, Any]:
+    told = f"{description} As JSON, or in fields of their own such as `loras[0][name]`."
+    return {"type": "string", "contentMediaType": "application/json", "description": told}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

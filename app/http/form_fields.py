@@ -8,8 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\]){0,3})")
-_PART = re.compile(r"\[([^\[\]]+)\]")
+_NAME = re.compile(r"([^\[\]]+)((?:\[\](?=\[)|\[[^\[\]]+\]){0,3})")  # empty ones are not the last
+_PART = re.compile(r"\[([^\[\]]*)\]")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -58,10 +58,24 @@ def _typed(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
         field = model.model_fields.get(name)
         inner = None if field is None else member_model(field.annotation)
         if isinstance(value, str):
-            typed[name] = value if field is None or _takes_text(field.annotation) else _number(value)
+            typed[name] = value if field is None or _takes_text(field.annotation) else _value(value)
+        elif field is not None and inner is not None and takes_list(field.annotation):
+            typed[name] = _listed(value, inner)
         else:
             typed[name] = value if inner is None else _typed(value, inner)
     return typed
+
+
+def _listed(given: Mapping[str, Any], model: type[BaseModel]) -> object:
+    """`loras[0][name]` in the order of the numbers; `loras[][name]`, as clients write a list, where it has one element."""
+    if not all((key == "" or key.isdecimal()) and isinstance(value, dict) for key, value in given.items()):
+        return given
+    return [_typed(given[key], model) for key in sorted(given, key=lambda key: int(key or 0))]
+
+
+def takes_list(annotation: object) -> bool:
+    """Whether a member holds a list."""
+    return get_origin(annotation) is list or any(map(takes_list, get_args(annotation)))
 
 
 def _takes_text(annotation: object) -> bool:
@@ -70,10 +84,10 @@ def _takes_text(annotation: object) -> bool:
     return annotation is str or any(map(_takes_text, get_args(annotation)))
 
 
-def _number(text: str) -> object:
-    """A number or a truth value as JSON writes it; any other text stays one, and is of the wrong type."""
+def _value(text: str) -> object:
+    """A number, a truth value, a list or an object as JSON writes it; any other text stays one, and is of the wrong type."""
     try:
         value = from_json(text, allow_inf_nan=False)
     except ValueError:
         return text
-    return value if isinstance(value, bool | int | float) else text
+    return value if isinstance(value, bool | int | float | list | dict) else text

@@ -8,7 +8,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.domain.ids import ImageId, MemoryName, ModelId
 from app.domain.lora import LoraSelection
-from app.domain.request import GenerationRequest, ReferenceSelection
 from app.domain.request import Edit, GenerationRequest, ReferenceSelection
 from app.errors import CorruptRecord
 

@@ -58,8 +58,35 @@ def test_fields_are_what_the_same_body_in_json_is():
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"loras[0][name]": "7", "loras[0][scale]": "0.5", "loras[1][name]": "oil"},
+        {"loras[10][name]": "oil", "loras[9][name]": "7", "loras[9][scale]": "0.5"},
+        {"loras": '[{"name": "7", "scale": 0.5}, {"name": "oil"}]'},
+    ],
+)
+def test_lists_have_numbers_or_are_json(fields: dict[str, str]) -> None:
+    """In the order of their numbers."""
+    asked = EditBody.model_validate(
+        {"prompt": "a star", "loras": [{"name": "7", "scale": 0.5}, {"name": "oil"}]}
+    )
+    assert read_fields({"prompt": "a star", **fields}, EditBody) == asked
+
+
+def test_a_list_of_one_as_clients_write_it() -> None:
+    """With empty brackets."""
+    (lora,) = _read(**{"loras[][name]": "ink", "loras[][scale]": "2"}).loras or ()
+    assert (lora.name, lora.scale) == ("ink", 2)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "where", "kind"),
     [
+        ("loras", "ink", ("loras",), "list_type"),
+        ("loras[ink]", "1", ("loras",), "list_type"),
+        ("loras[0]", "ink", ("loras",), "list_type"),
+        ("loras[0][scale]", "1", ("loras", 0, "name"), "missing"),
+        ("loras", '[{"name": "ink", "scale": "big"}]', ("loras", 0, "scale"), "float_type"),
         ("n", "two", ("n",), "int_type"),
         ("n", "2.5", ("n",), "int_type"),
         ("n", "2.0", ("n",), "int_type"),
@@ -109,6 +136,7 @@ def test_the_document_has_a_field_for_every_member():
         "response_format": "url",
         "output_format": "png",
         "diversity[memory][write]": "true",
+        "loras": "[]",
     }
     fields = {name: texts.get(name, given.get(schema["type"], "a")) for name, schema in properties.items()}
     fields |= {"stream": "false"}
