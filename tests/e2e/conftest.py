@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ class Service:
 
 
 Start = Callable[..., Service]
+Beside = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
 
 def make_env(folder: Path, **variables: str) -> dict[str, str]:
@@ -159,3 +160,21 @@ def start_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start
     """Starts services that end with the module's last test."""
     with starter(tmp_path_factory.mktemp("module")) as start_service:
         yield start_service
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Beside:
+    """Starts another process on the Redis of the service whose data lie in `tmp_path/data`: a command and its options."""
+
+    @contextmanager
+    def run(command: str, *more: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+        line = [sys.executable, "-P", "-m", "app.cli", command, "--data-dir", str(tmp_path / "data"), *more]
+        env = make_env(tmp_path, **variables)
+        with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+                process.wait(60)
+
+    return run

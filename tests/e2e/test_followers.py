@@ -3,11 +3,8 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +13,6 @@ import httpx
 LEASE_S = 1.5
 QUICK = {"SPARKE_HEARTBEAT_INTERVAL_S": "0.3", "SPARKE_HEARTBEAT_TTL_S": str(LEASE_S)}
 SAID = "SPARKE API: "
-
-
-@contextmanager
-def _second(command: str, folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process on the Redis of the service whose data lie in `folder/data`."""
-    line = [sys.executable, "-P", "-m", "app.cli", command, "--data-dir", str(folder / "data"), *more]
-    env = {**os.environ, **QUICK, "SPARKE_MODELS_FILE": str(folder / "models.toml"), "SPARKE_DEVICE": "cpu"}
-    with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 def _events(url: str, job_id: str, last_event_id: str = "") -> Iterator[dict[str, Any]]:
@@ -55,11 +39,13 @@ def _num_ready(url: str) -> int:
     return int(httpx.get(f"{url}/readyz").json()["workers"]["ready"])
 
 
-def test_a_worker_killed_in_mid_image_and_a_follower_that_changes_replica(start: Any, tmp_path: Path):
+def test_a_worker_killed_in_mid_image_and_a_follower_that_changes_replica(
+    start: Any, beside: Any, tmp_path: Path
+):
     """The job ends within a lease and an image of the kill; the follower has every event, in order, each once."""
     service = start(tmp_path / "data", **QUICK)
     body = {"prompt": "a star", "steps": 4_000}
-    with _second("api", tmp_path, "--port", "0") as api, _second("worker", tmp_path) as heir:
+    with beside("api", "--port", "0", **QUICK) as api, beside("worker", **QUICK) as heir:
         assert api.stdout is not None
         other_url = api.stdout.readline().removeprefix(SAID).strip()
         _wait_until(lambda: _num_ready(service.url) == 2, "the second worker did not get ready")
