@@ -3,13 +3,14 @@
 import re
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.errors import ConfigurationError
 from app.redis.errors import redis_errors
+from app.redis.pool import PatientPool
 
 MIN_VERSION = (6, 2)
 _RETRIES = 3
@@ -19,12 +20,12 @@ _IDLE_CHECK_S = 30
 _MAX_CONNECTIONS = 64
 
 
-def connect(url: str, *, timeout_s: float = 10.0) -> Redis:
+def connect(url: str, *, timeout_s: float = 10.0, max_connections: int = _MAX_CONNECTIONS) -> Redis:
     """A client of the server at a redis://, rediss:// or unix:// URL. It connects at the first command.
 
     A lost connection is retried three times within about a second, so every command that writes must be idempotent.
-    A timeout is not retried: the caller's time is up. No blocking command is ever sent through this client. It has at
-    most 64 connections, listeners among them; what wants one more waits for it, up to `timeout_s`.
+    A timeout is not retried: the caller's time is up. No blocking command is ever sent through this client. It has a
+    bounded number of connections, listeners among them; what wants one more waits for it, up to `timeout_s`.
     """
     retry = Retry(
         ExponentialWithJitterBackoff(base=_RETRY_BASE_S, cap=_RETRY_CAP_S),
@@ -32,10 +33,10 @@ def connect(url: str, *, timeout_s: float = 10.0) -> Redis:
         supported_errors=(RedisConnectionError,),
     )
     try:
-        pool = BlockingConnectionPool.from_url(
+        pool = PatientPool.from_url(
             url,
-            max_connections=_MAX_CONNECTIONS,
-            timeout=timeout_s,
+            max_connections=max_connections,
+            timeout_s=timeout_s,
             decode_responses=False,
             protocol=2,
             socket_timeout=timeout_s,
