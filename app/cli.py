@@ -15,6 +15,7 @@ from app.domain.ids import parse_tenant_id
 from app.errors import ConfigurationError, ServiceError
 from app.redis.connection import connect
 from app.redis.embedded import running_or_started
+from app.redis.replicas import Replicas
 from app.serve import EXIT_CONFIGURATION, die_with_parent, known_redis_url, run_serve
 from app.settings import Settings, let_threads_sleep, load_settings
 from app.telemetry.logs import configure_logs
@@ -237,7 +238,7 @@ async def _key_store(settings: Settings) -> AsyncIterator[KeyStore]:
     with nullcontext(shared) if shared else running_or_started(settings.data_dir) as url:
         redis = connect(url, timeout_s=settings.redis_timeout_s)
         try:
-            yield KeyStore(redis)
+            yield KeyStore(redis, replicas=Replicas.of(redis, settings))
         finally:
             await redis.aclose()
 

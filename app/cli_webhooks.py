@@ -13,6 +13,7 @@ from app.domain.ids import TenantId, parse_tenant_id, parse_webhook_id
 from app.domain.webhook import Webhook
 from app.redis.connection import connect
 from app.redis.embedded import running_or_started
+from app.redis.replicas import Replicas
 from app.settings import Settings, load_settings
 from app.telemetry.logs import configure_logs
 from app.webhooks.store import WebhookStore
@@ -105,7 +106,7 @@ async def _store(settings: Settings) -> AsyncIterator[WebhookStore]:
     with nullcontext(shared) if shared else running_or_started(settings.data_dir) as url:
         redis = connect(url, timeout_s=settings.redis_timeout_s)
         try:
-            yield WebhookStore(redis)
+            yield WebhookStore(redis, replicas=Replicas.of(redis, settings))
         finally:
             await redis.aclose()
 

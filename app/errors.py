@@ -21,6 +21,7 @@ ServiceError
 ├── Unavailable           unavailable          a part of the service is away; try again
 │   ├── NoWorker          no_worker            nothing serves this model now
 │   └── StoreUnavailable  store_unavailable    Redis or the object store does not answer
+│       └── NotReplicated not_replicated       written, but not on as many replicas of Redis as the operator asks for
 ├── JobFailed             (the job's own code) the worker said why; `poison` where workers died of it
 ├── JobCancelled          cancelled            the job was cancelled before it was done
 ├── WaitTimeout           timeout              the job was not done in time
@@ -179,6 +180,12 @@ class StoreUnavailable(Unavailable):
     """Redis or the object store does not answer."""
 
     code = "store_unavailable"
+
+
+class NotReplicated(StoreUnavailable):
+    """Redis has it, but not as many replicas as must: it stands unless Redis fails over just now. Repeating does no harm."""
+
+    code = "not_replicated"
 
 
 class JobFailed(ServiceError):

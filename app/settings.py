@@ -35,6 +35,16 @@ class Settings(BaseSettings):
         description="redis://, rediss:// or unix:// URL of a shared Redis 6.2 or newer. None: `serve` embeds one.",
     )
     redis_timeout_s: float = Field(10.0, gt=0, le=120, description="How long one Redis command may take.")
+    redis_replicas: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Replicas of a shared Redis that must have what is acknowledged, else the answer is 503"
+        " `not_replicated`. See docs/replicas.md.",
+    )
+    redis_replicas_timeout_s: float = Field(
+        1.0, gt=0, le=60, description="How long they are waited for; less than redis_timeout_s."
+    )
     image_url: str | None = Field(
         None,
         description="Object store of images and files, this service's alone: file:///path, s3://bucket/prefix, …"
@@ -218,6 +228,17 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"heartbeat_ttl_s must be at least three times heartbeat_interval_s, so that one late beat kills"
                 f" nobody; got {self.heartbeat_ttl_s} and {self.heartbeat_interval_s}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> "Settings":
+        if self.redis_replicas and self.redis_url is None:
+            raise ValueError("redis_replicas is for a shared Redis: give redis_url, or leave it 0")
+        if self.redis_replicas and self.redis_replicas_timeout_s >= self.redis_timeout_s:
+            raise ValueError(
+                "redis_replicas_timeout_s must be less than redis_timeout_s, after which no answer of Redis is read;"
+                f" got {self.redis_replicas_timeout_s} and {self.redis_timeout_s}"
             )
         return self
 

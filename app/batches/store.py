@@ -14,6 +14,7 @@ from app.errors import BatchOver, CorruptRecord, InvalidId, NotFound, TooManyBat
 from app.jobs.keys import idempotency_key
 from app.jobs.types import Idempotency
 from app.redis.errors import redis_errors
+from app.redis.replicas import Replicas
 from app.redis.scripts import load_script
 
 _FULL_RETRY_S = 60
@@ -40,7 +41,10 @@ class OpenBatch:
 
 
 class BatchStore:
-    """Records of the batches of all tenants. All methods raise StoreUnavailable where Redis does not answer."""
+    """Records of the batches of all tenants. All methods raise StoreUnavailable where Redis does not answer.
+
+    New batches and cancels wait for replicas where those are asked for: NotReplicated, and they may yet stand.
+    """
 
     def __init__(
         self,
@@ -49,8 +53,10 @@ class BatchStore:
         max_open_per_tenant: int,
         idempotency_ttl_s: int = 86_400,
         clock_ms: Callable[[], int],
+        replicas: Replicas | None = None,
     ) -> None:
         self._redis = redis
+        self._replicas = replicas or Replicas(redis)
         self._idempotency_ttl_s = idempotency_ttl_s
         self._max_open = max_open_per_tenant
         self._clock_ms = clock_ms
@@ -77,7 +83,8 @@ class BatchStore:
         if idempotency is not None:
             touched.append(idempotency_key(tenant_id, idempotency.key))
             arguments += [idempotency.fingerprint, 1000 * self._idempotency_ttl_s]
-        outcome, *found = await self._create(touched, arguments)
+        written = await self._replicas.run(self._create, touched, arguments)
+        outcome, *found = written.reply
         if outcome != b"created":
             await self._redis.zrem(keys.OPEN_KEY, member)
         if outcome == b"full":
@@ -87,6 +94,7 @@ class BatchStore:
             )
         if outcome == b"other" and idempotency is not None:
             raise idempotency.mismatch
+        written.checked()
         return await self.get(tenant_id, BatchId(found[0].decode()) if outcome == b"known" else batch_id)
 
     @redis_errors
@@ -119,8 +127,9 @@ class BatchStore:
     @redis_errors
     async def cancel(self, tenant_id: TenantId, batch_id: BatchId) -> BatchRecord:
         """Asks for a batch's end; a second call changes nothing. Raises NotFound, and BatchOver where it is too late."""
-        answer: Any = await self._cancel([keys.batch_key(tenant_id, batch_id)], [self._clock_ms()])
-        state = answer.decode()
+        touched = [keys.batch_key(tenant_id, batch_id)]
+        written = await self._replicas.run(self._cancel, touched, [self._clock_ms()])
+        state = written.checked().decode()
         if not state:
             raise no_such_batch(batch_id)
         if state not in (BatchState.CANCELLING, BatchState.CANCELLED):

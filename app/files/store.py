@@ -12,6 +12,7 @@ from app.domain.ids import FileId, TenantId
 from app.errors import CorruptRecord, NotFound, TooManyFiles
 from app.files import codec, keys
 from app.redis.errors import redis_errors
+from app.redis.replicas import Replicas
 from app.redis.scripts import load_script
 
 _MAX_READ_AT_ONCE = 500
@@ -41,10 +42,21 @@ class FilePage:
 
 
 class FileStore:
-    """Records of the files of all tenants. All methods raise StoreUnavailable where Redis does not answer."""
+    """Records of the files of all tenants. All methods raise StoreUnavailable where Redis does not answer.
 
-    def __init__(self, redis: Redis, *, max_files: int, clock_ms: Callable[[], int]) -> None:
+    What is added or removed waits for replicas where those are asked for: NotReplicated, and it may yet stand.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        max_files: int,
+        clock_ms: Callable[[], int],
+        replicas: Replicas | None = None,
+    ) -> None:
         self._redis = redis
+        self._replicas = replicas or Replicas(redis)
         self._max_files = max_files
         self._clock_ms = clock_ms
         self._add = load_script(redis, "app.files", "add")
@@ -63,7 +75,8 @@ class FileStore:
 
         After StoreUnavailable the record may be there or not, so the bytes must be left where they are.
         """
-        added: Any = await self._add(
+        added = await self._replicas.run(
+            self._add,
             _slot_keys(file.tenant_id, file.file_id),
             [
                 file.file_id,
@@ -73,7 +86,7 @@ class FileStore:
                 self._max_files,
             ],
         )
-        if not added:
+        if not added.checked():
             raise self._full()
 
     @redis_errors
@@ -109,7 +122,9 @@ class FileStore:
 
         Where the connection breaks in between, the repetition finds nothing: the file is gone and NotFound is raised.
         """
-        if not await self._remove(_slot_keys(tenant_id, file_id), [file_id, self._clock_ms()]):
+        arguments = [file_id, self._clock_ms()]
+        removed = await self._replicas.run(self._remove, _slot_keys(tenant_id, file_id), arguments)
+        if not removed.checked():
             raise no_such_file(file_id)
 
     @redis_errors

@@ -39,6 +39,7 @@ from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry, now_ms
 from app.redis.connection import check_server, connect
+from app.redis.replicas import Replicas
 from app.settings import Settings
 from app.signals import stop_signals
 from app.telemetry.metrics import Metrics
@@ -68,10 +69,11 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         given = settings.url_signing_key
         key = given.get_secret_value().encode() if given else await SigningKeyStore(redis).get_or_create()
         registry = WorkerRegistry(redis, ttl_s=settings.heartbeat_ttl_s)
-        jobs = JobStore(redis, JobLimits.of(settings))
+        replicas = Replicas.of(redis, settings)
+        jobs = JobStore(redis, JobLimits.of(settings), replicas=replicas)
         waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
         metrics = _open_metrics()
-        files = FileStore(redis, max_files=settings.max_files_per_tenant, clock_ms=now_ms)
+        files = FileStore(redis, max_files=settings.max_files_per_tenant, clock_ms=now_ms, replicas=replicas)
         contents = FileContents.open(settings.file_store_url)
         sweeper = FileSweeper(
             redis, files, contents, upload_timeout_s=settings.upload_timeout_s, clock_ms=now_ms
@@ -82,6 +84,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             max_open_per_tenant=settings.max_open_batches_per_tenant,
             idempotency_ttl_s=settings.idempotency_ttl_s,
             clock_ms=now_ms,
+            replicas=replicas,
         )
         resolver = stack.enter_context(closing(SystemResolver()))
         deps = Deps(
@@ -90,12 +93,12 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             job_events=await stack.enter_async_context(JobEvents(redis)),
             waiter=await stack.enter_async_context(waiter),
             registry=registry,
-            keys=KeyStore(redis),
+            keys=KeyStore(redis, replicas=replicas),
             images=ImageStore.open(settings.image_store_url),
             files=files,
             contents=contents,
             batches=batches,
-            webhooks=WebhookStore(redis, clock_ms=now_ms),
+            webhooks=WebhookStore(redis, clock_ms=now_ms, replicas=replicas),
             webhook_targets=Targets(resolver, allow_private=settings.webhooks_allow_private),
             uploads=UploadSlots(settings.max_uploads_per_tenant),
             pictures=PictureReader(max_pixels=settings.max_picture_pixels),
@@ -121,12 +124,15 @@ def _make_deliverer(deps: Deps, redis: Redis) -> Deliverer:
 
 
 def _make_driver(deps: Deps, redis: Redis, inputs: BatchInputs) -> BatchDriver:
-    """What drives batches. Their files have room beyond what a tenant may upload, so that none has to wait for it."""
+    """What drives batches. Their files have room beyond what a tenant may upload, so that none has to wait for it.
+
+    Lines wait for no replicas: what a fail-over undoes of them is done again from the batch, which lies in the same slot.
+    """
     settings = deps.settings
     room = settings.max_files_per_tenant + 2 * settings.max_open_batches_per_tenant
     stores = OutputStores(
         redis=redis,
-        jobs=deps.jobs,
+        jobs=JobStore(redis, JobLimits.of(settings)),
         inputs=inputs,
         files=FileStore(redis, max_files=room, clock_ms=deps.now_ms),
         contents=deps.contents,

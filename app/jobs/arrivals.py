@@ -13,6 +13,7 @@ from app.errors import QueueFull
 from app.jobs import codec, keys
 from app.jobs.place import JobPlace
 from app.jobs.types import Accepted, Idempotency, JobLimits
+from app.redis.replicas import Replicas, Written
 from app.redis.scripts import load_script
 
 MAX_RETRY_AFTER_S = 120  # clients give up where they are told to wait longer
@@ -22,8 +23,11 @@ _BATCH_FIRST = 8  # one turn in so many asks the batch lane first, so that it mo
 class Arrivals:
     """One method for each script. All are idempotent, because a lost connection repeats them."""
 
-    def __init__(self, redis: Redis, limits: JobLimits, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, redis: Redis, limits: JobLimits, clock_ms: Callable[[], int], *, replicas: Replicas
+    ) -> None:
         self._redis = redis
+        self._replicas = replicas
         self._limits = limits
         self._clock_ms = clock_ms
         self._num_turns = 0
@@ -46,11 +50,13 @@ class Arrivals:
         if not is_in:
             raise self._full(found, f"the service has {limit} unfinished jobs for model {place.model}")
 
-    async def accept(self, job: Job, idempotency: Idempotency | None = None) -> tuple[Accepted, bool]:
+    async def accept(
+        self, job: Job, idempotency: Idempotency | None = None
+    ) -> tuple[Accepted, bool, Written]:
         """Writes the record and the place in the waiting set: now the job is durable. The job that stands for it.
 
         That is another one where the idempotency key had one. Also whether the job itself is open, which it is not then,
-        nor where it was accepted before and has ended. Raises QueueFull and IdempotencyMismatch.
+        nor where it was accepted before and has ended; and which replicas have it. Raises QueueFull and IdempotencyMismatch.
         """
         place, limits = JobPlace.of(job), self._limits
         job_path, waiting, _, events = place.slot_keys
@@ -71,7 +77,8 @@ class Arrivals:
         if idempotency is not None:
             touched.append(keys.idempotency_key(place.tenant_id, idempotency.key))
             arguments += [idempotency.fingerprint, 1000 * limits.idempotency_ttl_s]
-        outcome, *found = await self._accept(touched, arguments)
+        written = await self._replicas.run(self._accept, touched, arguments)
+        outcome, *found = written.reply
         if outcome == b"full":
             what = f"you have {limits.max_waiting_per_tenant} jobs waiting for model {place.model}"
             raise self._full(found, what, limit=limits.max_waiting_per_tenant)
@@ -79,7 +86,7 @@ class Arrivals:
             raise idempotency.mismatch
         stands_for = JobId(found[1].decode()) if outcome == b"known" else job.job_id
         accepted = Accepted(stands_for, int(found[0]), limits.max_waiting_per_tenant)
-        return accepted, outcome == b"accepted"
+        return accepted, outcome == b"accepted", written
 
     async def known(self, tenant_id: TenantId, idempotency: Idempotency) -> JobId | None:
         """The job that the key stands for; None where it stands for none. Raises IdempotencyMismatch."""

@@ -16,17 +16,29 @@ from app.jobs.transitions import Ended, Expectation, Transitions
 from app.jobs.types import Accepted, DeadLetter, Idempotency, JobLimits
 from app.jobs.workers import now_ms
 from app.redis.errors import AWAY, redis_errors
+from app.redis.replicas import Replicas
 
 NO_WORKER = Failure("no_worker", "no worker serves this model now; try again later")
 
 
 class JobStore:
-    """Jobs of all tenants. All methods raise StoreUnavailable where Redis does not answer."""
+    """Jobs of all tenants. All methods raise StoreUnavailable where Redis does not answer.
 
-    def __init__(self, redis: Redis, limits: JobLimits, *, clock_ms: Callable[[], int] = now_ms) -> None:
+    Acceptances and cancels wait for replicas where those are asked for: NotReplicated, and they may yet stand.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        limits: JobLimits,
+        *,
+        clock_ms: Callable[[], int] = now_ms,
+        replicas: Replicas | None = None,
+    ) -> None:
         self._redis = redis
         self._limits = limits
-        self._steps = Transitions(redis, limits, clock_ms)
+        self._replicas = replicas or Replicas(redis)
+        self._steps = Transitions(redis, limits, clock_ms, replicas=self._replicas)
 
     @redis_errors
     async def accept(self, job: Job, idempotency: Idempotency | None = None) -> Accepted:
@@ -48,7 +60,7 @@ class JobStore:
             num_waiting = int(await self._redis.zcard(place.slot_keys[1]))
             return Accepted(known, num_waiting, self._limits.max_waiting_per_tenant)
         try:
-            accepted, is_open = await self._steps.arrivals.accept(job, idempotency)
+            accepted, is_open, written = await self._steps.arrivals.accept(job, idempotency)
         except (QueueFull, IdempotencyMismatch):
             await self._redis.zrem(keys.open_key(place.model), place.member)
             raise
@@ -56,12 +68,27 @@ class JobStore:
             await self._steps.arrivals.mark(place.tenant_id, place.model, [job.lane])
         else:
             await self._redis.zrem(keys.open_key(place.model), place.member)
+        written.checked()  # the job has its turn before this: it will run
         return accepted
 
     @redis_errors
     async def get(self, tenant_id: TenantId, job_id: JobId) -> JobRecord:
         """What is known of a job now. Raises NotFound and CorruptRecord."""
         found: Any = await self._redis.hgetall(keys.job_key(tenant_id, job_id))
+        if not found:
+            raise NotFound(f"there is no job {job_id}")
+        return codec.decode_record(found, where=f"job {job_id}")
+
+    @redis_errors
+    async def settled(self, record: JobRecord) -> JobRecord:
+        """The record of a job that has ended, once replicas have it; as it is on another server after a fail-over.
+
+        Raises NotReplicated. Costs nothing where no replicas are asked for.
+        """
+        if not self._replicas.number:
+            return record
+        tenant_id, job_id = record.job.tenant_id, record.job.job_id
+        found = (await self._replicas.command("HGETALL", keys.job_key(tenant_id, job_id))).checked()
         if not found:
             raise NotFound(f"there is no job {job_id}")
         return codec.decode_record(found, where=f"job {job_id}")
@@ -75,11 +102,12 @@ class JobStore:
         """
         model = await self._find_model(tenant_id, job_id)
         place = JobPlace(tenant_id, job_id, model)
-        ended = await self._steps.cancel(place)
+        ended, written = await self._steps.cancel(place)
         if ended is None or ended.state is None:
             raise NotFound(f"there is no job {job_id}")
         if ended.state is JobState.CANCELLED:
             await close_or_leave(self._steps, place, ended)
+        written.checked()
         return ended.state
 
     @redis_errors

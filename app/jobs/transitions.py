@@ -17,6 +17,7 @@ from app.jobs.place import JobPlace
 from app.jobs.types import JobLimits, Progress, ReservedJob, Standing
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
 from app.redis.records import decode
+from app.redis.replicas import Replicas, Written
 from app.redis.scripts import load_script
 
 EXPIRED = Failure("expired", "the job was not done by its deadline; try again, or allow it more time")
@@ -57,11 +58,19 @@ class Expectation:
 class Transitions:
     """One method for each script. All are idempotent, because a lost connection repeats them."""
 
-    def __init__(self, redis: Redis, limits: JobLimits, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        limits: JobLimits,
+        clock_ms: Callable[[], int],
+        *,
+        replicas: Replicas | None = None,
+    ) -> None:
         self._redis = redis
+        self._replicas = replicas or Replicas(redis)
         self._limits = limits
         self.clock_ms = clock_ms
-        self.arrivals = Arrivals(redis, limits, clock_ms)
+        self.arrivals = Arrivals(redis, limits, clock_ms, replicas=self._replicas)
         load = partial(load_script, redis, "app.jobs", after=keys.COMMON)
         self._start = load("start")
         self._commit = load("commit")
@@ -100,11 +109,15 @@ class Transitions:
         answer: Any = await self._begin(JobPlace.of(reserved.job).slot_keys[:1], [reserved.fence])
         return Standing(answer.decode())
 
-    async def cancel(self, place: JobPlace) -> Ended | None:
-        """Cancels a job, or asks for it where it runs; the state after that. None where the job is unknown."""
+    async def cancel(self, place: JobPlace) -> tuple[Ended | None, Written]:
+        """Cancels a job, or asks for it where it runs; the state after that, None where the job is unknown."""
         arguments: list[Any] = [place.job_id, _CANCELLED_JSON, self.clock_ms(), self._ttl_ms]
-        reply: Any = await self._cancel(place.end_keys, [*arguments, *_channels(place), keys.EVENTS_CHANNEL])
-        return Ended(_LANES[reply[1]], reply[2].decode(), JobState(reply[0].decode())) if reply else None
+        arguments += [*_channels(place), keys.EVENTS_CHANNEL]
+        written = await self._replicas.run(self._cancel, place.end_keys, arguments)
+        if not written.reply:
+            return None, written
+        state, waiting, stream_id = written.reply
+        return Ended(_LANES[waiting], stream_id.decode(), JobState(state.decode())), written
 
     async def commit(
         self, reserved: ReservedJob, result: GenerationResult, entries: Sequence[bytes]

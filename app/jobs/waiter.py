@@ -54,7 +54,7 @@ class JobWaiter:
         """The record of the job once it is in a terminal state, whichever.
 
         Raises NoWorker where it never started and none served its model for `no_worker_grace_s` (which ends the job),
-        WaitTimeout (which does not), NotFound, CorruptRecord, StoreUnavailable.
+        WaitTimeout (which does not), NotFound, CorruptRecord, StoreUnavailable; NotReplicated where the end is not where it must.
         """
         with self._wakeups.of(tenant_id, job_id) as finished:
             return await self._wait(tenant_id, job_id, finished, time.monotonic() + timeout_s)
@@ -66,6 +66,8 @@ class JobWaiter:
         while True:
             finished.clear()
             record = await self._read(tenant_id, job_id, until_s)
+            if record.state.is_terminal:
+                record = await self._store.settled(record)
             if record.state.is_terminal:
                 return _unless_given_up(record)
             if record.state is JobState.QUEUED and record.fence == 0:

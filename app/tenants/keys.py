@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from app.domain.ids import TenantId
 from app.errors import CorruptRecord, NotFound, Unauthenticated
 from app.redis.errors import redis_errors
+from app.redis.replicas import Replicas
 
 _FORM = re.compile(r"sk-sparke-([0-9a-f]{8})-([A-Za-z0-9_-]{43})")
 _KEYS = "sparke:api-keys"  # hash of key id → JSON; lives for ever
@@ -38,11 +39,15 @@ _RECORD = TypeAdapter(KeyRecord)
 class KeyStore:
     """API keys of all tenants. The secret has 256 random bits, so a plain digest cannot be searched.
 
-    All methods raise StoreUnavailable where Redis does not answer.
+    All methods raise StoreUnavailable where Redis does not answer. New keys and revocations wait for replicas where those
+    are asked for: NotReplicated, and they may yet stand.
     """
 
-    def __init__(self, redis: Redis, *, clock_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, redis: Redis, *, clock_s: Callable[[], float] = time.time, replicas: Replicas | None = None
+    ) -> None:
         self._redis = redis
+        self._replicas = replicas or Replicas(redis)
         self._clock_s = clock_s
 
     @redis_errors
@@ -52,7 +57,8 @@ class KeyStore:
             key_id = secrets.token_hex(4)
             key = f"sk-sparke-{key_id}-{secrets.token_urlsafe(32)}"
             record = KeyRecord(key_id, tenant_id, _digest(key), int(self._clock_s() * 1000))
-            if await self._redis.hsetnx(_KEYS, key_id, _RECORD.dump_json(record)):
+            made = await self._replicas.command("HSETNX", _KEYS, key_id, _RECORD.dump_json(record))
+            if made.checked():
                 return key
 
     @redis_errors
@@ -87,10 +93,9 @@ class KeyStore:
         if record is None:
             raise NotFound(f"there is no API key with the id {key_id!r}; `sparke keys list` shows them")
         if record.revoked_at_ms is None:
-            revoked = KeyRecord(
-                key_id, record.tenant_id, record.digest, record.created_at_ms, int(self._clock_s() * 1000)
-            )
-            await self._redis.hset(_KEYS, key_id, _RECORD.dump_json(revoked))
+            record = replace(record, revoked_at_ms=int(self._clock_s() * 1000))
+        written = await self._replicas.command("HSET", _KEYS, key_id, _RECORD.dump_json(record))
+        written.checked()
 
     async def _find(self, key_id: str) -> KeyRecord | None:
         data: Any = await self._redis.hget(_KEYS, key_id)

@@ -14,6 +14,7 @@ from app.domain.ids import TenantId, WebhookId, make_webhook_id
 from app.domain.webhook import MAX_WEBHOOKS, Webhook
 from app.errors import CorruptRecord, NotFound, TooManyWebhooks
 from app.redis.errors import redis_errors
+from app.redis.replicas import Replicas
 from app.redis.scripts import load_script
 from app.webhooks import codec, keys
 
@@ -29,7 +30,10 @@ def now_ms() -> int:
 
 
 class WebhookStore:
-    """Webhooks of all tenants. All methods raise StoreUnavailable where Redis does not answer."""
+    """Webhooks of all tenants. All methods raise StoreUnavailable where Redis does not answer.
+
+    Whatever changes one waits for replicas where those are asked for: NotReplicated, and it may yet stand.
+    """
 
     def __init__(
         self,
@@ -37,8 +41,10 @@ class WebhookStore:
         *,
         clock_ms: Callable[[], int] = now_ms,
         randomness: Callable[[int], bytes] = secrets.token_bytes,
+        replicas: Replicas | None = None,
     ) -> None:
         self._redis = redis
+        self._replicas = replicas or Replicas(redis)
         self._clock_ms = clock_ms
         self._randomness = randomness
         self._add = load_script(redis, "app.webhooks", "add")
@@ -62,7 +68,8 @@ class WebhookStore:
             keys.outbox_key(tenant_id),
         ]
         record = codec.encode_webhook(webhook)
-        if not await self._add(slot_keys, [webhook.webhook_id, record, MAX_WEBHOOKS]):
+        added = await self._replicas.run(self._add, slot_keys, [webhook.webhook_id, record, MAX_WEBHOOKS])
+        if not added.checked():
             raise TooManyWebhooks(f"there are {MAX_WEBHOOKS} webhooks, which is the most; delete one first")
         return webhook
 
@@ -106,7 +113,9 @@ class WebhookStore:
     async def delete(self, tenant_id: TenantId, webhook_id: WebhookId) -> None:
         """Removes a webhook and what waits for it. Raises NotFound."""
         slot_keys = [keys.webhooks_key(tenant_id), keys.cursors_key(tenant_id)]
-        if not await self._remove([*slot_keys, *waiting_keys(tenant_id, webhook_id)], [webhook_id]):
+        slot_keys += waiting_keys(tenant_id, webhook_id)
+        removed = await self._replicas.run(self._remove, slot_keys, [webhook_id])
+        if not removed.checked():
             raise _no_such(webhook_id)
 
     @redis_errors
@@ -116,9 +125,11 @@ class WebhookStore:
             keys.webhooks_key(tenant_id),
             keys.cursors_key(tenant_id),
             keys.outbox_key(tenant_id),
+            *waiting_keys(tenant_id, webhook_id),
         ]
         record = codec.encode_webhook(webhook)
-        if not await self._put([*slot_keys, *waiting_keys(tenant_id, webhook_id)], [webhook_id, record]):
+        written = await self._replicas.run(self._put, slot_keys, [webhook_id, record])
+        if not written.checked():
             raise _no_such(webhook_id)
 
 

@@ -1,13 +1,17 @@
 """A real Redis for the tests of the service."""
 
 import asyncio
+import os
+import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ClusterCrossSlotError
+from redis.exceptions import ClusterCrossSlotError, RedisError
 
 from app.redis.connection import check_server, connect
 from app.redis.embedded import EmbeddedRedis
@@ -72,6 +76,76 @@ async def cluster_node(tmp_path: Path) -> AsyncIterator[Redis]:
         await client.aclose()
         process.kill()
         await process.wait()
+
+
+class Replicated:
+    """A Redis and its only replica, two processes on loopback ports. `url` is the first one's."""
+
+    def __init__(self, url: str, replica_url: str, pid: int, replica_pid: int) -> None:
+        self.url = url
+        self.replica_url = replica_url
+        self._pid = pid
+        self._replica_pid = replica_pid
+
+    def pause(self) -> None:
+        """Freezes the replica."""
+        os.kill(self._replica_pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Thaws it."""
+        os.kill(self._replica_pid, signal.SIGCONT)
+
+    async def fail_over(self) -> Redis:
+        """Kills the first server and makes the replica one that takes writes; a client of it."""
+        os.kill(self._pid, signal.SIGKILL)
+        client = connect(self.replica_url)
+        await client.execute_command("REPLICAOF", "NO", "ONE")
+        return client
+
+
+@pytest.fixture
+async def replicated(tmp_path: Path) -> AsyncIterator[Replicated]:
+    """A Redis with a replica that follows it."""
+    ports, processes = [_free_port(), _free_port()], []
+    try:
+        for index, port in enumerate(ports):
+            follows = ("--replicaof", "127.0.0.1", str(ports[0])) if index else ()
+            folder = tmp_path / f"redis{index}"
+            folder.mkdir()
+            process = await asyncio.create_subprocess_exec(
+                str(find_server().path),
+                *("--port", str(port), "--dir", str(folder), "--save", "", "--repl-diskless-sync-delay", "0"),
+                *follows,
+                stdout=asyncio.subprocess.DEVNULL,
+            )
+            processes.append(process)
+        urls = [f"redis://127.0.0.1:{port}" for port in ports]
+        there = Replicated(urls[0], urls[1], *(process.pid for process in processes))
+        await _wait_for_replica(urls[0])
+        yield there
+        there.resume()
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+async def _wait_for_replica(url: str) -> None:
+    client = connect(url, timeout_s=1)
+    for _ in range(500):
+        with suppress(RedisError):
+            if await client.execute_command("WAIT", 1, 100) == 1:
+                break
+        await asyncio.sleep(0.02)
+    else:
+        pytest.fail("the replica does not follow")
+    await client.aclose()
 
 
 async def _wait_for_cluster(client: Redis, path: Path) -> None:

@@ -32,6 +32,19 @@ def test_defaults_serve_one_machine():
     assert settings.image_store_url.endswith("/data/images")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "redis_url"),
+        ({"redis_url": "redis://r", "redis_replicas_timeout_s": 10}, "less than redis_timeout_s"),
+    ],
+)
+def test_replicas_need_a_shared_redis_and_time_to_answer(given, said):
+    """An embedded Redis has none, and a command that may take as long as they are waited for would end before."""
+    with pytest.raises(ConfigurationError, match=said):
+        load_settings(redis_replicas=1, **given)
+
+
 def test_the_environment_is_read_with_its_prefix():
     """Numbers and lists arrive as such."""
     said = _explain(

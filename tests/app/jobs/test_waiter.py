@@ -97,6 +97,10 @@ class _Away:
             raise StoreUnavailable("away")
         return await self.store.get(tenant_id, job_id)
 
+    async def settled(self, record):
+        """No replicas are asked for."""
+        return record
+
 
 async def test_a_job_that_nobody_serves_is_given_up_after_a_grace(bench):
     """A worker of another model does not count; the job does not run when one comes later."""
