@@ -1,13 +1,14 @@
 """How jobs come in: accepted, given their tenant's turn, released into a model's stream."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
 
-from app.domain.ids import JobId, ModelId, TenantId, make_job_id
+from app.domain.ids import JobId, ModelId, TenantId, WorkerId, make_job_id
 from app.domain.job import Job, Lane
 from app.errors import QueueFull
 from app.jobs import codec, keys
@@ -18,6 +19,31 @@ from app.redis.scripts import load_script
 
 MAX_RETRY_AFTER_S = 120  # clients give up where they are told to wait longer
 _BATCH_FIRST = 8  # one turn in so many asks the batch lane first, so that it moves under any load
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEntry:
+    """An entry of a model's stream, given to this worker."""
+
+    stream_id: str
+    fields: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A tenant that may have a job of one lane released now."""
+
+    tenant_id: TenantId
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What came of a turn: a job, or '' where there was none to release; whether the next one could follow at once."""
+
+    turn: Turn
+    job_id: JobId
+    has_more: bool
 
 
 class Arrivals:
@@ -35,7 +61,7 @@ class Arrivals:
         self._admit = load("admit")
         self._accept = load("accept")
         self._mark = load("mark")
-        self._take_turn = load("take_turn")
+        self._take = load("take")
         self._release = load("release")
         self._may_release = load("may_release")
         self._note_entry = load("note_entry")
@@ -102,18 +128,39 @@ class Arrivals:
         turns = [keys.turns_key(model, lane) for lane in lanes]
         await self._mark(turns, [tenant_id, keys.WAKE_CHANNEL, model])
 
-    async def release_next(self, model: ModelId) -> bool | None:
-        """Gives the next tenant its turn: True where a job went into the stream, None where no tenant has a turn.
+    async def take(
+        self, model: ModelId, worker_id: WorkerId, released: "Released | None" = None
+    ) -> "StreamEntry | Turn | None":
+        """What the worker shall do next: start an entry, else release a job of the tenant whose turn it is; None: nothing.
 
-        Batches wait until nothing else does, except that one turn in eight asks them first.
+        `released` is what came of the last turn: its job is entered into the stream in the same step. Batches have turns
+        where nothing else has, except that one turn in eight asks them first. Cost: one command, and one more where the
+        turn is over, or where another entry came before the job's.
         """
+        lanes = list(Lane) if (self._num_turns + 1) % _BATCH_FIRST else list(reversed(Lane))
+        touched = [keys.stream_key(model), *(keys.turns_key(model, lane) for lane in lanes)]
+        arguments: list[Any] = [keys.GROUP, worker_id]
+        if released is not None:
+            place = "" if released.has_more else lanes.index(released.turn.lane) + 2
+            arguments += [released.turn.tenant_id, released.job_id or "", place]
+        outcome, *found = await self._take(touched, arguments)
+        if released is not None and not released.has_more:
+            await self._look_behind(model, released.turn)
+        if outcome == b"entry":
+            entry_id, fields, made_id = found
+            if released is not None and made_id not in (b"", entry_id):
+                await self._note(JobPlace(released.turn.tenant_id, released.job_id, model), made_id)
+            return StreamEntry(entry_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
         self._num_turns += 1
-        lanes = list(Lane) if self._num_turns % _BATCH_FIRST else list(reversed(Lane))
-        for lane in lanes:
-            tenant: Any = await self._take_turn([keys.turns_key(model, lane)])
-            if tenant is not None:
-                return await self._release_of(TenantId(tenant.decode()), model, lane)
-        return None
+        return Turn(TenantId(found[1].decode()), lanes[found[0] - 2]) if found else None
+
+    async def release(self, model: ModelId, turn: "Turn") -> "Released":
+        """Moves a job of the tenant from its waiting ones to its released ones, for `take` to enter."""
+        sets = [keys.waiting_key(turn.tenant_id, model), keys.released_key(turn.tenant_id, model)]
+        limit = self._limits.max_released_per_tenant
+        arguments: list[Any] = [keys.place_of(self._clock_ms(), turn.lane), limit]
+        job_id, has_more = await self._release(sets, [*arguments, *keys.lane_range(turn.lane)])
+        return Released(turn, JobId(job_id.decode()), bool(has_more))
 
     async def may_release(self, tenant_id: TenantId, model: ModelId, lane: Lane) -> bool:
         """True where the tenant has a job waiting in the lane and room among its released jobs of it."""
@@ -125,23 +172,15 @@ class Arrivals:
         """Writes the stream entry of a released job. A second one does no harm: only one of them starts the job."""
         fields: Any = {"t": place.tenant_id, "j": place.job_id}
         stream_id: Any = await self._redis.xadd(keys.stream_key(place.model), fields)
+        await self._note(place, stream_id)
+
+    async def _note(self, place: JobPlace, stream_id: bytes) -> None:
         await self._note_entry(place.slot_keys[:1], [stream_id])
 
-    async def _release_of(self, tenant_id: TenantId, model: ModelId, lane: Lane) -> bool:
-        sets = [keys.waiting_key(tenant_id, model), keys.released_key(tenant_id, model)]
-        arguments: list[Any] = [
-            keys.place_of(self._clock_ms(), lane),
-            self._limits.max_released_per_tenant,
-            *keys.lane_range(lane),
-        ]
-        job_id: Any = await self._release(sets, arguments)
-        if job_id is not None:
-            await self.enter(JobPlace(tenant_id, JobId(job_id.decode()), model))
-            return True
-        await self._redis.zrem(keys.turns_key(model, lane), tenant_id)
-        if await self.may_release(tenant_id, model, lane):  # a job came, or one ended, in between
-            await self.mark(tenant_id, model, [lane])
-        return False
+    async def _look_behind(self, model: ModelId, turn: "Turn") -> None:
+        """The turn is over. Where a job came, or one ended, in between, the tenant gets another one."""
+        if await self.may_release(turn.tenant_id, model, turn.lane):
+            await self.mark(turn.tenant_id, model, [turn.lane])
 
     def _full(self, found: list[Any], what: str, *, limit: int | None = None) -> QueueFull:
         num_jobs, oldest_at_ms = int(found[0]), keys.time_of(float(found[1]))

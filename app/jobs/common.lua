@@ -23,3 +23,15 @@ local function tell_end(keys, job_id, ttl_ms, state)
   local json, lane, at_ms = unpack(redis.call('HMGET', keys[1], 'job', 'lane', 'finished_at_ms'))
   if lane ~= 'batch' then tell_webhooks(keys[5], keys[6], 'job.' .. state, job_id, at_ms, json) end
 end
+
+-- Gives a tenant a turn after all others in each lane whose turns are in `keys` from `first` on, unless it has one, and
+-- wakes the model's workers. `args` has tenant, channel and model from `from` on.
+local function give_turns(keys, first, args, from)
+  for index = first, #keys do
+    if not redis.call('ZSCORE', keys[index], args[from]) then
+      local last = redis.call('ZRANGE', keys[index], -1, -1, 'WITHSCORES')[2]
+      redis.call('ZADD', keys[index], string.format('%.0f', tonumber(last or 0) + 1), args[from])
+    end
+  end
+  if first <= #keys then redis.call('PUBLISH', args[from + 1], args[from + 2]) end
+end

@@ -17,6 +17,7 @@ from app.domain.job import JobState, Lane
 from app.domain.result import Failure, GenerationResult
 from app.errors import CorruptRecord
 from app.jobs import codec, keys
+from app.jobs.arrivals import Released, StreamEntry
 from app.jobs.place import JobPlace
 from app.jobs.store import close_or_leave
 from app.jobs.transitions import Ended, Expectation, Requeued, Transitions, state_of
@@ -27,12 +28,10 @@ from app.redis.errors import redis_errors
 from app.redis.listener import Listener
 from app.redis.records import decode
 
-_MAX_TURNS = 64  # tenants that are asked in one go, beyond the images wanted
+_MAX_TURNS = 64  # turns in vain that one look takes
 _POLL_S = 1.0  # how often to look without having been woken
 _RECHECK_ENTRIES = 1000
 _RECHECK_S = 10.0  # how often to look for entries that were delivered to us but never reached us
-
-_Entry = tuple[bytes, dict[bytes, bytes] | None]
 
 
 class JobQueue:
@@ -48,15 +47,19 @@ class JobQueue:
         self._listener = Listener(redis, [keys.WAKE_CHANNEL], lambda _channel, _model: self._wake.set())
         self._held: set[tuple[ModelId, str]] = set()
         self._recheck_at_s = time.monotonic() + _RECHECK_S
+        self._look_again_at_s = 0.0
         self._num_looks = 0
+        self._is_listening = False
 
     async def __aenter__(self) -> Self:
         await self._listener.__aenter__()
+        self._is_listening = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_listening = False
         await self._listener.close()
 
     @redis_errors
@@ -74,8 +77,9 @@ class JobQueue:
         reserved: list[ReservedJob] = []
         try:
             while True:
-                self._wake.clear()
-                await self._look(models, worker_id, max_images, reserved)
+                if self._is_due():
+                    self._wake.clear()
+                    await self._look(models, worker_id, max_images, reserved)
                 remaining_s = until_s - time.monotonic()
                 if reserved or remaining_s <= 0:
                     return reserved
@@ -85,6 +89,12 @@ class JobQueue:
             self._held -= {(job.job.request.model, job.stream_id) for job in reserved}
             self._recheck_at_s = 0.0
             raise
+
+    def _is_due(self) -> bool:
+        """False where the last look left nothing to find, and no message says that there is more by now."""
+        now_s = time.monotonic()
+        is_time = now_s >= min(self._look_again_at_s, self._recheck_at_s)
+        return is_time or not self._is_listening or self._wake.is_set()
 
     @redis_errors
     async def begin(self, reserved: ReservedJob) -> Standing:
@@ -183,68 +193,60 @@ class JobQueue:
     ) -> None:
         recheck = time.monotonic() >= self._recheck_at_s
         self._num_looks += 1
-        first = self._num_looks % max(len(models), 1)
+        self._look_again_at_s = 0.0
+        first, is_exhausted = self._num_looks % max(len(models), 1), True
         for model in (*models[first:], *models[:first]):
             view = _View(model, worker_id, max_images, reserved)
             if recheck:
-                await self._start_all(view, await self._read(view, after="0", limit=_RECHECK_ENTRIES))
-            if await self._take_new(view) and await self._release(view):
-                await self._take_new(view)
+                await self._start_all(view, await self._read_pending(view))
+            is_exhausted = await self._take_all(view) and is_exhausted
         if recheck:
             self._recheck_at_s = time.monotonic() + _RECHECK_S
+        if is_exhausted:
+            self._look_again_at_s = time.monotonic() + _POLL_S
 
-    async def _take_new(self, view: "_View") -> bool:
-        """Starts entries that nobody was given yet, one at a time; True where more are wanted than there are."""
-        while view.num_wanted > 0:
-            entries = await self._read(view, after=">", limit=1)
-            if not entries:
+    async def _take_all(self, view: "_View") -> bool:
+        """Starts entries that nobody was given yet, and where there are none releases jobs, one for each turn.
+
+        True where more images are wanted than there are.
+        """
+        released: Released | None = None
+        num_in_vain = 0
+        while view.num_wanted > 0 and num_in_vain < _MAX_TURNS:
+            step = await self._steps.arrivals.take(view.model, view.worker_id, released)
+            released = None
+            if step is None:
                 return True
-            await self._start_all(view, entries)
+            if isinstance(step, StreamEntry):
+                await self._start_all(view, [step])
+            else:
+                released = await self._steps.arrivals.release(view.model, step)
+                num_in_vain += not released.job_id
         return False
 
-    async def _read(self, view: "_View", *, after: str, limit: int) -> list[_Entry]:
+    async def _read_pending(self, view: "_View") -> list[StreamEntry]:
+        """Entries that this worker was given and has not acknowledged."""
         stream = keys.stream_key(view.model)
-        for _ in range(2):
-            try:
-                reply: Any = await self._redis.xreadgroup(
-                    keys.GROUP, view.worker_id, {stream: after}, count=limit
-                )
-            except ResponseError as error:
-                if not str(error).startswith("NOGROUP"):
-                    raise
-                await self._create_group(stream)
-            else:
-                return list(reply[0][1]) if reply else []
-        return []
-
-    async def _create_group(self, stream: str) -> None:
         try:
-            await self._redis.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
+            reply: Any = await self._redis.xreadgroup(
+                keys.GROUP, view.worker_id, {stream: "0"}, count=_RECHECK_ENTRIES
+            )
         except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):  # another worker was faster
+            if not str(error).startswith("NOGROUP"):
                 raise
+            return []
+        entries = reply[0][1] if reply else []
+        return [StreamEntry(entry_id.decode(), fields or {}) for entry_id, fields in entries]
 
-    async def _release(self, view: "_View") -> bool:
-        """Moves as many jobs as images are wanted, or fewer, into the stream, one for each turn; True where any was moved."""
-        num_released = 0
-        for _ in range(view.num_wanted + _MAX_TURNS):
-            released = await self._steps.arrivals.release_next(view.model)
-            if released is None:
-                break
-            num_released += released
-            if num_released == view.num_wanted:
-                break
-        return num_released > 0
-
-    async def _start_all(self, view: "_View", entries: Sequence[_Entry]) -> None:
-        for entry_id, fields in entries:
-            stream_id = entry_id.decode()
+    async def _start_all(self, view: "_View", entries: Sequence[StreamEntry]) -> None:
+        for entry in entries:
+            stream_id = entry.stream_id
             if (view.model, stream_id) in self._held:
                 continue
             if view.num_wanted <= 0:
                 self._recheck_at_s = 0.0
                 return
-            place = JobPlace.of_entry(view.model, fields)
+            place = JobPlace.of_entry(view.model, entry.fields)
             if place is None:
                 structlog.get_logger().error("stream_entry_unreadable", model=view.model, stream_id=stream_id)
                 await self._acknowledge(view.model, stream_id)

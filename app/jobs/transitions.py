@@ -204,15 +204,15 @@ class Transitions:
     async def close(self, place: JobPlace, ended: Ended) -> None:
         """What follows an end outside the tenant's slot; the sweep does it where this worker cannot."""
         model_keys = [keys.stream_key(place.model), keys.open_key(place.model)]
-        arguments = [keys.GROUP, ended.stream_id, place.member]
+        turns = [keys.turns_key(place.model, lane) for lane in ended.waiting]
+        arguments: list[Any] = [keys.GROUP, ended.stream_id, place.member]
+        arguments += [place.tenant_id, keys.WAKE_CHANNEL, place.model]
         if ended.is_dead:
             letter = await self._write_letter(place)
             limit = self._limits.max_dead_letters
-            await self._bury([*model_keys, keys.dead_key(place.model)], [*arguments, limit, *letter])
+            await self._bury([*model_keys, keys.dead_key(place.model), *turns], [*arguments, limit, *letter])
         else:
-            await self._close(model_keys, arguments)
-        if ended.waiting:
-            await self.arrivals.mark(place.tenant_id, place.model, ended.waiting)
+            await self._close([*model_keys, *turns], arguments)
 
     async def extend(self, model: ModelId, worker_id: WorkerId, stream_ids: Sequence[str]) -> list[str]:
         """Extends the leases of entries that the worker has; which of them it has no more."""

@@ -40,6 +40,7 @@ class JobWaiter:
         self._poll_s = poll_s
         self._outage_s = outage_s
         self._wakeups = Wakeups(redis, [FINISHED_CHANNEL])
+        self._served_until_s: dict[ModelId, float] = {}
 
     async def __aenter__(self) -> Self:
         await self._wakeups.__aenter__()
@@ -98,12 +99,18 @@ class JobWaiter:
             await asyncio.sleep(self._poll_s)
 
     async def _note_service(self, model: ModelId, unserved_since_s: float | None) -> float | None:
+        """Since when the model has been without a worker. One that was there is taken to be there for `poll_s`."""
+        now_s = time.monotonic()
+        if now_s < self._served_until_s.get(model, 0.0):
+            return None
         try:
-            if await self._registry.serving(model):
-                return None
+            is_served = await self._registry.serving(model)
         except StoreUnavailable:  # nobody knows
             return None
-        return time.monotonic() if unserved_since_s is None else unserved_since_s
+        if is_served:
+            self._served_until_s[model] = now_s + self._poll_s
+            return None
+        return now_s if unserved_since_s is None else unserved_since_s
 
 
 def _unless_given_up(record: JobRecord) -> JobRecord:

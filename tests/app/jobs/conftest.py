@@ -8,14 +8,17 @@ import pytest
 from redis.asyncio import Redis
 
 from app.domain.ids import JobId, LatentSpace, MemoryName, ModelId, TenantId, WorkerId, image_id, make_job_id
-from app.domain.job import Job, JobKind
+from app.domain.job import Job, JobKind, Lane
 from app.domain.request import Diversity, GenerationRequest
 from app.domain.result import GeneratedImage, GenerationResult
 from app.images.store import image_key
+from app.jobs.arrivals import Turn
 from app.jobs.leases import JobReclaimer
+from app.jobs.place import JobPlace
 from app.jobs.queue import JobQueue
 from app.jobs.store import JobStore
 from app.jobs.sweeper import JobSweeper
+from app.jobs.transitions import Transitions
 from app.jobs.types import JobLimits, ReservedJob, WorkerInfo
 from app.jobs.workers import WorkerRegistry
 from app.memory.codec import MemoryEntry, encode_entry
@@ -70,6 +73,12 @@ class Bench:
     def memory(tenant: str = "acme") -> MemoryKey:
         """The memory that all results here name."""
         return MemoryKey(TenantId(tenant), SPACE, MEMORY)
+
+    async def release(self, tenant: str = "acme") -> None:
+        """Puts a tenant's next job into the stream, as a worker does that then dies."""
+        arrivals = Transitions(self.redis, self.limits, self.clock_ms).arrivals
+        released = await arrivals.release(MODEL, Turn(TenantId(tenant), Lane.INTERACTIVE))
+        await arrivals.enter(JobPlace(TenantId(tenant), released.job_id, MODEL))
 
     async def live(self, name: str, *models: ModelId) -> WorkerId:
         """A worker that lives."""

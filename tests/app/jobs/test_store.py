@@ -99,7 +99,7 @@ async def test_a_queued_job_can_be_given_up_and_never_runs(bench):
     waiting, released = bench.job(), bench.job()
     await bench.store().accept(released)
     queue = bench.queue()
-    await queue._steps.arrivals.release_next(MODEL)
+    await bench.release()
     await bench.store().accept(waiting)
     for job in (waiting, released):
         assert await bench.store().fail_if_queued(job.tenant_id, job.job_id, REASON)

@@ -20,7 +20,7 @@ async def test_a_job_on_its_way_is_left_alone(bench):
         await bench.store().accept(bench.job())
     queue = bench.queue()
     await queue.reserve(MODELS, worker_id, 1, 0)
-    await queue._steps.arrivals.release_next(MODEL)
+    await bench.release()
     bench.now_ms += 100_000
     assert await bench.sweeper().sweep(MODELS) == SweepReport(num_open=3, num_repaired=0)
     assert len(await queue.reserve(MODELS, worker_id, 5, 0)) == 2
@@ -68,7 +68,7 @@ async def test_a_lost_stream_is_written_again(bench, redis):
     job = bench.job()
     await bench.store().accept(job)
     worker_id, queue = await bench.live("w1"), bench.queue()
-    await queue._steps.arrivals.release_next(MODEL)
+    await bench.release()
     await redis.delete(keys.stream_key(MODEL))
     bench.now_ms += 5_000
     await bench.sweeper().sweep(MODELS)
@@ -113,8 +113,8 @@ async def test_a_job_that_a_dead_worker_was_given_but_never_started_runs_elsewhe
     """The worker died between delivery and start: another one gets the job, once the lease has run out."""
     job, queue = bench.job(), bench.queue()
     await bench.store().accept(job)
-    await queue._steps.arrivals.release_next(MODEL)
-    await queue._create_group(keys.stream_key(MODEL))
+    await bench.release()
+    await redis.xgroup_create(keys.stream_key(MODEL), keys.GROUP, id="0")
     await redis.xreadgroup(keys.GROUP, "dead", {keys.stream_key(MODEL): ">"})
     worker_id = await bench.live("w1")
     assert await queue.reserve(MODELS, worker_id, 1, 0) == []

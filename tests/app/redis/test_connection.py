@@ -49,12 +49,12 @@ async def test_a_server_that_takes_no_writes_is_unavailable(
     redis: Redis, setting: str, value: str, usual: str
 ) -> None:
     """No replica, or no memory left: it passes, so it is StoreUnavailable, from a command and from a script."""
-    script = load_script(redis, "app.jobs", "mark")
+    script = load_script(redis, "app.jobs", "admit")
     await redis.config_set(setting, value)
     try:
         for write in (
             lambda: redis.set("some", "thing"),
-            lambda: script([keys.turns_key("m")], ["acme", keys.WAKE_CHANNEL, "m"]),
+            lambda: script([keys.open_key("m")], ["acme/job", 1, 10]),
         ):
             with pytest.raises(StoreUnavailable):
                 await redis_errors(write)()
@@ -77,9 +77,9 @@ async def test_a_url_that_is_none_is_a_wrong_setting() -> None:
 
 async def test_a_script_is_sent_again_to_a_server_that_forgot_it(redis: Redis) -> None:
     """A restarted or flushed server learns the script at the next call."""
-    script = load_script(redis, "app.jobs", "mark")
+    script = load_script(redis, "app.jobs", "admit")
     for _ in range(2):
-        assert await script([keys.turns_key("m")], ["acme", keys.WAKE_CHANNEL, "m"]) == 1
+        assert await script([keys.open_key("m")], ["acme/job", 1, 10]) == [1]
         await redis.script_flush()
 
 
