@@ -1,40 +1,27 @@
 """The `sparke` command. Results go to standard output, everything else to standard error."""
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli_keys import keys
+from app.cli_redis import DataDir, read_settings
 from app.cli_webhooks import webhooks
-from app.domain.ids import parse_tenant_id
 from app.errors import ConfigurationError, ServiceError
-from app.redis.connection import connect
-from app.redis.embedded import running_or_started
-from app.redis.replicas import Replicas
 from app.serve import EXIT_CONFIGURATION, die_with_parent, known_redis_url, run_serve
-from app.settings import Settings, let_threads_sleep, load_settings
-from app.telemetry.logs import configure_logs
-from app.tenants.keys import KeyStore
+from app.settings import let_threads_sleep
 
 if TYPE_CHECKING:
     from app.calibrate import Outcome
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-keys = typer.Typer(no_args_is_help=True, help="API keys of tenants; the server may run or not.")
 cli.add_typer(keys, name="keys")
 batch = typer.Typer(no_args_is_help=True, help="Many prompts in one file, through a running service.")
 cli.add_typer(batch, name="batch")
 cli.add_typer(webhooks, name="webhooks")
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the embedded Redis and of images [SPARKE_DATA_DIR, else ./data]."),
-]
 Host = Annotated[str | None, typer.Option(help="Address to listen on [SPARKE_HOST, else 127.0.0.1].")]
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="Port [SPARKE_PORT, else 8000]; 0: a free one.")
@@ -50,7 +37,7 @@ def about() -> None:
 @cli.command()
 def serve(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
     """Run everything on this machine: Redis, one worker, and the API. Prints its URL when it is ready."""
-    run_serve(_settings(host=host, port=port, data_dir=data_dir))
+    run_serve(read_settings(host=host, port=port, data_dir=data_dir))
 
 
 @cli.command()
@@ -58,7 +45,7 @@ def api(host: Host = None, port: Port = None, data_dir: DataDir = None, redis_ur
     """Run the API alone, against a shared Redis."""
     from app.http.main import run_api  # noqa: PLC0415 - each command loads what it needs
 
-    settings = _settings(host=host, port=port, data_dir=data_dir, redis_url=redis_url)
+    settings = read_settings(host=host, port=port, data_dir=data_dir, redis_url=redis_url)
     run_api(settings, known_redis_url(settings))
 
 
@@ -72,7 +59,7 @@ def worker(
     if parent_pid is not None:
         die_with_parent(parent_pid)
     try:
-        settings = _settings(data_dir=data_dir, redis_url=redis_url)
+        settings = read_settings(data_dir=data_dir, redis_url=redis_url)
         connected = settings.model_copy(update={"redis_url": known_redis_url(settings)})
         let_threads_sleep()
         from app.worker.main import run_worker  # noqa: PLC0415 - loads torch, which no other command needs
@@ -108,7 +95,7 @@ def calibrate_model(  # noqa: PLR0913, PLR0917 - each is an option of the comman
     ] = [0.25, 0.5, 1.0, 2.0, 4.0],  # noqa: B006 - typer's way to state a default; it is not written to
 ) -> None:
     """Make a diversity preset for a model from a small sample of its own images. Needs no judge."""
-    settings = _settings()
+    settings = read_settings()
     if out is not None and not out.parent.is_dir():
         raise ConfigurationError(f"--out: there is no folder {out.parent}")
     let_threads_sleep()
@@ -148,58 +135,6 @@ def hand_over(found: "Outcome", out: Path | None) -> None:
     )
 
 
-@keys.command("create")
-def create_key(
-    tenant: Annotated[str, typer.Option(help="Whose key: lower-case letters, digits, - and _")],
-    data_dir: DataDir = None,
-) -> None:
-    """Make a key and print it, alone, on standard output. It cannot be shown again."""
-    tenant_id = parse_tenant_id(tenant)
-
-    async def create(settings: Settings) -> str:
-        async with _key_store(settings) as store:
-            return await store.create(tenant_id)
-
-    typer.echo(asyncio.run(create(_settings(data_dir=data_dir))))
-    typer.echo(f"A key of tenant {tenant_id}. Keep it: it is stored as a digest only.", err=True)
-
-
-@keys.command("list")
-def list_keys(
-    tenant: Annotated[str | None, typer.Option(help="Only the keys of this tenant.")] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """List the keys: id, tenant, when it was made, whether it works."""
-    tenant_id = None if tenant is None else parse_tenant_id(tenant)
-
-    async def read(settings: Settings) -> list[str]:
-        async with _key_store(settings) as store:
-            found = await store.list_keys(tenant_id)
-        return [
-            f"{key.key_id}\t{key.tenant_id}\t{_show_time(key.created_at_ms)}"
-            f"\t{'active' if key.revoked_at_ms is None else 'revoked ' + _show_time(key.revoked_at_ms)}"
-            for key in found
-        ]
-
-    for line in asyncio.run(read(_settings(data_dir=data_dir))):
-        typer.echo(line)
-
-
-@keys.command("revoke")
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="The key's id: the 8 digits after sk-sparke-.")],
-    data_dir: DataDir = None,
-) -> None:
-    """End a key at once. Revoking the last one does not open the server."""
-
-    async def revoke(settings: Settings) -> None:
-        async with _key_store(settings) as store:
-            await store.revoke(key_id)
-
-    asyncio.run(revoke(_settings(data_dir=data_dir)))
-    typer.echo(f"Key {key_id} is revoked.", err=True)
-
-
 @batch.callback()
 def about_batches() -> None:
     """Many prompts in one file, through a running service."""
@@ -229,28 +164,6 @@ def main() -> None:
     except ServiceError as error:
         print(f"sparke: {error.message}", file=sys.stderr)  # noqa: T201 - what a command line does
         sys.exit(1)
-
-
-@asynccontextmanager
-async def _key_store(settings: Settings) -> AsyncIterator[KeyStore]:
-    """The keys: in the shared Redis, in the one of a running server, or in one started for the moment."""
-    shared = settings.redis_url
-    with nullcontext(shared) if shared else running_or_started(settings.data_dir) as url:
-        redis = connect(url, timeout_s=settings.redis_timeout_s)
-        try:
-            yield KeyStore(redis, replicas=Replicas.of(redis, settings))
-        finally:
-            await redis.aclose()
-
-
-def _settings(**overrides: object) -> Settings:
-    settings = load_settings(**overrides)
-    configure_logs(settings.log_format, settings.log_level)
-    return settings
-
-
-def _show_time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 if __name__ == "__main__":

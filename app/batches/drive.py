@@ -10,13 +10,14 @@ import structlog
 from app.batches import codec
 from app.batches.held import Fields, HeldBatch, LeaseLost
 from app.batches.inputs import InputReader
-from app.batches.jobs import count_waiting, read_states
 from app.batches.keys import input_key, line_job_id
 from app.batches.output import OutputStores, OutputWriter
 from app.batches.types import BatchLimits
 from app.batches.validation import LineScanner, survey_input
 from app.domain.batch import Batch, BatchLine, BatchRecord, BatchState, Cursor, LineFault
+from app.domain.ids import ModelId
 from app.domain.job import Job, JobKind, JobState, Lane
+from app.domain.request import GenerationRequest
 from app.errors import NotFound, QueueFull
 from app.files.keys import content_key
 from app.telemetry.metrics import Metrics
@@ -157,7 +158,7 @@ class BatchDrive:
             return 0
         lines = sorted(in_flight)
         job_ids = [line_job_id(batch, line) for line in lines]
-        states = await read_states(self._stores.redis, batch.tenant_id, job_ids)
+        states = await self._stores.jobs.states(batch.tenant_id, job_ids)
         ended = {
             line: BatchState.COMPLETED if state is JobState.SUCCEEDED else BatchState.FAILED
             for line, state in zip(lines, states, strict=True)
@@ -229,10 +230,11 @@ class LineFeeder:
     async def _submit(self, room: int) -> int:
         accepted: list[int] = []
         num_failed, num_done = 0, 0
+        num_waiting: dict[ModelId, int] = {}
         for line, _ in self._next[:room]:
             is_bad = line.number in self._bad
             if not is_bad and line.request is not None:
-                if not await self._accept(line):
+                if not await self._accept(line, line.request, num_waiting):
                     break
                 accepted.append(line.number)
             elif not is_bad:  # it was good once: the catalogue has changed
@@ -244,28 +246,32 @@ class LineFeeder:
             del self._next[:num_done]
         return num_done
 
-    async def _accept(self, line: BatchLine) -> bool:
-        """Makes the line a job; once more it changes nothing. False where the queue is full, or half full of one tenant's."""
-        batch = self._batch
-        if line.request is None:
-            raise ValueError(f"expected line {line.number} with a request, got one with a fault")
-        num_waiting = await count_waiting(self._stores.redis, batch.tenant_id, line.request.model)
-        if num_waiting >= self._limits.max_waiting:
+    async def _accept(
+        self, line: BatchLine, request: GenerationRequest, num_waiting: dict[ModelId, int]
+    ) -> bool:
+        """Makes the line a job; once more it changes nothing. False where the queue is full, or half full of one tenant's.
+
+        `num_waiting` is what is known of the tenant's waiting jobs, and is kept so.
+        """
+        batch, model = self._batch, request.model
+        if model not in num_waiting:
+            num_waiting[model] = await self._stores.jobs.count_waiting(batch.tenant_id, model)
+        if num_waiting[model] >= self._limits.max_waiting:
             return False
         job = Job(
             tenant_id=batch.tenant_id,
             job_id=line_job_id(batch, line.number),
             kind=JobKind.GENERATE,
-            request=line.request,
+            request=request,
             created_at_ms=self._held.clock_ms(),
             deadline_at_ms=batch.expires_at_ms,
             lane=Lane.BATCH,
         )
         try:
-            await self._stores.jobs.accept(job)
+            num_waiting[model] = (await self._stores.jobs.accept(job)).num_waiting
         except QueueFull:
             return False
-        self._metrics.jobs_accepted.labels(line.request.model).inc()
+        self._metrics.jobs_accepted.labels(model).inc()
         return True
 
     async def _note(self, after: Cursor, accepted: list[int], num_failed: int) -> None:

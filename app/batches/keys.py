@@ -14,9 +14,9 @@ from app.domain.ids import (
     make_file_id,
     make_job_id,
     parse_batch_id,
-    parse_tenant_id,
 )
 from app.errors import InvalidId
+from app.redis.members import member_of, parse_member
 
 FOLDER = "batches"  # of the object store
 SWEEP_KEY = "sparke:batch-sweep"  # held by whoever sweeps copies of inputs now; lives one interval
@@ -59,27 +59,16 @@ def expiries_key(tenant_id: TenantId) -> str:
     return f"sparke:{{t:{tenant_id}}}:batch-expiries"
 
 
-def open_member(tenant_id: TenantId, batch_id: BatchId) -> str:
-    """How a batch is named outside its tenant's slot."""
-    return f"{tenant_id}/{batch_id}"
-
-
-def parse_open_member(member: bytes) -> tuple[TenantId, BatchId]:
-    """The tenant and batch of an `open_member`. Raises InvalidId."""
-    tenant_id, _, batch_id = member.decode(errors="replace").partition("/")
-    return parse_tenant_id(tenant_id), parse_batch_id(batch_id)
-
-
 def input_key(tenant_id: TenantId, batch_id: BatchId) -> str:
     """Where a batch's own copy of its input lies in the object store."""
-    return f"{FOLDER}/{tenant_id}/{batch_id}"
+    return f"{FOLDER}/{member_of(tenant_id, batch_id)}"
 
 
 def parse_input_key(key: str) -> tuple[TenantId, BatchId] | None:
     """The tenant and batch of an `input_key`; None for what is not ours."""
     folder, _, member = key.partition("/")
     try:
-        return parse_open_member(member.encode()) if folder == FOLDER else None
+        return parse_member(member.encode(), parse_batch_id) if folder == FOLDER else None
     except InvalidId:
         return None
 

@@ -9,7 +9,6 @@ from anyio import to_thread
 from redis.asyncio import Redis
 
 from app.batches.inputs import BatchInputs, InputReader
-from app.batches.jobs import read_records
 from app.batches.keys import input_key, line_job_id, made_file_id
 from app.batches.types import BatchLimits, LineAnswer, LineForms
 from app.batches.validation import LineScanner
@@ -115,7 +114,7 @@ class OutputWriter:
         while lines := await reader.take(_LINES_AT_ONCE):
             scanned = await scanner.scan([raw for raw, _ in lines])
             job_ids = [line_job_id(batch, line.number) for line in scanned]
-            found = await read_records(stores.redis, batch.tenant_id, job_ids)
+            found = await stores.jobs.get_many(batch.tenant_id, job_ids)
             records = [None if record is None else await self._settle(record) for record in found]
             yield await to_thread.run_sync(self._describe, scanned, records)
 

@@ -9,11 +9,12 @@ from redis.asyncio import Redis
 
 from app.batches import codec, keys
 from app.domain.batch import Batch, BatchRecord, BatchState
-from app.domain.ids import BatchId, TenantId
+from app.domain.ids import BatchId, TenantId, parse_batch_id
 from app.errors import BatchOver, CorruptRecord, InvalidId, NotFound, TooManyBatches
 from app.jobs.keys import idempotency_key
 from app.jobs.types import Idempotency
 from app.redis.errors import redis_errors
+from app.redis.members import member_of, parse_member
 from app.redis.replicas import Replicas
 from app.redis.scripts import load_script
 
@@ -71,7 +72,7 @@ class BatchStore:
         key stands for another request. After StoreUnavailable the batch may be there or not.
         """
         tenant_id, batch_id = batch.tenant_id, batch.batch_id
-        member = keys.open_member(tenant_id, batch_id)
+        member = member_of(tenant_id, batch_id)
         await self._redis.zadd(keys.OPEN_KEY, {member: batch.created_at_ms})
         touched = [
             keys.batch_key(tenant_id, batch_id),
@@ -143,7 +144,7 @@ class BatchStore:
         open_batches = []
         for member, created_at_ms in found:
             try:
-                tenant_id, batch_id = keys.parse_open_member(member)
+                tenant_id, batch_id = parse_member(member, parse_batch_id)
             except InvalidId as error:
                 _log.error("open_batch_unreadable", error=error.message)
                 await self._redis.zrem(keys.OPEN_KEY, member)
@@ -159,7 +160,7 @@ class BatchStore:
     @redis_errors
     async def forget(self, tenant_id: TenantId, batch_id: BatchId) -> None:
         """Removes an ended batch from the open ones."""
-        await self._redis.zrem(keys.OPEN_KEY, keys.open_member(tenant_id, batch_id))
+        await self._redis.zrem(keys.OPEN_KEY, member_of(tenant_id, batch_id))
 
     def is_abandoned(self, batch: OpenBatch) -> bool:
         """True where an open batch that has no record will not get one any more."""

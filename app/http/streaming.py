@@ -14,7 +14,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Send
 
 from app.domain.ids import JobId, TenantId
-from app.domain.job import JobKind, JobRecord
+from app.domain.job import Job, JobKind, JobRecord
 from app.errors import NotFound, ServiceError
 from app.http.answers import GenerationAnswer
 from app.http.deps import Deps
@@ -84,14 +84,15 @@ async def _images(streamed: Streamed, deps: Deps) -> AsyncGenerator[bytes]:
     ending = asyncio.create_task(deps.waiter.wait(tenant_id, job_id, streamed.timeout_s))
     try:
         shown: set[tuple[str, str]] = set()
+        asked: Job | None = None
         async with aclosing(_until(ending, deps.job_events.follow(tenant_id, job_id))) as events:
             async for event in events:
                 if event is None:
                     yield KEEPALIVE_COMMENT
                 elif event.type == "preview" and _name_of(event) not in shown:
                     shown.add(_name_of(event))
-                    record = await deps.jobs.get(tenant_id, job_id)
-                    yield _partial(event, record, await read_preview(event, deps))
+                    asked = asked or (await deps.jobs.get(tenant_id, job_id)).job
+                    yield _partial(event, asked, await read_preview(event, deps))
         record = await ending
     finally:
         await end_task(ending)
@@ -131,16 +132,16 @@ def _name_of(preview: JobEvent) -> tuple[str, str]:
 _OVER: Any = object()
 
 
-def _partial(event: JobEvent, record: JobRecord, b64_json: str | None) -> bytes:
-    request = record.job.request
+def _partial(event: JobEvent, job: Job, b64_json: str | None) -> bytes:
+    request = job.request
     return _event(
-        record.job.kind,
+        job.kind,
         "partial_image",
         {
             "b64_json": b64_json or "",
             "partial_image_index": int(event.fields["number"]),
             "index": int(event.fields["image"]),
-            "created_at": record.job.created_at_ms // 1000,
+            "created_at": job.created_at_ms // 1000,
             "size": f"{request.width_px}x{request.height_px}",
         },
     )

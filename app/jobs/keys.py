@@ -6,7 +6,7 @@ a script touches one slot. Tenant ids have no slash or colon, so members and cha
 
 import hashlib
 
-from app.domain.ids import JobId, ModelId, TenantId, WorkerId, parse_job_id, parse_tenant_id
+from app.domain.ids import JobId, ModelId, TenantId, WorkerId
 from app.domain.job import Lane
 from app.webhooks.keys import TELL
 
@@ -111,14 +111,3 @@ def worker_key(worker_id: WorkerId) -> str:
 def worker_index_key() -> str:
     """Sorted set of worker ids by last heartbeat; the dead are dropped when it is read."""
     return "sparke:{workers}"
-
-
-def open_member(tenant_id: TenantId, job_id: JobId) -> str:
-    """How a job is named outside its tenant's slot."""
-    return f"{tenant_id}/{job_id}"
-
-
-def parse_open_member(member: bytes) -> tuple[TenantId, JobId]:
-    """The tenant and job of an `open_member`. Raises InvalidId."""
-    tenant_id, _, job_id = member.decode(errors="replace").partition("/")
-    return parse_tenant_id(tenant_id), parse_job_id(job_id)

@@ -7,6 +7,7 @@ from app.domain.ids import JobId, ModelId, TenantId, parse_job_id, parse_tenant_
 from app.domain.job import Job
 from app.errors import InvalidId
 from app.jobs import keys
+from app.redis.members import member_of
 from app.webhooks.keys import outbox_key, webhooks_key
 
 
@@ -35,7 +36,7 @@ class JobPlace:
     @property
     def member(self) -> str:
         """The job's name outside its tenant's slot."""
-        return keys.open_member(self.tenant_id, self.job_id)
+        return member_of(self.tenant_id, self.job_id)
 
     @property
     def slot_keys(self) -> list[str]:

@@ -1,6 +1,6 @@
 """What the API does with jobs: accept one, read one, cancel one, give one up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -57,7 +57,7 @@ class JobStore:
             known = await self._steps.arrivals.known(job.tenant_id, idempotency)
             if known is None:
                 raise
-            num_waiting = int(await self._redis.zcard(place.slot_keys[1]))
+            num_waiting = await self.count_waiting(place.tenant_id, place.model)
             return Accepted(known, num_waiting, self._limits.max_waiting_per_tenant)
         try:
             accepted, is_open, written = await self._steps.arrivals.accept(job, idempotency)
@@ -78,6 +78,32 @@ class JobStore:
         if not found:
             raise NotFound(f"there is no job {job_id}")
         return codec.decode_record(found, where=f"job {job_id}")
+
+    @redis_errors
+    async def get_many(self, tenant_id: TenantId, job_ids: Sequence[JobId]) -> list[JobRecord | None]:
+        """The same of many jobs in one round trip; None where one is not known. Raises CorruptRecord."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hgetall(keys.job_key(tenant_id, job_id))
+            answers: Any = await pipeline.execute()
+        return [
+            codec.decode_record(found, where=f"job {job_id}") if found else None
+            for job_id, found in zip(job_ids, answers, strict=True)
+        ]
+
+    @redis_errors
+    async def states(self, tenant_id: TenantId, job_ids: Sequence[JobId]) -> list[JobState | None]:
+        """The states of many jobs in one round trip; None where one is not known."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hget(keys.job_key(tenant_id, job_id), "state")
+            answers: Any = await pipeline.execute()
+        return [None if state is None else JobState(state.decode()) for state in answers]
+
+    @redis_errors
+    async def count_waiting(self, tenant_id: TenantId, model: ModelId) -> int:
+        """How many jobs of a tenant wait for a model, in both lanes."""
+        return int(await self._redis.zcard(keys.waiting_key(tenant_id, model)))
 
     @redis_errors
     async def settled(self, record: JobRecord) -> JobRecord:

@@ -8,7 +8,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from app.domain.ids import ModelId, WorkerId
+from app.domain.ids import ModelId, WorkerId, parse_job_id
 from app.domain.job import JobState, Lane
 from app.errors import InvalidId
 from app.jobs import keys
@@ -17,6 +17,7 @@ from app.jobs.transitions import EXPIRED, Ended, Expectation, Requeued, Transiti
 from app.jobs.types import JobLimits
 from app.jobs.workers import WorkerRegistry, now_ms
 from app.redis.errors import redis_errors
+from app.redis.members import parse_member
 
 _PAGE_JOBS = 500
 _ACCEPT_GRACE_MS = 60_000  # an admitted job without a record: its acceptance may still be on the way
@@ -102,7 +103,7 @@ class JobSweeper:
             cursor, page = await self._redis.zscan(keys.open_key(model), cursor, count=_PAGE_JOBS)
             for member, created_at_ms in page:
                 try:
-                    tenant_id, job_id = keys.parse_open_member(member)
+                    tenant_id, job_id = parse_member(member, parse_job_id)
                 except InvalidId:
                     await self._redis.zrem(keys.open_key(model), member)
                     continue

@@ -10,8 +10,8 @@ from typing import Self
 from redis.asyncio import Redis
 
 from app.domain.ids import JobId, TenantId
-from app.jobs.keys import open_member
 from app.redis.listener import Listener
+from app.redis.members import member_of
 
 
 class Wakeups:
@@ -36,7 +36,7 @@ class Wakeups:
     @contextmanager
     def of(self, tenant_id: TenantId, job_id: JobId) -> Iterator[asyncio.Event]:
         """An event that is set by each message of the job; who waits for it clears it before looking."""
-        name, news = open_member(tenant_id, job_id).encode(), asyncio.Event()
+        name, news = member_of(tenant_id, job_id).encode(), asyncio.Event()
         self._waiting[name].add(news)
         try:
             yield news

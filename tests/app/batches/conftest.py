@@ -14,7 +14,7 @@ from app.batches.drive import BatchDrive
 from app.batches.driver import BatchDriver
 from app.batches.held import HeldBatch
 from app.batches.inputs import BatchInputs
-from app.batches.keys import OPEN_KEY, open_member
+from app.batches.keys import OPEN_KEY
 from app.batches.output import OutputStores
 from app.batches.store import BatchStore, OpenBatch
 from app.batches.types import BatchLimits, LineAnswer
@@ -30,6 +30,7 @@ from app.jobs.queue import JobQueue
 from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.redis.cancelling import end_task
+from app.redis.members import member_of
 from app.telemetry.metrics import Metrics
 
 DAY_MS = 86_400_000
@@ -187,7 +188,7 @@ class Desk:
 
     async def wait(self, batch: Batch) -> BatchRecord:
         """The record once the batch has ended and is forgotten among the open ones."""
-        member = open_member(batch.tenant_id, batch.batch_id)
+        member = member_of(batch.tenant_id, batch.batch_id)
         async with asyncio.timeout(30):
             while await self.redis.zscore(OPEN_KEY, member) is not None:  # noqa: ASYNC110 - nobody announces it
                 await asyncio.sleep(0.01)

@@ -7,7 +7,6 @@ import pytest
 from redis.asyncio import Redis
 
 from app.batches.held import LeaseLost
-from app.batches.jobs import read_states
 from app.batches.keys import lease_key, line_job_id
 from app.domain.batch import BatchState
 from app.domain.job import JobState
@@ -161,7 +160,7 @@ async def _cancel_and_drive(desk, batch):
 async def _check_no_job_is_left(desk, batch):
     assert (await desk.read(batch)).state is BatchState.CANCELLED
     job_ids = [line_job_id(batch, line) for line in range(1, 8)]
-    states = await read_states(desk.redis, batch.tenant_id, job_ids)
+    states = await desk.jobs().states(batch.tenant_id, job_ids)
     assert set(states) <= {None, JobState.CANCELLED}
 
 

@@ -7,7 +7,6 @@ import pytest
 from redis.asyncio import Redis
 
 from app.batches import keys
-from app.batches.jobs import count_waiting, read_states
 from app.domain.batch import BatchState
 from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import WorkerId
@@ -16,6 +15,7 @@ from app.errors import NotFound
 from app.files.keys import content_key
 from app.jobs.keys import job_key
 from app.jobs.queue import JobQueue
+from app.redis.members import member_of
 
 pytestmark = pytest.mark.anyio
 
@@ -201,7 +201,7 @@ async def test_a_cancel_ends_what_has_not_run(desk):
     assert {line["code"] for line in errors[1:]} == {"batch_cancelled"}
     assert len(done) + len(errors) == record.counts.total == 22
     job_ids = [keys.line_job_id(batch, line) for line in range(1, 23)]
-    states = await read_states(desk.redis, batch.tenant_id, job_ids)
+    states = await desk.jobs().states(batch.tenant_id, job_ids)
     assert set(states) == {None, JobState.SUCCEEDED, JobState.CANCELLED}
 
 
@@ -254,7 +254,7 @@ async def test_a_full_queue_is_waited_for(desk):
     async with desk.driving(desk.driver()):
         await _until(lambda: _has_begun(desk, batch))
         await asyncio.sleep(0.1)
-        assert await count_waiting(desk.redis, batch.tenant_id, "toy") == 1
+        assert await desk.jobs().count_waiting(batch.tenant_id, "toy") == 1
         async with desk.working():
             record = await desk.wait(batch)
     assert record.counts.completed == 12
@@ -316,7 +316,7 @@ async def test_batches_of_all_tenants_advance_side_by_side(desk):
 async def test_an_open_name_without_a_batch_is_forgotten_later(desk):
     """A process was killed before it wrote the record; another may be about to, so ten minutes are waited."""
     batch = await desk.batch("one")
-    await desk.redis.zadd(keys.OPEN_KEY, {keys.open_member("acme", batch.batch_id): batch.created_at_ms})
+    await desk.redis.zadd(keys.OPEN_KEY, {member_of("acme", batch.batch_id): batch.created_at_ms})
     await desk.redis.zadd(keys.OPEN_KEY, {"what/ever": 1})
     async with desk.driving(desk.driver()) as driver:
         for _ in range(3):

@@ -6,10 +6,11 @@ import pytest
 
 from app.batches import codec, keys
 from app.domain.batch import Batch, BatchState, Cursor, LineCounts, LineFault
-from app.domain.ids import TenantId, make_batch_id
+from app.domain.ids import TenantId, make_batch_id, parse_batch_id
 from app.errors import BatchOver, CorruptRecord, IdempotencyMismatch, InvalidId, NotFound, TooManyBatches
 from app.jobs.keys import idempotency_key
 from app.jobs.types import Idempotency
+from app.redis.members import parse_member
 
 pytestmark = pytest.mark.anyio
 
@@ -178,4 +179,4 @@ def test_a_broken_record_is_corrupt(broken):
 def test_a_member_that_is_not_ours(member):
     """It is refused."""
     with pytest.raises(InvalidId):
-        keys.parse_open_member(member)
+        parse_member(member, parse_batch_id)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from app.http.streaming import EventStream
+from app.redis.connection import connect
 from sparke_engine.diffusion.toy import prompt_digest, read_toy_image
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -50,6 +51,26 @@ def test_a_stream_without_partial_images_has_the_images(client):
     assert [event.type for event in events] == ["image_generation.completed"] * 3
     assert [event.model_extra["index"] for event in events] == [0, 1, 2]
     assert [_read(event.b64_json)[1] for event in events] == [5, 6, 7]
+
+
+@pytest.mark.anyio
+async def test_previews_read_the_jobs_record_once(client, redis_url):
+    """Nine previews of a job that is done within a second: its record is not read again for each of them."""
+    redis = connect(redis_url)
+
+    def ask() -> list[str]:
+        asked = {"prompt": "a star", "model": "toy", "n": 3, "stream": True, "partial_images": 3}
+        return [event.type for event in client.images.generate(**asked, extra_body={"steps": 12})]
+
+    async with redis.monitor() as monitor:
+        kinds = await asyncio.to_thread(ask)
+        await redis.echo("over")
+        num_reads = 0
+        while (command := (await monitor.next_command())["command"]) != "ECHO over":
+            num_reads += command.startswith("HGETALL") and ":job:" in command
+    await redis.aclose()
+    assert kinds.count("image_generation.partial_image") == 9
+    assert num_reads < 9
 
 
 def test_a_stream_is_the_same_job_as_an_answer(client):

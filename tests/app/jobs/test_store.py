@@ -1,9 +1,11 @@
 """Acceptance and its bounds, and what the API may end."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.domain.ids import ModelId, TenantId, WorkerId
-from app.domain.job import JobState
+from app.domain.job import JobState, Lane
 from app.domain.result import Failure
 from app.errors import NotFound, QueueFull
 from app.jobs.arrivals import estimate_retry_s
@@ -129,3 +131,18 @@ async def test_an_ended_job_that_is_sent_again_stays_ended(bench):
     assert await bench.store().count_open(MODEL) == 0
     assert await bench.queue().reserve((MODEL,), await bench.live("w1"), 1, 0) == []
     assert (await bench.store().get(job.tenant_id, job.job_id)).state is JobState.CANCELLED
+
+
+async def test_many_are_read_in_one_go(bench):
+    """Records and states in the order that was asked for, None for what is not known; what waits is counted in both lanes."""
+    store = bench.store()
+    jobs = [bench.job(), replace(bench.job(), lane=Lane.BATCH), bench.job()]
+    for job in jobs[:2]:
+        await store.accept(job)
+    await store.cancel(jobs[0].tenant_id, jobs[0].job_id)
+    job_ids = [job.job_id for job in reversed(jobs)]
+    records = await store.get_many(jobs[0].tenant_id, job_ids)
+    assert [None if record is None else record.job for record in records] == [None, jobs[1], jobs[0]]
+    assert await store.states(jobs[0].tenant_id, job_ids) == [None, JobState.QUEUED, JobState.CANCELLED]
+    assert await store.count_waiting(jobs[0].tenant_id, MODEL) == 1
+    assert await store.get_many(jobs[0].tenant_id, []) == await store.states(jobs[0].tenant_id, []) == []

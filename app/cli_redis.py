@@ -1,0 +1,51 @@
+"""What the commands share that look into Redis by themselves: `sparke keys` and `sparke webhooks`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from redis.asyncio import Redis
+
+from app.redis.connection import connect
+from app.redis.embedded import running_or_started
+from app.redis.replicas import Replicas
+from app.settings import Settings, load_settings
+from app.telemetry.logs import configure_logs
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the embedded Redis and of images [SPARKE_DATA_DIR, else ./data]."),
+]
+
+_T = TypeVar("_T")
+
+
+def read_settings(**overrides: object) -> Settings:
+    """The settings of a command, whose logs go as they say."""
+    settings = load_settings(**overrides)
+    configure_logs(settings.log_format, settings.log_level)
+    return settings
+
+
+def run_on_redis(settings: Settings, deed: Callable[[Redis, Replicas], Awaitable[_T]]) -> _T:
+    """What a deed gives: on the shared Redis, on that of a running server, or on one started for the moment."""
+
+    async def run(url: str) -> _T:
+        redis = connect(url, timeout_s=settings.redis_timeout_s)
+        try:
+            return await deed(redis, Replicas.of(redis, settings))
+        finally:
+            await redis.aclose()
+
+    shared = settings.redis_url
+    with nullcontext(shared) if shared else running_or_started(settings.data_dir) as url:
+        return asyncio.run(run(url))
+
+
+def show_time(at_ms: int) -> str:
+    """A time as the commands print it."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
