@@ -8,7 +8,7 @@ import typer
 
 from app.cli_redis import DataDir, read_settings, run_on_redis, show_time
 from app.domain.ids import TenantId, parse_tenant_id, parse_webhook_id
-from app.domain.webhook import Webhook
+from app.domain.webhook import DEFAULT_GRACE_S, MAX_GRACE_S, Webhook
 from app.settings import Settings
 from app.webhooks.store import WebhookStore
 from app.webhooks.targets import SystemResolver, Targets
@@ -78,6 +78,22 @@ def enable_webhook(tenant: Tenant, webhook_id: WebhookArgument, data_dir: DataDi
     ids = parse_tenant_id(tenant), parse_webhook_id(webhook_id)
     _run(data_dir, lambda store, _: store.enable(*ids))
     typer.echo(f"Webhook {webhook_id} is enabled.", err=True)
+
+
+@webhooks.command("rotate")
+def rotate_webhook(
+    tenant: Tenant,
+    webhook_id: WebhookArgument,
+    grace_s: Annotated[
+        int, typer.Option(min=0, max=MAX_GRACE_S, help="For how long the old secret signs too.")
+    ] = DEFAULT_GRACE_S,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a webhook a new secret and print it, alone, on standard output. It is not shown again."""
+    ids = parse_tenant_id(tenant), parse_webhook_id(webhook_id)
+    rotated = _run(data_dir, lambda store, _: store.rotate(*ids, grace_s=grace_s))
+    typer.echo(rotated.secret)
+    typer.echo(f"Webhook {webhook_id} has a new secret; the old one signs too for {grace_s} s.", err=True)
 
 
 def _run(data_dir: Path | None, deed: Callable[[WebhookStore, Settings], Awaitable[_T]]) -> _T:

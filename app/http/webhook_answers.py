@@ -25,7 +25,7 @@ class WebhookAnswer(BaseModel):
 
 
 class NewWebhookAnswer(WebhookAnswer):
-    """A webhook that was made just now."""
+    """A webhook that was made or got its secret just now."""
 
     secret: str = Field(description="What its messages are signed with. It is shown this once.")
 

@@ -15,11 +15,12 @@ from app.redis.cancelling import end_task, wait_at_most
 from app.telemetry.metrics import Metrics
 from app.webhooks.keys import OUTBOX_TTL_S
 from app.webhooks.outbox import Delivery, Outbox, Taken
-from app.webhooks.sender import Outcome, Sender
+from app.webhooks.sender import Attempt, Outcome, Sender
 from app.webhooks.store import WebhookStore
 
 POLL_S = 2.0
 PAUSES_S = (5, 30, 120, 600, 3600, 21_600)  # between attempts; the last one again and again
+MAX_RETRY_AFTER_S = 21_600  # what a receiver's Retry-After counts for at most
 _JITTER = 0.2  # a pause is so much longer or shorter, that what failed together does not come back together
 _MAX_RUNNING = 64  # attempts of this process
 _MAX_RUNNING_SLOW = 32  # of them, to webhooks whose last attempt was not answered
@@ -155,20 +156,20 @@ class Deliverer:
     async def _deliver(self, delivery: Delivery) -> None:
         webhook = delivery.webhook
         try:
-            outcome = await self._sender.send(delivery, now_ms=self._clock_ms())
-            self._count(outcome)
-            if outcome is Outcome.UNREACHABLE:
+            attempt = await self._sender.send(delivery, now_ms=self._clock_ms())
+            self._count(attempt.outcome)
+            if attempt.outcome is Outcome.UNREACHABLE:
                 self._slow.add(webhook.webhook_id)
             else:
                 self._slow.discard(webhook.webhook_id)
-            await self._conclude(delivery, outcome)
+            await self._conclude(delivery, attempt)
         except ServiceError as error:  # nothing is lost: it is taken again after a while
             _log.warning("webhook_not_settled", message_id=delivery.message_id, error=error.message)
         except Exception:  # noqa: BLE001 - likewise
             _log.exception("webhook_not_settled", message_id=delivery.message_id)
 
-    async def _conclude(self, delivery: Delivery, outcome: Outcome) -> None:
-        webhook = delivery.webhook
+    async def _conclude(self, delivery: Delivery, attempt: Attempt) -> None:
+        webhook, outcome = delivery.webhook, attempt.outcome
         if outcome is Outcome.DELIVERED:
             await self._outbox.end(delivery)
         elif outcome is Outcome.GONE:
@@ -177,18 +178,19 @@ class Deliverer:
                 await self._store.disable(webhook.tenant_id, webhook.webhook_id)
             except NotFound:  # deleted meanwhile
                 return
-        elif (due_ms := self._next_ms(delivery)) is not None:
+        elif (due_ms := self._next_ms(delivery, attempt.retry_after_s)) is not None:
             await self._outbox.put_off(delivery, due_ms)
         else:
             self._count(Outcome.GIVEN_UP)
             _log.warning("webhook_given_up", message_id=delivery.message_id, webhook_id=webhook.webhook_id)
             await self._outbox.end(delivery)
 
-    def _next_ms(self, delivery: Delivery) -> int | None:
-        """When to try again; None where the event is too old by then."""
-        pause_s = PAUSES_S[min(delivery.num_attempts, len(PAUSES_S) - 1)]
-        spread = 1 + _JITTER * (2 * self._jitter() - 1)
-        due_ms = self._clock_ms() + int(1000 * pause_s * spread)
+    def _next_ms(self, delivery: Delivery, retry_after_s: int) -> int | None:
+        """When to try again: not before the receiver wants it. None where the event is too old by then."""
+        usual_s = PAUSES_S[min(delivery.num_attempts, len(PAUSES_S) - 1)]
+        pause_s = usual_s * (1 + _JITTER * (2 * self._jitter() - 1))
+        asked_s = min(retry_after_s, MAX_RETRY_AFTER_S) * (1 + _JITTER * self._jitter())
+        due_ms = self._clock_ms() + int(1000 * max(pause_s, asked_s))
         return due_ms if due_ms < delivery.event.at_ms + 1000 * OUTBOX_TTL_S else None
 
     def _wake(self, tenant_id: TenantId) -> None:

@@ -1,8 +1,11 @@
 """One attempt to tell a webhook of an event: signed as Standard Webhooks says, to the address that was checked."""
 
 import asyncio
+import math
 import ssl
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from importlib.metadata import version
 from typing import Protocol
@@ -36,10 +39,18 @@ class Outcome(StrEnum):
     DROPPED = "dropped"  # the event, too old before it was tried again
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What became of an attempt, and for how long its receiver asks to be left alone."""
+
+    outcome: Outcome
+    retry_after_s: int = 0
+
+
 class Sender(Protocol):
     """Makes attempts."""
 
-    async def send(self, delivery: Delivery, *, now_ms: int) -> Outcome:
+    async def send(self, delivery: Delivery, *, now_ms: int) -> Attempt:
         """Tells the webhook once. Raises nothing of HTTP."""
 
 
@@ -54,18 +65,20 @@ class HttpSender:
         self._timeout_s = timeout_s
         self._user_agent = f"sparke/{version('sparke')}"
 
-    async def send(self, delivery: Delivery, *, now_ms: int) -> Outcome:
+    async def send(self, delivery: Delivery, *, now_ms: int) -> Attempt:
         """Tells the webhook once, within `timeout_s`."""
+        retry_after_s = 0
         try:
             async with asyncio.timeout(self._timeout_s):
                 target = await self._targets.find(delivery.webhook.url)
-                status = await self._post_to_any(target, delivery, now_ms)
+                status, retry_after = await self._post_to_any(target, delivery, now_ms)
         except InvalidValue as error:
             outcome, found = Outcome.REFUSED, error.message
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # asyncio's TimeoutError is an OSError
             outcome, found = Outcome.UNREACHABLE, f"{type(error).__name__}: {error}"
         else:
             outcome, found = _judge(status), f"status {status}"
+            retry_after_s = read_retry_after(retry_after, now_ms=now_ms)
         if outcome is not Outcome.DELIVERED:
             _log.info(
                 "webhook_not_delivered",
@@ -74,9 +87,9 @@ class HttpSender:
                 outcome=outcome,
                 found=found,
             )
-        return outcome
+        return Attempt(outcome, retry_after_s)
 
-    async def _post_to_any(self, target: Target, delivery: Delivery, now_ms: int) -> int:
+    async def _post_to_any(self, target: Target, delivery: Delivery, now_ms: int) -> tuple[int, str]:
         *others, last = target.addresses
         for address in others:
             try:
@@ -85,8 +98,10 @@ class HttpSender:
                 continue
         return await self._post(target.url, last, delivery, now_ms=now_ms)
 
-    async def _post(self, url: httpx.URL, address: str, delivery: Delivery, *, now_ms: int) -> int:
-        """The status. The connection goes to `address`; Host and the name that TLS asks for stay the URL's."""
+    async def _post(
+        self, url: httpx.URL, address: str, delivery: Delivery, *, now_ms: int
+    ) -> tuple[int, str]:
+        """The status, and the header Retry-After. The connection goes to `address`; Host and the name that TLS asks for stay the URL's."""
         body = body_of(delivery.event)
         headers = {
             "host": url.netloc.decode("ascii"),
@@ -112,17 +127,29 @@ class HttpSender:
                 num_bytes += len(part)
                 if num_bytes >= _MAX_ANSWER_BYTES:
                     break
-            return answer.status_code
+            return answer.status_code, answer.headers.get("retry-after", "")
 
 
 def sign(delivery: Delivery, body: str, *, now_ms: int) -> dict[str, str]:
-    """The headers by which a receiver knows the sender, the message and its age."""
+    """The headers by which a receiver knows the sender, the message and its age: a signature by each secret that holds."""
     at = datetime.fromtimestamp(now_ms // 1000, UTC)
+    secrets = delivery.webhook.secrets_at(now_ms)
     return {
         "webhook-id": delivery.message_id,
         "webhook-timestamp": str(now_ms // 1000),
-        "webhook-signature": Signer(delivery.webhook.secret).sign(delivery.message_id, at, body),
+        "webhook-signature": " ".join(Signer(each).sign(delivery.message_id, at, body) for each in secrets),
     }
+
+
+def read_retry_after(text: str, *, now_ms: int) -> int:
+    """The seconds from now that a header Retry-After asks for, as a number or a date; 0 for what is neither or past."""
+    if text.isascii() and text.isdecimal():
+        return int(text[:9])
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return 0
+    return max(0, math.ceil(at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now_ms / 1000))
 
 
 def _judge(status: int) -> Outcome:

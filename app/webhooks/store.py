@@ -1,4 +1,4 @@
-"""Which webhooks there are: make one, list them, disable, enable and delete them."""
+"""Which webhooks there are: make one, list them, change its secret, disable, enable and delete it."""
 
 import base64
 import secrets
@@ -59,8 +59,8 @@ class WebhookStore:
         The URL is one that `Targets` has checked. The tenant is listed first, so a crash in between strands nothing.
         """
         at_ms = self._clock_ms()
-        secret = "whsec_" + base64.b64encode(self._randomness(_SECRET_BYTES)).decode()
-        webhook = Webhook(tenant_id, make_webhook_id(at_ms, self._randomness(8)), url, at_ms, secret)
+        webhook_id = make_webhook_id(at_ms, self._randomness(8))
+        webhook = Webhook(tenant_id, webhook_id, url, at_ms, self._make_secret())
         await self._redis.zadd(keys.TENANTS_KEY, {tenant_id: at_ms})
         slot_keys = [
             keys.webhooks_key(tenant_id),
@@ -100,14 +100,24 @@ class WebhookStore:
 
     async def disable(self, tenant_id: TenantId, webhook_id: WebhookId) -> None:
         """Tells a webhook nothing more, not even what waits for it. Raises NotFound and CorruptRecord."""
-        webhook = await self.get(tenant_id, webhook_id)
-        await self._write(replace(webhook, disabled_at_ms=self._clock_ms()))
+        at_ms = self._clock_ms()
+        await self._change(
+            tenant_id, webhook_id, lambda found: replace(found, disabled_at_ms=at_ms), anew=True
+        )
 
     async def enable(self, tenant_id: TenantId, webhook_id: WebhookId) -> None:
         """Tells a disabled webhook of what happens from now on. Raises NotFound and CorruptRecord."""
-        webhook = await self.get(tenant_id, webhook_id)
-        if webhook.disabled_at_ms is not None:
-            await self._write(replace(webhook, disabled_at_ms=None))
+        if (await self.get(tenant_id, webhook_id)).disabled_at_ms is not None:
+            await self._change(
+                tenant_id, webhook_id, lambda found: replace(found, disabled_at_ms=None), anew=True
+            )
+
+    async def rotate(self, tenant_id: TenantId, webhook_id: WebhookId, *, grace_s: int) -> Webhook:
+        """Gives a webhook a new secret; the old one signs too for `grace_s`. Raises NotFound and CorruptRecord."""
+        at_ms, secret = self._clock_ms(), self._make_secret()
+        return await self._change(
+            tenant_id, webhook_id, lambda found: found.rotated(secret, at_ms, grace_s=grace_s), anew=False
+        )
 
     @redis_errors
     async def delete(self, tenant_id: TenantId, webhook_id: WebhookId) -> None:
@@ -119,18 +129,30 @@ class WebhookStore:
             raise _no_such(webhook_id)
 
     @redis_errors
-    async def _write(self, webhook: Webhook) -> None:
-        tenant_id, webhook_id = webhook.tenant_id, webhook.webhook_id
+    async def _change(
+        self, tenant_id: TenantId, webhook_id: WebhookId, change: Callable[[Webhook], Webhook], *, anew: bool
+    ) -> Webhook:
+        """Writes the record that `change` makes of it; of one that was changed meanwhile it makes another."""
         slot_keys = [
             keys.webhooks_key(tenant_id),
             keys.cursors_key(tenant_id),
             keys.outbox_key(tenant_id),
             *waiting_keys(tenant_id, webhook_id),
         ]
-        record = codec.encode_webhook(webhook)
-        written = await self._replicas.run(self._put, slot_keys, [webhook_id, record])
-        if not written.checked():
-            raise _no_such(webhook_id)
+        while True:
+            before: Any = await self._redis.hget(slot_keys[0], webhook_id)
+            if before is None:
+                raise _no_such(webhook_id)
+            webhook = change(codec.decode_webhook(before))
+            arguments = [webhook_id, before, codec.encode_webhook(webhook), "1" if anew else ""]
+            outcome = (await self._replicas.run(self._put, slot_keys, arguments)).checked()
+            if outcome == 0:
+                raise _no_such(webhook_id)
+            if outcome == 1:
+                return webhook
+
+    def _make_secret(self) -> str:
+        return "whsec_" + base64.b64encode(self._randomness(_SECRET_BYTES)).decode()
 
 
 def waiting_keys(tenant_id: TenantId, webhook_id: WebhookId) -> list[str]:

@@ -70,6 +70,11 @@ def test_webhooks_from_their_making_to_their_end(tmp_path: Path):
         wrong = _sparke("webhooks", "delete", webhook_id, "--tenant", "other", *where)
         assert (wrong.returncode, wrong.stderr) == (1, f"sparke: there is no webhook '{webhook_id}'\n")
         assert _sparke("webhooks", "enable", webhook_id, "--tenant", "acme", *where).returncode == 0
+        rotated = _sparke(
+            "webhooks", "rotate", webhook_id, "--tenant", "acme", "--grace-s", "60", *where
+        ).stdout
+        assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", rotated)
+        assert rotated != made.stdout
         assert _sparke("webhooks", "delete", webhook_id, "--tenant", "acme", *where).returncode == 0
         assert _sparke("webhooks", "list", *where).stdout == ""
 

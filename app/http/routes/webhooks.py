@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from app.domain.ids import WebhookId, parse_webhook_id
+from app.domain.webhook import DEFAULT_GRACE_S, MAX_GRACE_S
 from app.errors import InvalidId, NotFound
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
@@ -58,6 +59,21 @@ async def enable_webhook(webhook_id: str, tenant_id: Tenant, deps: DepsOf) -> We
     parsed = _parse(webhook_id)
     await deps.webhooks.enable(tenant_id, parsed)
     return describe_webhook(await deps.webhooks.get(tenant_id, parsed))
+
+
+@router.post("/{webhook_id}/rotate", responses=fails_with(400, 404))
+async def rotate_webhook(
+    webhook_id: str,
+    tenant_id: Tenant,
+    deps: DepsOf,
+    grace_s: Annotated[
+        int,
+        Query(ge=0, le=MAX_GRACE_S, description="For how long the old secret signs too; 0 ends it at once."),
+    ] = DEFAULT_GRACE_S,
+) -> NewWebhookAnswer:
+    """Give a webhook a new secret. Until the old one ends, each message has a signature by either."""
+    webhook = await deps.webhooks.rotate(tenant_id, _parse(webhook_id), grace_s=grace_s)
+    return NewWebhookAnswer(**describe_webhook(webhook).model_dump(), secret=webhook.secret)
 
 
 @router.delete("/{webhook_id}", responses=fails_with(404))

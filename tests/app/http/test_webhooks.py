@@ -82,6 +82,27 @@ def test_webhooks_are_made_shown_and_deleted(hooks, receiver):
         assert hooks.request(method, path).status_code == 404
 
 
+def test_a_secret_is_changed(hooks, receiver):
+    """The new one is shown once; a message verifies by either. A grace of months, and an unknown id, are refused."""
+    url, got = receiver
+    old = hooks.post("/v1/webhooks", json={"url": url}).json()
+    place = f"/v1/webhooks/{old['id']}"
+    rotated = hooks.post(f"{place}/rotate")
+    assert rotated.status_code == 200, rotated.text
+    new = rotated.json()
+    assert new["secret"] != old["secret"]
+    assert new | {"secret": ""} == old | {"secret": ""}
+    assert "secret" not in hooks.get(place).json()
+    job = hooks.post("/v1/jobs", json=BODY).json()
+    hooks.post(f"/v1/jobs/{job['id']}/cancel")
+    headers, body = got.get(timeout=20)
+    for secret in (old["secret"], new["secret"]):
+        assert Webhook(secret).verify(body, headers)["data"]["id"] == job["id"]
+    too_long = hooks.post(f"{place}/rotate", params={"grace_s": 10**7})
+    assert (too_long.status_code, too_long.json()["error"]["param"]) == (400, "grace_s")
+    assert hooks.post("/v1/webhooks/x/rotate").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -51,14 +51,17 @@ class Message:
         key = base64.b64decode(secret.removeprefix("whsec_"))
         signed = f"{self.message_id}.{self.headers['webhook-timestamp']}.".encode() + self.body
         right = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-        return self.headers["webhook-signature"] == f"v1,{right}"
+        return f"v1,{right}" in self.headers["webhook-signature"].split(" ")
 
 
 @dataclass
 class Receiver:
-    """A real HTTP server. `answers` are used up in turn, then `then` for ever: a status, or how to misbehave."""
+    """A real HTTP server. `answers` are used up in turn, then `then` for ever: a status, or how to misbehave.
 
-    answers: list[int | str] = field(default_factory=list)
+    A status with a text has that as Retry-After.
+    """
+
+    answers: list[int | str | tuple[int, str]] = field(default_factory=list)
     then: int | str = 200
     messages: list[Message] = field(default_factory=list)
     num_now: int = 0
@@ -102,7 +105,9 @@ class Receiver:
                 writer.write(b"x" * 1024)
                 await writer.drain()
         else:
-            writer.write(f"HTTP/1.1 {answer} Said\r\ncontent-length: 2\r\n\r\nok".encode())
+            status, retry_after = answer if isinstance(answer, tuple) else (answer, "")
+            more = f"retry-after: {retry_after}\r\n" if retry_after else ""
+            writer.write(f"HTTP/1.1 {status} Said\r\n{more}content-length: 2\r\n\r\nok".encode())
         await writer.drain()
 
 
@@ -206,7 +211,7 @@ async def make_receiver() -> AsyncIterator[Callable[..., object]]:
     """Starts receivers on free ports of this machine."""
     servers = []
 
-    async def make(*answers: int | str, then: int | str = 200) -> Receiver:
+    async def make(*answers: int | str | tuple[int, str], then: int | str = 200) -> Receiver:
         receiver = Receiver(list(answers), then)
         server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
         servers.append(server)

@@ -12,9 +12,10 @@ from standardwebhooks import Webhook as Verifier
 from app.domain.ids import TenantId
 from app.errors import StoreUnavailable
 from app.redis.cancelling import end_task
-from app.webhooks.deliverer import PAUSES_S
+from app.webhooks.deliverer import MAX_RETRY_AFTER_S, PAUSES_S
 from app.webhooks.keys import OUTBOX_TTL_S
 from app.webhooks.outbox import Outbox
+from app.webhooks.sender import read_retry_after
 
 pytestmark = pytest.mark.anyio
 
@@ -74,6 +75,64 @@ async def test_what_fails_is_tried_again_under_the_same_id(office, make_receiver
     assert len({message.headers["webhook-timestamp"] for message in receiver.messages}) == 3
     assert all(message.is_signed_with(webhook.secret) for message in receiver.messages)
     assert (office.count("rejected"), office.count("delivered")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wait_s"), [("100", 110), ("999999", 1.1 * MAX_RETRY_AFTER_S), ("1", PAUSES_S[0])]
+)
+async def test_a_receiver_says_when_to_come_again(office, make_receiver, asked, wait_s):
+    """Not before that, nor much later; at most after some hours, and never sooner than without it."""
+    receiver = await make_receiver((429, asked))
+    await office.hook(receiver)
+    await office.end_job()
+    deliverer = office.deliverer()
+    await office.deliver(deliverer)
+    await office.deliver(deliverer, after_s=wait_s - 2)
+    assert len(receiver.messages) == 1
+    await office.deliver(deliverer, after_s=3)
+    assert (len(receiver.messages), office.count("delivered")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted_s"),
+    [
+        ("120", 120),
+        ("0", 0),
+        ("", 0),
+        ("-5", 0),
+        ("1.5", 0),
+        ("soon", 0),
+        ("\u0661", 0),
+        ("9" * 5000, 999_999_999),
+        ("Thu, 01 Jan 1970 00:20:00 GMT", 200),
+        ("Thu, 01 Jan 1970 00:20:00 -0000", 200),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Thu, 32 Jan 1970 00:00:00 GMT", 0),
+    ],
+)
+def test_what_retry_after_means(text, wanted_s):
+    """Seconds or a date; what is neither, or lies in the past, asks for nothing."""
+    assert read_retry_after(text, now_ms=1_000_000) == wanted_s
+
+
+async def test_while_a_secret_is_changed_both_sign(office, make_receiver):
+    """What waited is told too, signed by either in the time of grace; after it by the new one alone."""
+    receiver = await make_receiver(500)
+    old = await office.hook(receiver)
+    await office.end_job()
+    deliverer = office.deliverer()
+    await office.deliver(deliverer)
+    new = await office.store().rotate(old.tenant_id, old.webhook_id, grace_s=3600)
+    await office.deliver(deliverer, after_s=PAUSES_S[0])
+    await office.end_job()
+    await office.deliver(deliverer, after_s=3600)
+    before, within, after = receiver.messages
+    assert before.headers["webhook-signature"].count("v1,") == 1
+    for secret in (old.secret, new.secret):
+        assert Verifier(secret).verify(within.body, within.headers) == within.told
+    assert within.message_id == before.message_id
+    assert after.is_signed_with(new.secret)
+    assert not after.is_signed_with(old.secret)
 
 
 @pytest.mark.parametrize("answer", ["close", "hang", "redirect", 404, 301, 199])

@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import json
 
 import pytest
 
 from app.domain.ids import TenantId, WebhookId
 from app.domain.webhook import MAX_WEBHOOKS
 from app.errors import NotFound, TooManyWebhooks
+from app.webhooks import keys
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +56,51 @@ async def test_disabling_keeps_the_secret(office):
     assert await store.get(ACME, made.webhook_id) == made
     with pytest.raises(NotFound):
         await store.enable(ACME, WebhookId("wh_" + "0" * 28))
+
+
+async def test_secrets_replaced_one_after_another_hold_for_their_time(office):
+    """Three at most sign beside the newest, none longer than the last change grants; without grace all end at once."""
+    store = office.store()
+    made = [await store.create(ACME, URL)]
+    made += [await store.rotate(ACME, made[0].webhook_id, grace_s=3600) for _ in range(5)]
+    assert len({webhook.secret for webhook in made}) == 6
+    found, now_ms = await store.get(ACME, made[0].webhook_id), office.clock_ms()
+    assert found.secrets_at(now_ms) == [webhook.secret for webhook in reversed(made[2:])]
+    assert not any(webhook.secret in repr(found) for webhook in made)
+    assert found.secrets_at(now_ms + 3_600_000) == [made[-1].secret]
+    shorter = await store.rotate(ACME, made[0].webhook_id, grace_s=60)
+    assert shorter.secrets_at(now_ms + 100_000) == [shorter.secret]
+    last = await store.rotate(ACME, made[0].webhook_id, grace_s=0)
+    assert (await store.get(ACME, made[0].webhook_id)).secrets_at(0) == [last.secret]
+    with pytest.raises(NotFound):
+        await store.rotate(TenantId("bolt"), made[0].webhook_id, grace_s=0)
+
+
+async def test_changes_at_once_all_hold(office):
+    """Rotated six times and disabled at once: no change undoes another."""
+    store = office.store()
+    made = await store.create(ACME, URL)
+    rotated = await asyncio.gather(
+        *(store.rotate(ACME, made.webhook_id, grace_s=3600) for _ in range(6)),
+        store.disable(ACME, made.webhook_id),
+    )
+    found = await store.get(ACME, made.webhook_id)
+    assert found.disabled_at_ms is not None
+    newest = [each for each in rotated[:-1] if each.secret == found.secret]
+    assert len(newest) == 1
+    assert len(found.secrets_at(office.clock_ms())) == 4
+
+
+async def test_a_record_of_an_earlier_release_is_read(office, redis):
+    """It has no replaced secrets, and can be given a new one."""
+    store = office.store()
+    made = await store.create(ACME, URL)
+    record = json.loads(await redis.hget(keys.webhooks_key(ACME), made.webhook_id))
+    del record["retired"]
+    await redis.hset(keys.webhooks_key(ACME), made.webhook_id, json.dumps(record))
+    assert await store.get(ACME, made.webhook_id) == made
+    rotated = await store.rotate(ACME, made.webhook_id, grace_s=60)
+    assert rotated.secrets_at(office.clock_ms()) == [rotated.secret, made.secret]
 
 
 async def test_a_tenant_without_webhooks_is_listed_no_more_but_not_at_once(office):

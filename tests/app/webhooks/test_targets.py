@@ -147,8 +147,8 @@ async def test_a_name_that_leads_elsewhere_by_then_is_refused(office, make_recei
     names = Names(["8.8.8.8"], ["127.0.0.1"])
     targets = Targets(names, allow_private=False)
     url = await targets.check(receiver.url.replace("http://127.0.0.1", "https://example.org"))
-    outcome = await HttpSender(targets).send(await _delivery(office, url), now_ms=office.clock_ms())
-    assert outcome is Outcome.REFUSED
+    attempt = await HttpSender(targets).send(await _delivery(office, url), now_ms=office.clock_ms())
+    assert attempt.outcome is Outcome.REFUSED
     assert receiver.messages == []
 
 
@@ -159,7 +159,7 @@ async def test_the_name_is_asked_once_for_each_attempt(office, make_receiver):
     port = receiver.url.rpartition(":")[2]
     delivery = await _delivery(office, f"http://hooks.example:{port}/in")
     sender = HttpSender(Targets(names, allow_private=True))
-    assert await sender.send(delivery, now_ms=office.clock_ms()) is Outcome.DELIVERED
+    assert (await sender.send(delivery, now_ms=office.clock_ms())).outcome is Outcome.DELIVERED
     assert names.asked == [("hooks.example", int(port))]
     [message] = receiver.messages
     assert (message.path, message.headers["host"]) == ("/in", f"hooks.example:{port}")
@@ -171,7 +171,7 @@ async def test_the_next_address_is_tried_where_one_is_dead(office, make_receiver
     port = receiver.url.rpartition(":")[2]
     sender = HttpSender(Targets(Names(["127.0.0.9", "127.0.0.1"]), allow_private=True))
     delivery = await _delivery(office, f"http://hooks.example:{port}/in")
-    assert await sender.send(delivery, now_ms=office.clock_ms()) is Outcome.DELIVERED
+    assert (await sender.send(delivery, now_ms=office.clock_ms())).outcome is Outcome.DELIVERED
 
 
 async def test_tls_asks_for_the_name_of_the_url(office, tmp_path):
@@ -197,12 +197,14 @@ async def test_tls_asks_for_the_name_of_the_url(office, tmp_path):
     trusting = ssl.create_default_context(cafile=str(Path(certificate)))
     sender = HttpSender(Targets(Names(["127.0.0.1"]), allow_private=True), tls=trusting)
     outcomes = [
-        await sender.send(await _delivery(office, f"https://{host}:{port}/"), now_ms=office.clock_ms())
+        (
+            await sender.send(await _delivery(office, f"https://{host}:{port}/"), now_ms=office.clock_ms())
+        ).outcome
         for host in ("hooks.example", "other.example")
     ]
     stranger = HttpSender(Targets(Names(["127.0.0.1"]), allow_private=True))
     delivery = await _delivery(office, f"https://hooks.example:{port}/")
-    outcomes.append(await stranger.send(delivery, now_ms=office.clock_ms()))
+    outcomes.append((await stranger.send(delivery, now_ms=office.clock_ms())).outcome)
     server.close()
     assert outcomes == [Outcome.DELIVERED, Outcome.UNREACHABLE, Outcome.UNREACHABLE]
     assert asked == ["hooks.example", "other.example", "hooks.example"]
