@@ -36,12 +36,13 @@ _MEMORIES = "sparke:{t:*}:memory:*"
 
 @dataclass(frozen=True)
 class Sample:
-    """What was seen at one moment. `other_keys` are Redis' keys but for memories'."""
+    """What was seen at one moment: `copies_bytes` are the worker's copies of memories, `other_keys` Redis' keys but for memories'."""
 
     at_s: float
     done: int
     rss_bytes: dict[str, int]
     open_files: dict[str, int]
+    copies_bytes: int
     redis_bytes: int
     memory_keys: int
     other_keys: int
@@ -56,12 +57,14 @@ def main() -> None:
     parser.add_argument("--at-a-time", type=int, default=16)
     parser.add_argument("--every-s", type=float, default=5.0)
     parser.add_argument("--rename", type=float, default=60.0, help="seconds that a memory is written to")
+    parser.add_argument("--cache-mib", type=float, help="bound on the worker's copies of memories")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
+    bounds = {} if asked.cache_mib is None else {"memory_cache_bytes": str(int(asked.cache_mib * 2**20))}
     with (
         tempfile.TemporaryDirectory() as folder,
-        scene(Path(folder), num_workers=1, tenants=("acme",), **_SHORT) as there,
+        scene(Path(folder), num_workers=1, tenants=("acme",), **_SHORT, **bounds) as there,
     ):
         samples = asyncio.run(soak(there, asked))
     where = (
@@ -142,10 +145,20 @@ async def _sample(there: Scene, redis: Redis, at_s: float, done: int) -> Sample:
         done=done,
         rss_bytes={name: _rss_bytes(pid) for name, pid in pids.items()},
         open_files={name: _num_open_files(pid) for name, pid in pids.items()},
+        copies_bytes=await _copies_bytes(there),
         redis_bytes=int((await redis.info("memory"))["used_memory"]),
         memory_keys=memory_keys,
         other_keys=int(await redis.dbsize()) - memory_keys,
     )
+
+
+async def _copies_bytes(there: Scene) -> int:
+    async with httpx.AsyncClient() as client:
+        told = [(await client.get(url)).text for url in there.metrics_urls]
+    lines = [
+        line for text in told for line in text.splitlines() if line.startswith("sparke_memory_cache_bytes ")
+    ]
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
 
 
 def _rss_bytes(pid: int) -> int:
@@ -163,6 +176,7 @@ def series(samples: list[Sample]) -> dict[str, list[float]]:
     return {
         **{f"{name}: resident, MiB": [one.rss_bytes[name] / 2**20 for one in samples] for name in names},
         **{f"{name}: open files": [float(one.open_files[name]) for one in samples] for name in names},
+        "worker's copies of memories, MiB": [one.copies_bytes / 2**20 for one in samples],
         "Redis' own count, MiB": [one.redis_bytes / 2**20 for one in samples],
         "keys of memories": [float(one.memory_keys) for one in samples],
         "other keys": [float(one.other_keys) for one in samples],
