@@ -16,6 +16,7 @@ WorkerId = NewType("WorkerId", str)
 FileId = NewType("FileId", str)
 BatchId = NewType("BatchId", str)
 WebhookId = NewType("WebhookId", str)
+MemoryId = NewType("MemoryId", str)
 
 DEFAULT_TENANT = TenantId("default")
 DEFAULT_MEMORY = MemoryName("default")
@@ -27,9 +28,12 @@ _IMAGE = re.compile(r"(job_[0-9a-f]{28})-([0-9]{1,3})")
 _FILE = re.compile(r"file-[0-9a-f]{36}")
 _BATCH = re.compile(r"batch_[0-9a-f]{36}")
 _WEBHOOK = re.compile(r"wh_[0-9a-f]{28}")
+_MEMORY = re.compile(rf"({_NAME.pattern})\.({_NAME.pattern})")
 
 # The same forms as a JSON schema takes them.
-NAME_FORM, JOB_FORM, FILE_FORM, BATCH_FORM = (f"^{form.pattern}$" for form in (_NAME, _JOB, _FILE, _BATCH))
+NAME_FORM, JOB_FORM, IMAGE_FORM, FILE_FORM, BATCH_FORM, MEMORY_FORM = (
+    f"^{form.pattern}$" for form in (_NAME, _JOB, _IMAGE, _FILE, _BATCH, _MEMORY)
+)
 
 
 def parse_tenant_id(text: str) -> TenantId:
@@ -40,6 +44,19 @@ def parse_tenant_id(text: str) -> TenantId:
 def parse_memory_name(text: str) -> MemoryName:
     """A memory's name, or InvalidId."""
     return MemoryName(_match(_NAME, text, "memory name"))
+
+
+def parse_memory_id(text: str) -> tuple[LatentSpace, MemoryName]:
+    """The latent space and the name that a memory's id is made of, or InvalidId. Neither has a dot."""
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        raise InvalidId(f"a memory's id has the form {_MEMORY.pattern}, got {text[:140]!r}")
+    return LatentSpace(found[1]), MemoryName(found[2])
+
+
+def memory_id(latent_space: LatentSpace, name: MemoryName) -> MemoryId:
+    """How a memory of a tenant is named from outside: no client needs to quote it in a path."""
+    return MemoryId(f"{latent_space}.{name}")
 
 
 def parse_latent_space(text: str) -> LatentSpace:

@@ -20,6 +20,7 @@ from app.jobs.listing import JobLister
 from app.jobs.store import JobStore
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry
+from app.memory.overview import MemoryOverview
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.tenants.keys import KeyStore
@@ -41,6 +42,7 @@ class Deps:
     files: FileStore
     contents: FileContents
     batches: BatchStore
+    memories: MemoryOverview
     webhooks: WebhookStore
     webhook_targets: Targets
     uploads: UploadSlots

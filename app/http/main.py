@@ -38,6 +38,7 @@ from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry, now_ms
+from app.memory.overview import MemoryOverview
 from app.redis.connection import check_server, connect
 from app.redis.replicas import Replicas
 from app.settings import Settings
@@ -98,6 +99,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             files=files,
             contents=contents,
             batches=batches,
+            memories=MemoryOverview(redis),
             webhooks=WebhookStore(redis, clock_ms=now_ms, replicas=replicas),
             webhook_targets=Targets(resolver, allow_private=settings.webhooks_allow_private),
             uploads=UploadSlots(settings.max_uploads_per_tenant),

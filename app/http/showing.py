@@ -38,6 +38,12 @@ def show_by_url(
     return _answer(record, images)
 
 
+def image_url(record: JobRecord, image: GeneratedImage, deps: Deps, *, base_url: str) -> str:
+    """A URL that shows one image of a job, for as long as the settings say."""
+    expires_s = deps.now_ms() // 1000 + deps.settings.image_url_ttl_s
+    return f"{base_url}{_signed_path(record.job.tenant_id, image, expires_s, deps)}"
+
+
 def result_of(record: JobRecord) -> GenerationResult:
     """The result of a finished job, or its failure as an error."""
     if record.state is JobState.SUCCEEDED and record.result is not None:

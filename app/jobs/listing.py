@@ -1,5 +1,6 @@
 """A tenant's jobs in a list, the newest first."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -41,6 +42,11 @@ class JobLister:
             if len(job_ids) < _PAGE_JOBS:
                 return JobPage(tuple(found), None)
         return JobPage(tuple(found), after)
+
+    @redis_errors
+    async def read(self, tenant_id: TenantId, job_ids: Sequence[JobId]) -> list[JobRecord | None]:
+        """The records of some jobs of any lane; None for one that is gone or cannot be read. Cost: one pipeline."""
+        return await self._read(tenant_id, list(job_ids))
 
     async def _older(self, tenant_id: TenantId, after: JobId | None) -> list[JobId]:
         newest = "+" if after is None else f"({after}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.domain.ids import LatentSpace, MemoryName, TenantId
+from app.domain.ids import LatentSpace, MemoryId, MemoryName, TenantId, memory_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +12,11 @@ class MemoryKey:
     tenant_id: TenantId
     latent_space: LatentSpace
     name: MemoryName
+
+    @property
+    def memory_id(self) -> MemoryId:
+        """The memory's id among its tenant's."""
+        return memory_id(self.latent_space, self.name)
 
     def __str__(self) -> str:
         return f"{self.tenant_id}/{self.latent_space}/{self.name}"

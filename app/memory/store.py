@@ -69,9 +69,7 @@ class MemoryStore:
         """
         last = "+" if until is None else f"{until}-0"
         page: Any = await self._redis.xrange(log_key(memory), min=f"({version}-0", max=last, count=limit)
-        return [
-            (int(entry_id.split(b"-")[0]), _entry_bytes(memory, entry_id, found)) for entry_id, found in page
-        ]
+        return [(version_of(entry_id), entry_bytes(memory, entry_id, found)) for entry_id, found in page]
 
     async def read_entries_after(
         self, memory: MemoryKey, version: int, limit: int = PAGE_ENTRIES, *, until: int | None = None
@@ -86,10 +84,16 @@ def describe_entry(memory: MemoryKey, version: int) -> str:
     return f"memory {memory} version {version}"
 
 
-def _entry_bytes(memory: MemoryKey, entry_id: bytes, found: dict[bytes, bytes]) -> bytes:
+def version_of(entry_id: bytes) -> int:
+    """The version that an entry of a log has."""
+    return int(entry_id.split(b"-")[0])
+
+
+def entry_bytes(memory: MemoryKey, entry_id: bytes, found: dict[bytes, bytes]) -> bytes:
+    """The bytes of an entry of a log. Raises CorruptRecord."""
     data = found.get(b"e")
     if data is None:
         raise CorruptRecord(
-            f"{describe_entry(memory, int(entry_id.split(b'-')[0]))}: the stream entry has no field e"
+            f"{describe_entry(memory, version_of(entry_id))}: the stream entry has no field e"
         )
     return data

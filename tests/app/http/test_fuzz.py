@@ -65,11 +65,12 @@ def document(keyed_api):
 @pytest.fixture(scope="module")
 def known(keyed_api):
     """What is there, by the name of its parameter; the first of each has to stay, and cases may delete the others."""
-    job = keyed_api.post("/v1/jobs", json={"prompt": "a star"}).json()
-    until_s = time.monotonic() + 30
-    while job["status"] != "succeeded":
-        assert time.monotonic() < until_s, job
-        job = keyed_api.get(f"/v1/jobs/{job['id']}").json()
+    memories = [f"m{number}" for number in range(12)]
+    made = [
+        keyed_api.post("/v1/jobs", json={"prompt": "a star", "diversity": {"memory": {"name": name}}}).json()
+        for name in ("default", *memories)
+    ]
+    job, *_ = [_wait(keyed_api, each["id"]) for each in made]
     url = urlsplit(job["result"]["data"][0]["url"])
     lines = "".join(_line(number) for number in range(200))
     files = [_upload(keyed_api, lines), *(_upload(keyed_api, "{}") for _ in range(20))]
@@ -83,9 +84,18 @@ def known(keyed_api):
         "file_id": files,
         "batch_id": [batch_id],
         "webhook_id": hooks,
+        "memory_id": [f"toy.{name}" for name in memories],
+        "entry": ["1"],
         "image_id": [url.path.rpartition("/")[2]],
         "query of an image": dict(parse_qsl(url.query)),
     }
+
+
+def _wait(http, job_id):
+    until_s = time.monotonic() + 30
+    while (job := http.get(f"/v1/jobs/{job_id}").json())["status"] != "succeeded":
+        assert time.monotonic() < until_s, job
+    return job
 
 
 def _line(number):

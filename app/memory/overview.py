@@ -1,0 +1,159 @@
+"""What a tenant sees of its memories: which there are, how large they are, what they hold."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from app.domain.ids import LatentSpace, MemoryId, MemoryName, TenantId
+from app.errors import CorruptRecord, NotFound
+from app.memory.codec import MemoryEntry, decode_entry
+from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
+from app.memory.store import describe_entry, entry_bytes, version_of
+from app.redis.errors import redis_errors
+
+_PAGE_ENTRIES = 100
+_META = ("version", "created_at_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStats:
+    """A memory as it stands. `size_bytes` is what Redis uses for its entries, estimated from a few of them."""
+
+    memory: MemoryKey
+    num_entries: int
+    version: int
+    size_bytes: int
+    created_at_ms: int
+    newest_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPage:
+    """Some memories in order of their ids, and whether there are more."""
+
+    memories: tuple[MemoryStats, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EntryQuery:
+    """At most `limit` entries, from the one after the version `after` in their order; the newest first is `desc`."""
+
+    limit: int
+    order: Literal["asc", "desc"] = "desc"
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    """Some entries, each with its version, and whether there are more."""
+
+    entries: tuple[tuple[int, MemoryEntry], ...]
+    has_more: bool
+
+
+class MemoryOverview:
+    """The memories of all tenants as they are shown. All methods raise StoreUnavailable where Redis does not answer."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    @redis_errors
+    async def list_memories(
+        self, tenant_id: TenantId, limit: int, after: MemoryId | None = None
+    ) -> MemoryPage:
+        """At most `limit` memories, from the one after `after`, which need not be there any more.
+
+        Cost: two round trips; the whole index is read, which has one member a memory.
+        """
+        members: Any = await self._redis.smembers(index_key(tenant_id))
+        split = (member.decode().split(":", 1) for member in members)
+        found = [MemoryKey(tenant_id, LatentSpace(space), MemoryName(name)) for space, name in split]
+        found = sorted(found, key=lambda memory: memory.memory_id)
+        later = [memory for memory in found if after is None or memory.memory_id > after]
+        return MemoryPage(tuple(await self._read(later[:limit])), len(later) > limit)
+
+    @redis_errors
+    async def get(self, memory: MemoryKey) -> MemoryStats:
+        """One memory. Raises NotFound, the same for one that never was and for one of another tenant."""
+        if not await self._is_there(memory):
+            raise no_such_memory(memory.memory_id)
+        (stats,) = await self._read([memory])
+        return stats
+
+    @redis_errors
+    async def list_entries(self, memory: MemoryKey, query: EntryQuery) -> EntryPage:
+        """The entries of a query. A cursor names a place, so its own entry need not be there. Raises NotFound.
+
+        An entry that cannot be read is left out and logged: it must not hide the others.
+        """
+        if not await self._is_there(memory):
+            raise no_such_memory(memory.memory_id)
+        found: list[tuple[int, MemoryEntry]] = []
+        after = query.after
+        while len(found) <= query.limit:
+            page = await self._page(memory, after, query.order)
+            found += _readable(memory, page)
+            if len(page) < _PAGE_ENTRIES:
+                break
+            after = version_of(page[-1][0])
+        return EntryPage(tuple(found[: query.limit]), len(found) > query.limit)
+
+    async def _is_there(self, memory: MemoryKey) -> bool:
+        asked: Any = self._redis.sismember(index_key(memory.tenant_id), index_member(memory))
+        return bool(await asked)
+
+    async def _page(self, memory: MemoryKey, after: int | None, order: str) -> Any:
+        log = log_key(memory)
+        if order == "asc":
+            return await self._redis.xrange(log, min=f"({after or 0}-0", count=_PAGE_ENTRIES)
+        newest = "+" if after is None else f"({after}-0"
+        return await self._redis.xrevrange(log, max=newest, count=_PAGE_ENTRIES) if after != 0 else []
+
+    async def _read(self, memories: list[MemoryKey]) -> list[MemoryStats]:
+        pipeline: Pipeline = self._redis.pipeline(transaction=False)
+        for memory in memories:
+            log = log_key(memory)
+            pipeline.hmget(meta_key(memory), _META)
+            pipeline.xlen(log)
+            pipeline.memory_usage(log)
+            pipeline.xrevrange(log, count=1)
+        answers: Any = await pipeline.execute() if memories else []
+        return [
+            _stats(memory, answers[4 * place], answers[4 * place + 1 : 4 * place + 4])
+            for place, memory in enumerate(memories)
+        ]
+
+
+def no_such_memory(memory_id: str) -> NotFound:
+    """The error for an id that names no memory of the tenant."""
+    return NotFound(f"there is no memory {memory_id[:140]!r}; it was deleted, or never was yours")
+
+
+def _stats(memory: MemoryKey, meta: Any, log: Any) -> MemoryStats:
+    version, created_at_ms = (int(value or 0) for value in meta)
+    num_entries, size_bytes, newest = log
+    readable = _readable(memory, newest)
+    return MemoryStats(
+        memory=memory,
+        num_entries=num_entries,
+        version=version,
+        size_bytes=size_bytes or 0,
+        created_at_ms=created_at_ms,
+        newest_at_ms=readable[0][1].created_at_ms if readable else None,
+    )
+
+
+def _readable(memory: MemoryKey, page: Any) -> list[tuple[int, MemoryEntry]]:
+    found = []
+    for entry_id, fields in page:
+        version = version_of(entry_id)
+        try:
+            data = entry_bytes(memory, entry_id, fields)
+            found.append((version, decode_entry(data, where=describe_entry(memory, version))))
+        except CorruptRecord as error:
+            structlog.get_logger().error("memory_entry_left_out", memory=str(memory), reason=error.message)
+    return found

@@ -1,0 +1,88 @@
+"""What is shown of memories."""
+
+import numpy as np
+import pytest
+
+from app.domain.ids import LatentSpace, MemoryId, MemoryName, TenantId, image_id, make_job_id
+from app.errors import NotFound
+from app.memory.codec import MemoryEntry, encode_entry
+from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
+from app.memory.overview import EntryQuery, MemoryOverview
+
+pytestmark = pytest.mark.anyio
+
+
+def _key(name="default", *, tenant="acme", space="demo"):
+    return MemoryKey(TenantId(tenant), LatentSpace(space), MemoryName(name))
+
+
+def _entry(number):
+    ones = np.ones(8, np.float16)
+    return encode_entry(
+        MemoryEntry(image_id(make_job_id(number, b"12345678"), 0), number, number, ones, ones)
+    )
+
+
+async def _write(redis, memory, versions, *, created_at_ms=1234):
+    for version in versions:
+        await redis.xadd(log_key(memory), {"e": _entry(version)}, id=f"{version}-0")
+    version = max(versions, default=0)
+    await redis.hset(meta_key(memory), mapping={"version": version, "created_at_ms": created_at_ms})
+    await redis.sadd(index_key(memory.tenant_id), index_member(memory))
+
+
+async def test_a_memory_tells_its_numbers(redis):
+    """Entries, version, time of creation and of the newest entry, and bytes that grow with it."""
+    small, large = _key("small"), _key("large")
+    await _write(redis, small, [1, 2, 5])
+    await _write(redis, large, range(1, 500))
+    stats, more = [await MemoryOverview(redis).get(memory) for memory in (small, large)]
+    assert (stats.num_entries, stats.version, stats.created_at_ms, stats.newest_at_ms) == (3, 5, 1234, 5)
+    assert len(_entry(1)) * 499 < more.size_bytes < len(_entry(1)) * 499 * 2
+    assert stats.size_bytes < more.size_bytes
+
+
+async def test_memories_are_listed_by_pages(redis):
+    """In order of ids, each once, and none of another tenant; a cursor's own memory may be gone."""
+    names = ["a", "b", "c", "d", "e"]
+    for name in names:
+        await _write(redis, _key(name), [1])
+    await _write(redis, _key("f", tenant="bolt"), [1])
+    overview, found, after = MemoryOverview(redis), [], None
+    while True:
+        page = await overview.list_memories(TenantId("acme"), 2, after)
+        found += [stats.memory.name for stats in page.memories]
+        if not page.has_more:
+            break
+        after = page.memories[-1].memory.memory_id
+    assert found == names
+    page = await overview.list_memories(TenantId("acme"), 9, MemoryId("demo.bb"))
+    assert [stats.memory.name for stats in page.memories] == ["c", "d", "e"]
+
+
+async def test_another_tenants_memory_is_none(redis):
+    """The same error as for one that never was, for the memory and for its entries."""
+    await _write(redis, _key(tenant="bolt"), [1])
+    overview = MemoryOverview(redis)
+    for call in (overview.get(_key()), overview.list_entries(_key(), EntryQuery(5))):
+        with pytest.raises(NotFound, match=r"no memory .demo\.default."):
+            await call
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_entries_are_listed_by_pages(redis, order):
+    """Each once, in order, over gaps, and over an entry that cannot be read."""
+    memory = _key()
+    versions = [version for version in range(1, 260) if version % 7]
+    await _write(redis, memory, versions)
+    await redis.xadd(log_key(memory), {"e": b"broken"}, id="260-0")
+    overview, found, after = MemoryOverview(redis), [], None
+    while True:
+        page = await overview.list_entries(memory, EntryQuery(40, order, after))
+        found += [(version, entry.seed) for version, entry in page.entries]
+        if not page.has_more:
+            break
+        after = page.entries[-1][0]
+    assert found == [(version, version) for version in sorted(versions, reverse=order == "desc")]
+    assert (await overview.list_entries(memory, EntryQuery(5, "desc", 1))).entries == ()
+    assert (await overview.list_entries(memory, EntryQuery(5, "desc", 0))).entries == ()
