@@ -80,13 +80,6 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             redis, files, contents, upload_timeout_s=settings.upload_timeout_s, clock_ms=now_ms
         )
         await stack.enter_async_context(sweeping_files(sweeper, metrics))
-        batches = BatchStore(
-            redis,
-            max_open_per_tenant=settings.max_open_batches_per_tenant,
-            idempotency_ttl_s=settings.idempotency_ttl_s,
-            clock_ms=now_ms,
-            replicas=replicas,
-        )
         resolver = stack.enter_context(closing(SystemResolver()))
         deps = Deps(
             jobs=jobs,
@@ -98,7 +91,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             images=ImageStore.open(settings.image_store_url),
             files=files,
             contents=contents,
-            batches=batches,
+            batches=_batch_store(redis, settings, replicas),
             memories=MemoryOverview(redis),
             webhooks=WebhookStore(redis, clock_ms=now_ms, replicas=replicas),
             webhook_targets=Targets(resolver, allow_private=settings.webhooks_allow_private),
@@ -118,6 +111,16 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         await stack.enter_async_context(driving_batches(_make_driver(deps, redis, inputs)))
         await stack.enter_async_context(delivering_webhooks(_make_deliverer(deps, redis), redis))
         yield deps
+
+
+def _batch_store(redis: Redis, settings: Settings, replicas: Replicas) -> BatchStore:
+    return BatchStore(
+        redis,
+        max_open_per_tenant=settings.max_open_batches_per_tenant,
+        idempotency_ttl_s=settings.idempotency_ttl_s,
+        clock_ms=now_ms,
+        replicas=replicas,
+    )
 
 
 def _make_deliverer(deps: Deps, redis: Redis) -> Deliverer:
