@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from app.domain.model import SizeLimits
 from app.errors import InvalidValue
 from app.http.generation import describe_sizes, is_allowed_size, parse_size
+from app.http.picture_sections import find_excess
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_DISTORTION = 0.05
@@ -57,6 +58,12 @@ class PictureReader:
 
     def _open(self, file: IO[bytes], what: str) -> Image.Image:
         """The one image of a file, upright. Nothing is decoded before its size is known to be allowed."""
+        excess = find_excess(file)
+        if excess is not None:
+            raise InvalidValue(
+                f"{what}: expected a file with {excess}, and this one has more; have another program save it anew",
+                param=what,
+            )
         file.seek(0)
         try:
             with Image.open(file, formats=FORMATS) as image:

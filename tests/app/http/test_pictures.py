@@ -1,6 +1,7 @@
 """Files of clients become pictures that a worker may trust, or are refused with what was expected."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from app.domain.model import SizeLimits
 from app.errors import InvalidValue
+from app.http.picture_sections import MAX_JPEG_SECTIONS, MAX_SCANS, MAX_SECTIONS, find_excess
 from app.http.pictures import PictureReader, PreparedPicture, target_size
 
 pytestmark = pytest.mark.anyio
@@ -138,6 +140,22 @@ def animated(kind: str) -> io.BytesIO:
     return file_of(noise(), kind, save_all=True, append_images=[noise()])
 
 
+def scans(num_scans: int) -> io.BytesIO:
+    """A progressive JPEG file of so many scans, the last of them again and again."""
+    whole = file_of(noise("L"), "JPEG", progressive=True).getvalue()
+    starts = [found.start() for found in re.finditer(b"\xff\xda", whole)]
+    return io.BytesIO(whole[:-2] + whole[starts[-1] : -2] * (num_scans - len(starts)) + whole[-2:])
+
+
+def with_sections(kind: str, section: bytes, num_sections: int) -> io.BytesIO:
+    """A picture's file with sections of somebody's own, after what must come first."""
+    whole = file_of(noise(), kind).getvalue()
+    at = {"PNG": 33, "JPEG": 2, "WEBP": len(whole)}[kind]
+    whole = whole[:at] + section * num_sections + whole[at:]
+    return io.BytesIO(whole[:4] + struct.pack("<I", len(whole) - 8) + whole[8:] if kind == "WEBP" else whole)
+
+
+EMPTY_CHUNK = struct.pack(">I4sI", 0, b"abCd", zlib.crc32(b"abCd"))
 UNREADABLE = {
     "no image": io.BytesIO(b"<svg/>"),
     "cut off": io.BytesIO(file_of(noise()).getvalue()[:-2000]),
@@ -147,6 +165,11 @@ UNREADABLE = {
     "an animated WebP": animated("WEBP"),
     "too many pixels": file_of(Image.new("L", (101, 100))),
     "a bomb": chunked_bomb(),
+    "many scans": scans(MAX_SCANS + 1),
+    "many PNG chunks": with_sections("PNG", EMPTY_CHUNK, MAX_SECTIONS),
+    "many JPEG segments": with_sections("JPEG", b"\xff\xe5\0\x03x", MAX_JPEG_SECTIONS),
+    "much JPEG fill": with_sections("JPEG", b"\xff", 100_000),
+    "many WebP chunks": with_sections("WEBP", b"abcd\1\0\0\0x\0", MAX_SECTIONS),
 }
 
 
@@ -159,6 +182,32 @@ async def test_what_cannot_be_used_is_refused(what: str, name: str):
         await prepared(*(files if what == "mask" else files[::-1]))
     assert caught.value.param == what
     assert ("pixels" in caught.value.message) == (name in {"too many pixels", "a bomb"})
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        scans(MAX_SCANS),
+        with_sections("PNG", EMPTY_CHUNK, 1000),
+        with_sections("JPEG", b"\xff\xe5\xff\xff" + b"\xff\xda" * 32_766 + b"x", 300),
+        with_sections("WEBP", b"abcd\1\0\0\0x\0", 1000),
+        io.BytesIO(file_of(noise(), "JPEG").getvalue() + b"\xff\xda" * 1000),
+        file_of(noise("RGB", (96, 96)), "JPEG", quality=100, restart_marker_blocks=1),
+    ],
+    ids=["scans", "PNG", "JPEG", "WebP", "a film after the photograph", "restarts"],
+)
+async def test_files_of_many_sections_are_read(sent: io.BytesIO):
+    """Only what decoders would count is counted."""
+    assert (await prepared(sent)).size_px == Image.open(sent).size
+
+
+@pytest.mark.parametrize("num_bytes", [65_534, 65_535, 65_536])
+def test_a_scan_is_counted_wherever_it_begins(num_bytes: int):
+    """Also across two of the blocks that are read at a time."""
+    scan = b"\xff\xda\0\2"
+    first = b"\xff\xd8" + scan + bytes(num_bytes)
+    assert find_excess(io.BytesIO(first + scan * (MAX_SCANS - 1))) is None
+    assert find_excess(io.BytesIO(first + scan * MAX_SCANS)) == f"at most {MAX_SCANS} scans"
 
 
 @pytest.mark.parametrize(
