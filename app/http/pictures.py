@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -46,7 +48,8 @@ class PictureReader:
     ) -> PreparedPicture:
         picture = self._open(image, "image")
         own_px, size_px = picture.size, target_size(picture.size, size, limits)
-        picture = _opaque(picture)  # one at a time: whole photographs take memory
+        with self._readable("image"):
+            picture = _opaque(picture)  # one at a time: whole photographs take memory
         if size_px != own_px:
             picture = picture.resize(size_px, Image.Resampling.LANCZOS)
         if mask is None:
@@ -65,13 +68,18 @@ class PictureReader:
                 param=what,
             )
         file.seek(0)
+        with self._readable(what), Image.open(file, formats=FORMATS) as image:
+            self._check(image, what)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
+
+    @contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        """Whatever a decoder raises in the block is the file's fault, but for lack of memory."""
         try:
-            with Image.open(file, formats=FORMATS) as image:
-                self._check(image, what)
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                return image
-        except InvalidValue:
+            yield
+        except (InvalidValue, MemoryError):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise self._too_large(what, "far more") from error

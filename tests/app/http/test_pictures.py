@@ -124,15 +124,35 @@ async def test_a_size_scales_picture_and_mask():
     assert set(np.unique(np.asarray(opened(found.mask)))) == {0, 255}
 
 
+def png_of(*chunks: tuple[bytes, bytes]) -> io.BytesIO:
+    """A PNG file of these chunks."""
+    body = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in (*chunks, (b"IEND", b""))
+    )
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + body)
+
+
 def chunked_bomb() -> io.BytesIO:
     """A small file that says it has 60,000² pixels."""
     head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
-    body = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
-    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + body)
+    return png_of((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))))
+
+
+def without_palette() -> io.BytesIO:
+    """Pixels that are numbers of colours, and no colours."""
+    head = struct.pack(">IIBBBBB", 64, 48, 8, 3, 0, 0, 0)
+    return png_of((b"IHDR", head), (b"IDAT", zlib.compress(bytes(65 * 48))))
+
+
+class TooMuch(io.BytesIO):
+    """A file of which this machine has room for some bytes at a time."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Raises MemoryError for what is no header."""
+        if size is None or not 0 <= size <= 64:
+            raise MemoryError
+        return super().read(size)
 
 
 def animated(kind: str) -> io.BytesIO:
@@ -208,6 +228,18 @@ def test_a_scan_is_counted_wherever_it_begins(num_bytes: int):
     first = b"\xff\xd8" + scan + bytes(num_bytes)
     assert find_excess(io.BytesIO(first + scan * (MAX_SCANS - 1))) is None
     assert find_excess(io.BytesIO(first + scan * MAX_SCANS)) == f"at most {MAX_SCANS} scans"
+
+
+async def test_pixels_without_their_palette_are_refused():
+    """A mask needs none."""
+    with pytest.raises(InvalidValue, match="image: expected a whole"):
+        await prepared(without_palette())
+
+
+async def test_lack_of_memory_is_no_fault_of_the_file():
+    """It stays what it is."""
+    with pytest.raises(MemoryError):
+        await prepared(TooMuch(file_of(noise()).getvalue()))
 
 
 @pytest.mark.parametrize(
