@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -103,6 +104,24 @@ async def test_a_photograph_is_turned_upright():
     assert found.size_px == (48, 64)
     assert opened(found.picture).tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
     assert b"where I live" not in found.picture
+
+
+@pytest.mark.filterwarnings("ignore:Tag data larger than file")
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+async def test_exif_data_are_not_copied_for_every_tag(kind: str):
+    """A thousand tags that all point at one 100 KB are no 100 MB."""
+    num_tags, size_bytes = 1000, 100_000
+    data_at = 8 + 2 + 12 * num_tags + 4
+    tags = [struct.pack("<HHII", 1 + tag, 7, size_bytes, data_at) for tag in range(num_tags)]
+    head = b"II*\0" + struct.pack("<IH", 8, num_tags)
+    exif = b"Exif\0\0" + head + b"".join(tags) + bytes(4 + size_bytes)
+    sent = file_of(noise(), kind, exif=exif)
+    tracemalloc.start()
+    try:
+        await prepared(sent)
+        assert tracemalloc.get_traced_memory()[1] < 20 * size_bytes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
