@@ -347,7 +347,7 @@ def _describe(member: Mapping[str, Any]) -> str:
     got = ""
     if kind == "string_too_long" and isinstance(value, str):
         got = f", got {len(value)}"
-    elif kind != "json_invalid" and _is_short(value):
+    elif "input" in member and _is_short(value):
         got = f", got {value!r}"
     return f"{name}: {member['msg']}{got}" if name else f"{member['msg']}{got}"
 

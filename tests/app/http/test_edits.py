@@ -214,7 +214,9 @@ def test_wrong_files_are_refused(
 def test_a_file_where_a_field_belongs_and_the_reverse(api_url: str):
     """400 that says so."""
     asked = httpx.post(f"{api_url}/v1/images/edits", files={"prompt": (None, "a star"), "image": (None, "x")})
-    assert (asked.status_code, asked.json()["error"]["code"]) == (400, "invalid_multipart")
+    error = asked.json()["error"]
+    assert (asked.status_code, error["code"]) == (400, "invalid_multipart")
+    assert error["message"].endswith("its part has no filename")
     asked = httpx.post(f"{api_url}/v1/images/edits", json={"prompt": "a star"})
     assert asked.status_code == 415
 
