@@ -22,6 +22,12 @@ from sparke_engine.errors import BrokenOutput, InvalidArgument, LoraNotLoadable
 
 GENERATION_FAILED = "generation_failed"
 OUT_OF_MEMORY = "out_of_memory"
+_NO_ROOM = (
+    "DefaultCPUAllocator: ",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def failure_of(error: BaseException, job: Job) -> Failure:
@@ -36,8 +42,10 @@ def failure_of(error: BaseException, job: Job) -> Failure:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host had no room."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError)
+    """Whether the device or the host had no room. Torch has a type for that only where its own CUDA allocator found it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_ROOM)
 
 
 def _engine_failure(error: BaseException, job: Job) -> Failure:
