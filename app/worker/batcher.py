@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Generic, Protocol, TypeVar
 
 from app.domain.ids import ModelId, TenantId
@@ -105,15 +106,23 @@ class Batcher(Generic[Reserved]):
         self._waiting: list[_Waiting[Reserved]] = []
         self._num_added = 0
         self._num_turns = 0
+        self._led: BatchKey | None = None
         self._last_turn: dict[TenantId, int] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
-    def num_images(self) -> int:
-        """Images of all waiting jobs."""
-        return sum(entry.num_images for entry in self._waiting)
+    def room_images(self) -> int:
+        """How many images to reserve beside those that wait: no more than make one batch, by the caps of their keys.
+
+        What will come is taken to be like what came last.
+        """
+        latest = self._waiting[-1].key if self._waiting else self._led
+        if latest is None:
+            return self._max_images
+        shares = (Fraction(entry.num_images, self._most_images(entry.key)) for entry in self._waiting)
+        return max(0, int((1 - sum(shares)) * self._most_images(latest)))
 
     def add(self, reserved: Reserved, now_ms: int) -> None:
         """Let a job wait for its batch."""
@@ -135,7 +144,7 @@ class Batcher(Generic[Reserved]):
         if not ready:
             return ()
         leader = min(ready, key=lambda entry: (self._turn(entry.tenant_id), entry.age))
-        chosen = self._fill(leader)
+        chosen, self._led = self._fill(leader), leader.key
         self._take_turns(leader, chosen)
         taken = {entry.order for entry in chosen}
         self._waiting = [entry for entry in self._waiting if entry.order not in taken]

@@ -53,7 +53,6 @@ class LoopParts:
     batcher: Batcher[ReservedJob]
     models: Sequence[ModelId]
     worker_id: WorkerId
-    max_images: int
     patience: Patience
     clock_ms: Callable[[], int]
     stop: asyncio.Event
@@ -99,7 +98,7 @@ class WorkerLoop:
         """Reserve what there is room for; return when something came, or when the batcher's next batch is due."""
         parts = self._parts
         block_ms = self._block_ms()
-        room_images = parts.max_images - parts.batcher.num_images
+        room_images = parts.batcher.room_images
         if room_images <= 0:
             await parts.patience.pause(block_ms / 1000)
             return

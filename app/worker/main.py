@@ -206,7 +206,6 @@ def _build_loop(stack: AsyncExitStack, desk: _Desk, means: _Means) -> WorkerLoop
             batcher=batcher,
             models=tuple(loaded),
             worker_id=desk.worker_id,
-            max_images=settings.max_batch_images,
             patience=desk.patience,
             clock_ms=now_ms,
             stop=desk.stop,

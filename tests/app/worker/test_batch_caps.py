@@ -148,6 +148,32 @@ def test_a_batcher_keeps_to_the_caps(hold):
     assert [len(batcher.next_batch(100)) for _ in range(2)] == [3, 0]
 
 
+@pytest.mark.parametrize(
+    ("cap", "beside", "after"), [(16, 12, 16), (10, 6, 10), (6, 2, 6), (4, 0, 4), (1, 0, 1)]
+)
+def test_no_more_is_reserved_than_fills_a_small_batch(hold, cap: int, beside: int, after: int):
+    """Beside a job of 4 images what its cap leaves, after its batch a cap's worth; a job of another size has more room."""
+    large = hold(1, num_images=4, size_px=512)
+    batcher = Batcher(max_images=16, window_ms=10, cap_of=lambda key: cap if key.width_px == 512 else 16)
+    assert batcher.room_images == 16
+    batcher.add(large, 0)
+    assert batcher.room_images == beside
+    assert batcher.next_batch(10) == (large,)
+    assert batcher.room_images == after
+    batcher.add(hold(2, num_images=4), 20)
+    assert batcher.room_images == 12
+
+
+def test_room_is_counted_exactly(hold):
+    """Fifths and elevenths make a whole."""
+    for cap in (5, 11):
+        batcher = Batcher(max_images=16, window_ms=10, cap_of=lambda _key, cap=cap: cap)
+        for number in range(cap):
+            assert batcher.room_images == (cap - number if number else 16)
+            batcher.add(hold(number), 0)
+        assert batcher.room_images == 0
+
+
 def test_a_cap_never_raises_the_setting(hold):
     """What the operator allowed is the most, whatever fits."""
     batcher = Batcher(max_images=2, window_ms=0, cap_of=lambda _key: 100)

@@ -67,16 +67,15 @@ class NotingRunner:
             raise self.error
 
 
-def _loop(source, runner, stop, *, window_ms=0):
+def _loop(source, runner, stop, *, window_ms=0, cap_images=MAX_IMAGES):
     metrics = Metrics(CollectorRegistry())
     return WorkerLoop(
         LoopParts(
             source=source,
             runner=runner,
-            batcher=Batcher(max_images=MAX_IMAGES, window_ms=window_ms),
+            batcher=Batcher(max_images=MAX_IMAGES, window_ms=window_ms, cap_of=lambda _key: cap_images),
             models=(ModelId("toy"),),
             worker_id=WorkerId("one"),
-            max_images=MAX_IMAGES,
             patience=Patience(stop, now_ms, metrics),
             clock_ms=now_ms,
             stop=stop,
@@ -97,6 +96,22 @@ async def _until(condition):
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - the condition is what a fake has noted
             await asyncio.sleep(0.005)
+
+
+async def test_no_more_is_held_than_fills_a_batch_that_was_learned_to_be_small(reserved):
+    """What a worker cannot run now an idle one can: a cap of two images is two images reserved, and not a large batch's."""
+    jobs = [reserved(number) for number in range(4)]
+    source, runner, stop = ListSource(jobs[:1], jobs[1:2], jobs[2:]), NotingRunner(), asyncio.Event()
+    task = asyncio.create_task(_loop(source, runner, stop, window_ms=200, cap_images=2).run())
+    await _until(lambda: len(runner.batches) == 2)
+    stop.set()
+    await task
+    assert runner.batches == [jobs[:2], jobs[2:]]
+    assert source.asked[:3] == [
+        MAX_IMAGES,
+        1,
+        2,
+    ]  # before the first job nobody knows of what there will be batches
 
 
 async def test_compatible_jobs_that_come_apart_run_together(reserved):
