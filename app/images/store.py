@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import Literal
 
 from app.domain.ids import JobId, TenantId, parse_job_id, parse_tenant_id
@@ -9,7 +10,7 @@ from app.errors import InvalidId
 from app.objects.folder import ObjectFolder
 
 _FOLDER = "images"
-_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/[0-9]+-[0-9]+(?:-preview-[0-9]+)?\.png")
+_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/[0-9]+-([0-9]+)(?:-preview-[0-9]+)?\.png")
 _PICTURE_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/(?:picture|mask)\.png")
 
 
@@ -45,11 +46,21 @@ def _owner(found: re.Match[str] | None) -> tuple[TenantId, JobId] | None:
         return None
 
 
+def index_of(key: str) -> int | None:
+    """Which image of its job an image or preview is; None where the key is not of `image_key` or `preview_key`."""
+    found = _KEY.fullmatch(key)
+    return None if found is None else int(found[3])
+
+
 class ImageStore(ObjectFolder):
     """Images by key, and the pictures that edits begin with. Keys are made by the functions above."""
 
     FOLDER = _FOLDER
     WHAT = "image"
+
+    def list_of(self, tenant_id: TenantId, job_id: JobId) -> AsyncIterator[list[str]]:
+        """The keys of all files of a job's images, of every fence, some at a time. Raises StoreUnavailable."""
+        return self.list_below(f"{_FOLDER}/{tenant_id}/{job_id}/")
 
     async def delete_before(self, at_s: float) -> int:
         """Removes every image written before a Unix time; how many that were. Raises StoreUnavailable."""

@@ -27,6 +27,7 @@ if ARGV[7] ~= 'batch' then
   redis.call('PEXPIRE', KEYS[4], ARGV[10])
 end
 if KEYS[5] then
+  redis.call('HSET', KEYS[1], 'idempotency', KEYS[5])
   redis.call('HSET', KEYS[5], 'job_id', ARGV[1], 'fingerprint', ARGV[11])
   redis.call('PEXPIRE', KEYS[5], ARGV[12])
 end

@@ -2,7 +2,8 @@
 -- cancelled meanwhile ends so, and nothing of it is remembered.
 -- KEYS: job, waiting, released, events, webhooks, outbox, memory meta, memory log, memory index
 -- ARGV: job id, fence, now_ms, ttl_ms, result JSON, channel, message, failure JSON of a cancelled job,
---   name in the index, entry, entry, ...
+--   name in the index, how far the memory had come when the job read it or '', entry, entry, ...
+-- Nothing is remembered where all of the memory was forgotten since the job had read it.
 -- Returns {'succeeded', lanes waiting, version after it or ''}, {'cancelled', lanes waiting}, or {'lost'}: the fence
 -- is. A second call changes nothing.
 local state, fence, version, cancel = unpack(redis.call('HMGET', KEYS[1], 'state', 'fence', 'committed_version',
@@ -16,14 +17,16 @@ if cancel then
   redis.call('HSET', KEYS[1], 'state', state, 'failure', ARGV[8], 'finished_at_ms', ARGV[3])
 else
   state, version = 'succeeded', ''
-  if #ARGV > 9 then
-    local before = tonumber(redis.call('HGET', KEYS[7], 'version') or 0)
-    for index = 10, #ARGV do
-      version = string.format('%.0f', before + index - 9)
+  local before, cleared = unpack(redis.call('HMGET', KEYS[7], 'version', 'cleared_version'))
+  local is_forgotten = cleared and ARGV[10] ~= '' and tonumber(ARGV[10]) < tonumber(cleared)
+  if #ARGV > 10 and not is_forgotten then
+    for index = 11, #ARGV do
+      version = string.format('%.0f', tonumber(before or 0) + index - 10)
       redis.call('XADD', KEYS[8], version .. '-0', 'e', ARGV[index])
     end
     redis.call('HSETNX', KEYS[7], 'created_at_ms', ARGV[3])
     redis.call('HSET', KEYS[7], 'version', version)
+    redis.call('PERSIST', KEYS[7])
     redis.call('SADD', KEYS[9], ARGV[9])
   end
   redis.call('HSET', KEYS[1], 'state', state, 'result', ARGV[5], 'finished_at_ms', ARGV[3],

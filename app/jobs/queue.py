@@ -122,15 +122,21 @@ class JobQueue:
 
     @redis_errors
     async def commit(
-        self, reserved: ReservedJob, result: GenerationResult, entries: Sequence[bytes]
+        self,
+        reserved: ReservedJob,
+        result: GenerationResult,
+        entries: Sequence[bytes],
+        *,
+        seen_version: int | None = None,
     ) -> Committed | Cancelled | None:
         """Ends the job with its images, all or nothing: entries appended, result stored, waiters notified.
 
-        The memory is the one that `result` names. Cancelled where the job was, None where the fence was lost: then
+        The memory is the one that `result` names. Where all of it was forgotten since it was at `seen_version`, the job
+        ends with its images and nothing is remembered. Cancelled where the job was, None where the fence was lost: then
         nothing was written. A second call changes nothing and answers as the first.
         """
         place = JobPlace.of(reserved.job)
-        done = await self._steps.commit(reserved, result, entries)
+        done = await self._steps.commit(reserved, result, entries, seen_version=seen_version)
         if done is None:
             self._lose(reserved)
             return None

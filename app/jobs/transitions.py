@@ -120,7 +120,12 @@ class Transitions:
         return Ended(_LANES[waiting], stream_id.decode(), JobState(state.decode())), written
 
     async def commit(
-        self, reserved: ReservedJob, result: GenerationResult, entries: Sequence[bytes]
+        self,
+        reserved: ReservedJob,
+        result: GenerationResult,
+        entries: Sequence[bytes],
+        *,
+        seen_version: int | None = None,
     ) -> tuple[Ended, int | None] | None:
         """Ends the job with its images; also the memory's version after it. None where the fence is lost."""
         place = JobPlace.of(reserved.job)
@@ -133,9 +138,10 @@ class Transitions:
             self._ttl_ms,
             codec.encode_result(result),
         ]
+        seen = "" if seen_version is None else seen_version
         reply: Any = await self._commit(
             [*place.end_keys, *memory_keys],
-            [*arguments, *_channels(place), _CANCELLED_JSON, index_member(memory), *entries],
+            [*arguments, *_channels(place), _CANCELLED_JSON, index_member(memory), seen, *entries],
         )
         if reply[0] == b"lost":
             return None

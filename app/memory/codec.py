@@ -71,3 +71,14 @@ def decode_entry(data: bytes, *, where: str = "a memory entry") -> MemoryEntry:
         raise CorruptRecord(f"{where}: {error.message}") from error
     halves = np.frombuffer(data, dtype="<f2", count=feature_dim + prompt_dim, offset=start)
     return MemoryEntry(image_id, seed, created_at_ms, halves[:feature_dim], halves[feature_dim:])
+
+
+def read_time_ms(data: bytes) -> int:
+    """When an entry was made, without a look at the rest of it; 0 for bytes that are none."""
+    return int(_HEADER.unpack_from(data)[6]) if len(data) >= _HEADER.size else 0
+
+
+def read_image_id(data: bytes) -> ImageId:
+    """The image that an entry was made of, likewise; empty for bytes that are none."""
+    end = _HEADER.size + (_HEADER.unpack_from(data)[3] if len(data) >= _HEADER.size else 0)
+    return ImageId(data[_HEADER.size : end].decode("ascii", errors="replace"))

@@ -1,8 +1,19 @@
-"""Names of every Redis key of a memory. The tenant is the hash tag, so a script may touch jobs and memory together."""
+"""Names of every Redis key of a memory. The tenant is the hash tag, so a script may touch jobs and memory together.
+
+What is left to do after something was forgotten is named in the tenant's remains: `image:<image id>`, `log:<latent
+space>:<name>:<token>` for a discarded log, `compact:<latent space>:<name>` for a log that is to be written anew.
+"""
 
 from dataclasses import dataclass
 
 from app.domain.ids import LatentSpace, MemoryId, MemoryName, TenantId, memory_id
+
+COMMON = ("app.memory/common",)  # what stands before the scripts that forget
+MAX_RANGES = 1000
+DELETED_TTL_S = 30 * 86_400
+FORGETTING_KEY = "sparke:forgetting"
+"""Sorted set of tenants by when they forgot something last: from before they did until an hour after all is removed."""
+REMAINS_SWEEP_KEY = "sparke:remains-sweep"  # held by whoever sweeps now; lives one interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +39,39 @@ def log_key(memory: MemoryKey) -> str:
 
 
 def meta_key(memory: MemoryKey) -> str:
-    """Hash of `version` (the number of entries ever appended) and `created_at_ms`. Lives for ever."""
+    """Hash of `version` (entries and acts of forgetting take one each), `created_at_ms`, and what was forgotten last.
+
+    Lives as long as the memory; of one that was deleted the versions are remembered for DELETED_TTL_S.
+    """
     return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:meta"
 
 
 def index_key(tenant_id: TenantId) -> str:
     """Set of `<latent space>:<name>` of the tenant's memories that hold something. Lives for ever."""
     return f"sparke:{{t:{tenant_id}}}:memories"
+
+
+def forgotten_key(memory: MemoryKey) -> str:
+    """Sorted set of ranges `<first>-<last>` of versions, by the version that the act took. At most MAX_RANGES of them.
+
+    Lives as long as the memory.
+    """
+    return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:forgotten"
+
+
+def discarded_key(memory: MemoryKey, token: str) -> str:
+    """A log that was forgotten as a whole. Lives until the clean-up has read which images it names."""
+    return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:discarded:{token}"
+
+
+def copy_key(memory: MemoryKey) -> str:
+    """A log on its way to be written anew, without what was deleted. Lives until it takes the log's place."""
+    return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:copy"
+
+
+def remains_key(tenant_id: TenantId) -> str:
+    """Sorted set, all of score 0, of what is left of forgotten entries and has to be removed. Lives until it is."""
+    return f"sparke:{{t:{tenant_id}}}:remains"
 
 
 def index_member(memory: MemoryKey) -> str:

@@ -1,16 +1,38 @@
 """Reads memories. They are written by the commit script of `app.jobs` alone, so nothing is remembered twice."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
 
 from app.domain.ids import LatentSpace, MemoryName, TenantId
-from app.errors import CorruptRecord, InvalidRequest
+from app.errors import CorruptRecord, InvalidRequest, VersionGone
 from app.memory.codec import MemoryEntry, decode_entry
-from app.memory.keys import MemoryKey, index_key, log_key, meta_key
+from app.memory.keys import MemoryKey, forgotten_key, index_key, log_key, meta_key
 from app.redis.errors import redis_errors
 
 PAGE_ENTRIES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPoint:
+    """What a request reads of a memory: `version` of it, and how far it had come and what was forgotten last by then."""
+
+    version: int
+    current: int
+    forget_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgottenRanges:
+    """What was forgotten since some act: ranges (first, last) of versions, and the version of the last act.
+
+    Who has not followed since `floor` cannot tell all that was forgotten by ranges.
+    """
+
+    version: int
+    floor: int
+    ranges: tuple[tuple[int, int], ...]
 
 
 class MemoryStore:
@@ -21,7 +43,7 @@ class MemoryStore:
 
     @redis_errors
     async def version(self, memory: MemoryKey) -> int:
-        """The number of entries ever appended; 0 for a memory that does not exist yet."""
+        """The last version that an entry or an act of forgetting took; 0 for a memory that does not exist yet."""
         return int(await self._redis.hget(meta_key(memory), "version") or 0)
 
     @redis_errors
@@ -42,22 +64,49 @@ class MemoryStore:
         split = sorted(member.decode().split(":", 1) for member in members)
         return [MemoryKey(tenant_id, LatentSpace(space), MemoryName(name)) for space, name in split]
 
+    @redis_errors
     async def resolve_version(
         self, memory: MemoryKey, wanted: int | None, *, member: str = "diversity.memory"
-    ) -> int:
-        """The version to read: the one `wanted` by a replay, else the current one.
+    ) -> ReadPoint:
+        """What to read: the version `wanted` by a replay, else the current one. Cost: one round trip, mostly.
 
-        Raises InvalidRequest where the memory has not come that far; `member` of the request wants it.
+        Raises InvalidRequest where the memory has not come that far, and VersionGone where an entry that was there then
+        was forgotten since; `member` of the request wants it.
         """
-        current = await self.version(memory)
-        if wanted is None:
-            return current
-        if not 0 <= wanted <= current:
+        names = ["version", "forget_version", "floor_version", "floor_first"]
+        found: Any = self._redis.hmget(meta_key(memory), names)
+        current, forget_version, floor, floor_first = (int(value or 0) for value in await found)
+        version = current if wanted is None else wanted
+        if not 0 <= version <= current:
             raise InvalidRequest(
                 f"{member}.version {wanted} is outside 0..{current}: memory {memory.name!r} is at version {current} now",
                 param=f"{member}.version",
             )
-        return wanted
+        if version < forget_version:
+            is_gone = floor_first <= version < floor
+            if is_gone or await self._has_lost(memory, version):
+                raise VersionGone(
+                    f"{member}.version {wanted}: something that memory {memory.name!r} held then was forgotten since,"
+                    f" so it cannot be read as it was; versions from {forget_version} on can",
+                    param=f"{member}.version",
+                )
+        return ReadPoint(version, current, forget_version)
+
+    async def _has_lost(self, memory: MemoryKey, version: int) -> bool:
+        """Whether an act after `version` was on entries up to it."""
+        name = forgotten_key(memory)
+        later: Any = self._redis.zrangebyscore(name, f"({version}", "+inf")
+        return any(first <= version for first, _ in _ranges(await later))
+
+    @redis_errors
+    async def read_forgotten(self, memory: MemoryKey, since: int) -> ForgottenRanges:
+        """What was forgotten by acts after the version `since`. Cost: one round trip."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hmget(meta_key(memory), ["forget_version", "floor_version"])
+            pipeline.zrangebyscore(forgotten_key(memory), f"({since}", "+inf")
+            meta, found = await pipeline.execute()
+        version, floor = (int(value or 0) for value in meta)
+        return ForgottenRanges(version, floor, tuple(_ranges(found)))
 
     @redis_errors
     async def read_after(
@@ -77,6 +126,11 @@ class MemoryStore:
         """As `read_after`, decoded. Raises CorruptRecord with the memory and version of the first corrupt entry."""
         page = await self.read_after(memory, version, limit, until=until)
         return [(at, decode_entry(data, where=describe_entry(memory, at))) for at, data in page]
+
+
+def _ranges(members: list[bytes]) -> list[tuple[int, int]]:
+    split = (member.split(b"-") for member in members)
+    return [(int(first), int(last)) for first, last in split]
 
 
 def describe_entry(memory: MemoryKey, version: int) -> str:

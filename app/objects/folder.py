@@ -143,6 +143,12 @@ class ObjectFolder:
             async for chunk in obstore.list(self._store, f"{self.FOLDER}/", chunk_size=_LIST_CHUNK):
                 yield [meta["path"] for meta in chunk if meta["last_modified"].timestamp() < at_s]
 
+    async def list_below(self, prefix: str) -> AsyncIterator[list[str]]:
+        """The keys of all objects below a folder of ours, which ends in a slash, some at a time. Raises StoreUnavailable."""
+        with self.mapped_errors(prefix, "listed"):
+            async for chunk in obstore.list(self._store, prefix, chunk_size=_LIST_CHUNK):
+                yield [meta["path"] for meta in chunk]
+
     async def delete_partial_before(self, at_s: float) -> int:
         """Removes what a killed process had not written to its end; how many that were. Raises StoreUnavailable.
 

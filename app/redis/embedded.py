@@ -160,6 +160,7 @@ class EmbeddedRedis:
             "appendfsync": "always",
             "save": "",
             "maxmemory-policy": "noeviction",
+            "stream-node-max-entries": "1",  # what is deleted of a stream is gone at once; about 80 bytes an entry
             "daemonize": "no",
         }
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(binary.path)]

@@ -52,10 +52,11 @@ class Chosen:
 
 
 class HostMemory:
-    """Append-only; entries come in version order. Safe from several threads: a lock guards arrays and index.
+    """Entries come in version order, and go where they are forgotten. Safe from several threads: a lock guards all.
 
-    Held in fp16 as the log has them, and once more in fp32 by the index: `2d + 6p + 16` bytes an entry, and the spare
-    room of arrays that double.
+    Held in fp16 as the log has them, and once more in fp32 by the index: `2d + 6p + 17` bytes an entry, and the spare
+    room of arrays that double. A forgotten entry is zeros at once, here and in the index, and its place is given back
+    when more than half of all are such.
     """
 
     def __init__(self, feature_dim: int, prompt_dim: int) -> None:
@@ -65,15 +66,17 @@ class HostMemory:
         self._prompts = np.empty((0, prompt_dim), np.float16)
         self._versions = np.empty(0, np.int64)
         self._id_hashes = np.empty(0, np.uint64)
+        self._is_held = np.empty(0, np.bool_)
+        self._num_dropped = 0
         self._index = faiss.IndexFlatIP(prompt_dim)
 
     def __len__(self) -> int:
-        return self._num_entries
+        return self._num_entries - self._num_dropped
 
     @property
     def size_bytes(self) -> int:
         """Bytes held, spare room included."""
-        arrays = (self._features, self._prompts, self._versions, self._id_hashes)
+        arrays = (self._features, self._prompts, self._versions, self._id_hashes, self._is_held)
         return sum(array.nbytes for array in arrays) + 4 * self._prompts.shape[1] * self._num_entries
 
     def append(self, entries: Sequence[HostEntry]) -> None:
@@ -100,8 +103,24 @@ class HostMemory:
             self._prompts[rows] = prompts
             self._versions[rows] = versions
             self._id_hashes[rows] = [entry.id_hash for entry in entries]
+            self._is_held[rows] = True
             self._index.add(unit_rows(prompts))
             self._num_entries = end
+
+    def drop(self, ranges: Sequence[tuple[int, int]]) -> int:
+        """Forget the entries of some ranges (first, last) of versions; how many that were. Nothing of them is kept.
+
+        Cost O(log n) a range and O(d + p) an entry; now and then all that is left is copied.
+        """
+        with self._lock:
+            num_before, held = len(self), self._versions[: self._num_entries]
+            for first, last in ranges:
+                start, end = np.searchsorted(held, (first, last + 1)).tolist()
+                self._wipe(slice(start, end))
+            num_dropped = num_before - len(self)
+            if 2 * self._num_dropped > self._num_entries:
+                self._close_gaps()
+            return num_dropped
 
     def select(self, query: NeighbourQuery) -> Chosen:
         """Every entry with `version ≤ query.version` and `cosine ≥ query.min_cosine`, in version order.
@@ -115,6 +134,8 @@ class HostMemory:
             held = self._versions[: self._num_entries]
             num_then = int(np.searchsorted(held, query.version, side="right"))
             qualified, cosines = self._qualified(query, num_then)
+            is_held = self._is_held[qualified]
+            qualified, cosines = qualified[is_held], cosines[is_held]
             kept, weights = drawn(
                 torch.from_numpy(np.exp(query.steepness * (cosines - 1.0))),
                 torch.from_numpy(self._id_hashes[qualified].view(np.int64)),
@@ -146,6 +167,24 @@ class HostMemory:
         qualifies = cosines >= min_cosine
         return rows[qualifies], cosines[qualifies]
 
+    def _wipe(self, rows: slice) -> None:
+        self._num_dropped += int(self._is_held[rows].sum())
+        for array in (self._is_held, self._features, self._prompts, self._id_hashes):
+            array[rows] = 0
+        if self._num_entries:
+            num_values = self._num_entries * self._prompts.shape[1]
+            indexed = faiss.rev_swig_ptr(self._index.get_xb(), num_values)
+            indexed.reshape(self._num_entries, -1)[rows] = 0.0
+
+    def _close_gaps(self) -> None:
+        rows = np.flatnonzero(self._is_held[: self._num_entries])
+        self._features, self._prompts = self._features[rows], self._prompts[rows]
+        self._versions, self._id_hashes = self._versions[rows], self._id_hashes[rows]
+        self._is_held = self._is_held[rows]
+        self._num_entries, self._num_dropped = len(rows), 0
+        self._index.reset()
+        self._index.add(unit_rows(self._prompts))
+
     def _reserve(self, num_entries: int) -> None:
         if num_entries <= len(self._versions):
             return
@@ -154,6 +193,7 @@ class HostMemory:
         self._prompts = _grown(self._prompts, capacity)
         self._versions = _grown(self._versions, capacity)
         self._id_hashes = _grown(self._id_hashes, capacity)
+        self._is_held = _grown(self._is_held, capacity)
 
 
 def _grown(array: NDArray[Scalar], capacity: int) -> NDArray[Scalar]:

@@ -12,6 +12,7 @@ import structlog
 from app.errors import CorruptRecord
 from app.memory.codec import decode_entry
 from app.memory.keys import MemoryKey
+from app.memory.store import ForgottenRanges
 from app.telemetry.metrics import Metrics
 from app.worker.host_memory import HostEntry, HostMemory
 
@@ -25,6 +26,10 @@ class MemoryLog(Protocol):
 
     async def read_after(self, memory: MemoryKey, version: int, limit: int = ...) -> list[tuple[int, bytes]]:
         """One page of the entries after `version`."""
+        ...
+
+    async def read_forgotten(self, memory: MemoryKey, since: int, /) -> ForgottenRanges:
+        """What was forgotten by acts after the version `since`."""
         ...
 
 
@@ -49,15 +54,19 @@ class _Slot:
     dimensions: Dimensions
     memory: HostMemory
     version: int = 0
-    last_digest: bytes = b""
+    last_digest: bytes = (
+        b""  # of the entry of that version; empty where it was forgotten, or there is none yet
+    )
+    forget_version: int = 0  # everything that was forgotten up to here has left the copy
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class MemoryCache:
     """Host copies of memories, rebuilt from their logs whenever need be; the logs are the truth.
 
-    `sync` reads the log from the last entry that is held. Where that entry is no longer what it was, the log has shrunk
-    or begun anew, and the copy is built again from nothing. A memory in use outlives its eviction.
+    `sync` drops what was forgotten, then reads the log from the last entry that is held. Where that entry is no longer
+    what it was, the log has shrunk or begun anew, and the copy is built again from nothing. A memory in use outlives its
+    eviction; what is forgotten leaves it all the same while it is held.
     """
 
     def __init__(
@@ -79,11 +88,12 @@ class MemoryCache:
         """How many memories are held."""
         return len(self._slots)
 
-    async def sync(self, key: MemoryKey, dimensions: Dimensions) -> Synced:
-        """The memory as its log has it now. StoreUnavailable where the log cannot be read.
+    async def sync(self, key: MemoryKey, dimensions: Dimensions, *, forget_version: int = 0) -> Synced:
+        """The memory as its log has it now, without anything that was forgotten up to `forget_version`.
 
-        Costs one round trip and one repeated entry where nothing is new. An entry that is corrupt or of other
-        dimensions is left out, and logged: it must not cost the tenant the rest.
+        Costs one round trip and one repeated entry where nothing is new, and one more where something was forgotten. An
+        entry that is corrupt or of other dimensions is left out, and logged: it must not cost the tenant the rest.
+        Raises StoreUnavailable where the log cannot be read.
         """
         slot = self._slots.get(key)
         if slot is None or slot.dimensions != dimensions:
@@ -91,6 +101,10 @@ class MemoryCache:
         self._slots.move_to_end(key)
         async with slot.lock:
             with self._metrics.memory_sync_seconds.time():
+                if slot.version == 0:
+                    slot.forget_version = forget_version
+                elif slot.forget_version != forget_version:
+                    await self._forget(key, slot)
                 await self._follow(key, slot)
             synced = Synced(slot.memory, slot.version)
         self._evict()
@@ -98,23 +112,38 @@ class MemoryCache:
         return synced
 
     async def _follow(self, key: MemoryKey, slot: _Slot) -> None:
-        after = max(slot.version - 1, 0)
+        is_checked = False
         while True:
+            checks = bool(slot.last_digest) and not is_checked
+            after = slot.version - 1 if checks else slot.version
             page = await self._memory_log.read_after(key, after, self._page_entries)
             num_read = len(page)
-            if slot.version > 0 and after < slot.version:
+            if checks:
                 if not page or (page[0][0], _digest(page[0][1])) != (slot.version, slot.last_digest):
-                    _log.info("memory_rebuilt", memory=str(key), version=slot.version)
-                    slot.memory, slot.version, slot.last_digest = _new_slot(slot.dimensions).memory, 0, b""
-                    after = 0
+                    await self._forget(key, slot)
+                    if slot.last_digest:  # it was not forgotten, so this is another log
+                        _rebuild(key, slot)
                     continue
                 page = page[1:]
+            is_checked = True
             if page:
                 num_left_out = await asyncio.to_thread(_append, key, slot, page)
                 self._metrics.memory_entries_corrupt.inc(num_left_out)
             if num_read < self._page_entries:
                 return
-            after = slot.version
+
+    async def _forget(self, key: MemoryKey, slot: _Slot) -> None:
+        """Drops what was forgotten since the slot was told last; where that cannot be told, all of it."""
+        forgotten = await self._memory_log.read_forgotten(key, slot.forget_version)
+        if forgotten.version < slot.forget_version or slot.forget_version < forgotten.floor:
+            _rebuild(key, slot)
+        else:
+            num_dropped = await asyncio.to_thread(slot.memory.drop, forgotten.ranges)
+            if any(first <= slot.version <= last for first, last in forgotten.ranges):
+                slot.last_digest = b""
+            if num_dropped:
+                _log.info("memory_entries_dropped", memory=str(key), num_entries=num_dropped)
+        slot.forget_version = forgotten.version
 
     def _evict(self) -> None:
         while len(self._slots) > 1 and self.size_bytes > self._budget_bytes:
@@ -124,6 +153,11 @@ class MemoryCache:
 
 def _new_slot(dimensions: Dimensions) -> _Slot:
     return _Slot(dimensions, HostMemory(dimensions.feature, dimensions.prompt))
+
+
+def _rebuild(key: MemoryKey, slot: _Slot) -> None:
+    _log.info("memory_rebuilt", memory=str(key), version=slot.version)
+    slot.memory, slot.version, slot.last_digest = _new_slot(slot.dimensions).memory, 0, b""
 
 
 def _append(key: MemoryKey, slot: _Slot, page: Sequence[tuple[int, bytes]]) -> int:

@@ -1,28 +1,15 @@
 """Novelty and context: from the memories that a request names to the engine's references."""
 
-import asyncio
 from dataclasses import dataclass
-from typing import Protocol
 
 from app.domain.job import Job
 from app.domain.request import ReferenceSelection
 from app.errors import ReferenceNotFound
 from app.memory.keys import MemoryKey
-from app.worker.memory_cache import MemoryCache
+from app.worker.memory_reader import MemoryReader
 from app.worker.models import LoadedModel
 from app.worker.neighbours import reference_query, to_entries
 from sparke_engine.guidance.push import Reference
-
-
-class MemoryVersions(Protocol):
-    """Which version of a memory a request reads."""
-
-    async def resolve_version(self, memory: MemoryKey, wanted: int | None, *, member: str = ...) -> int:
-        """The current one, or the one that a replay wants; InvalidRequest where there is none such yet.
-
-        `member` is the request's member that wants it.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +25,13 @@ class ReadReferences:
 class ReferenceReader:
     """Reads references: memories of the job's own tenant in its model's latent space."""
 
-    versions: MemoryVersions
-    memories: MemoryCache
+    reader: MemoryReader
 
     async def read(self, job: Job, model: LoadedModel) -> ReadReferences:
         """Novelty at its weight, context at minus its own; a weight of 0 is looked up like any, and left out.
 
-        Raises ReferenceNotFound for a memory that holds nothing, InvalidRequest for a version that is not there yet.
+        Raises ReferenceNotFound for a memory that holds nothing, InvalidRequest for a version that is not there yet, VersionGone for
+        one of which something was forgotten.
         """
         found: list[Reference] = []
         numbers: list[int | None] = []
@@ -67,12 +54,12 @@ class ReferenceReader:
     ) -> tuple[int, Reference]:
         """The version that is read, and the reference at the weight 1."""
         key = MemoryKey(job.tenant_id, model.spec.latent_space, selection.name)
-        version = await self.versions.resolve_version(key, selection.version, member=member)
+        reading = await self.reader.open(key, selection.version, member=member)
+        version = reading.version
         if version == 0:
             raise _nothing_in(selection, model, member)
-        synced = await self.memories.sync(key, model.dimensions)
         query = reference_query(model.engine.preset.max_reference_entries, model.dimensions, version=version)
-        entries = to_entries(await asyncio.to_thread(synced.memory.select, query))
+        entries = to_entries(await self.reader.choose(reading, model.dimensions, query))
         if entries.num_entries == 0:
             raise _nothing_in(selection, model, member)
         return version, Reference(entries, 1.0)

@@ -19,25 +19,24 @@ from app.images.store import image_key
 from app.jobs.transitions import CANCELLED, EXPIRED
 from app.jobs.types import Cancelled, Committed, Progress, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
-from app.memory.keys import MemoryKey
+from app.memory.store import ReadPoint
 from app.telemetry.metrics import Metrics
 from app.worker.batcher import batch_key
 from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
 from app.worker.failures import failure_of
 from app.worker.memory_cache import MemoryCache
+from app.worker.memory_reader import MemoryReader, MemoryVersions
 from app.worker.models import LoadedModel
-from app.worker.neighbours import neighbour_query, to_neighbours
 from app.worker.patience import Patience
 from app.worker.pictures import read_picture
 from app.worker.png import ImageOrigin, encode_png, image_metadata
 from app.worker.previewer import Previewer
-from app.worker.references import MemoryVersions, ReadReferences, ReferenceReader
+from app.worker.references import ReadReferences, ReferenceReader
 from app.worker.watch import BatchSteps, BatchStopped, BatchWatch
 from sparke_engine.diffusion.engine import DenoisingPlan, Sample, SampleGroup
 from sparke_engine.diffusion.loras import LoraScale
 from sparke_engine.errors import OutputMismatch
-from sparke_engine.types import Neighbours
 
 _log = structlog.get_logger(__name__)
 
@@ -58,9 +57,14 @@ class JobEnds(Protocol):
         ...
 
     async def commit(
-        self, reserved: ReservedJob, result: GenerationResult, entries: Sequence[bytes]
+        self,
+        reserved: ReservedJob,
+        result: GenerationResult,
+        entries: Sequence[bytes],
+        *,
+        seen_version: int | None = None,
     ) -> Committed | Cancelled | None:
-        """Remember the entries and end the job with its result, at once or not at all."""
+        """Remember the entries, unless all was forgotten since `seen_version`, and end the job; at once or not at all."""
         ...
 
     async def fail(self, reserved: ReservedJob, failure: Failure) -> JobState | None:
@@ -108,7 +112,7 @@ class _Prepared:
     model: LoadedModel
     group: SampleGroup
     prompt_embedding: Tensor
-    memory_version: int
+    point: ReadPoint
     references: ReadReferences
 
     @property
@@ -133,7 +137,8 @@ class BatchRunner:
 
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
-        self._references = ReferenceReader(parts.versions, parts.memories)
+        self._reader = MemoryReader(parts.versions, parts.memories, parts.metrics)
+        self._references = ReferenceReader(self._reader)
 
     async def run(self, batch: Sequence[ReservedJob]) -> None:
         """End every job of the batch. Raises nothing for a job's sake.
@@ -205,7 +210,7 @@ class BatchRunner:
         request = reserved.job.request
         model = self._parts.models[request.model]
         embedding = await self._parts.device.run(lambda: model.engine.embed_prompts([request.prompt])[0])
-        version, neighbours = await self._read_memory(reserved.job, model, embedding)
+        point, neighbours = await self._reader.read(reserved.job, model, embedding)
         references = await self._references.read(reserved.job, model)
         group = SampleGroup(
             prompt=request.prompt,
@@ -218,21 +223,7 @@ class BatchRunner:
             references=references.sets,
             picture=await read_picture(reserved.job, model, self._parts.images, self._parts.encoders),
         )
-        return _Prepared(reserved, model, group, embedding, version, references)
-
-    async def _read_memory(
-        self, job: Job, model: LoadedModel, embedding: Tensor
-    ) -> tuple[int, Neighbours | None]:
-        diversity = job.request.diversity
-        key = MemoryKey(job.tenant_id, model.spec.latent_space, diversity.memory.name)
-        version = await self._parts.versions.resolve_version(key, diversity.memory.version)
-        if not diversity.memory.read or version == 0:
-            return version, None
-        synced = await self._parts.memories.sync(key, model.dimensions)
-        query = neighbour_query(model.engine.preset, diversity, embedding, version=version)
-        with self._parts.metrics.memory_search_seconds.time():
-            chosen = await asyncio.to_thread(synced.memory.select, query)
-        return version, to_neighbours(chosen)
+        return _Prepared(reserved, model, group, embedding, point, references)
 
     async def _generate(
         self, prepared: Sequence[_Prepared], watch: BatchWatch
@@ -281,7 +272,7 @@ class BatchRunner:
             tuple(images),
             prepared.model.spec.latent_space,
             memory.name,
-            prepared.memory_version,
+            prepared.point.version,
             novelty_version=prepared.references.novelty_version,
             context_version=prepared.references.context_version,
         )
@@ -289,11 +280,12 @@ class BatchRunner:
         entries = [_entry(prepared, index, sample, now_ms) for index, sample in enumerate(samples)]
         written = entries if memory.write else []
         committed = await self._parts.patience.call(
-            lambda: self._parts.jobs.commit(reserved, result, written)
+            lambda: self._parts.jobs.commit(reserved, result, written, seen_version=prepared.point.current)
         )
         if isinstance(committed, Committed):
             self._count_end(reserved, JobState.SUCCEEDED)
-            self._count_images(prepared, samples, num_written=len(written))
+            num_written = 0 if committed.memory_version is None else len(written)
+            self._count_images(prepared, samples, num_written=num_written)
             return
         self._count_end(reserved, JobState.CANCELLED if committed else None)
         await self._remove(images)
@@ -310,7 +302,7 @@ class BatchRunner:
         origin = ImageOrigin(
             image_id=image_id(job.job_id, index),
             index=index,
-            memory_version=prepared.memory_version,
+            memory_version=prepared.point.version,
             num_batch_images=generated.num_batch_images,
             service_version=self._parts.service_version,
             novelty_version=prepared.references.novelty_version,

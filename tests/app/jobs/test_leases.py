@@ -149,10 +149,10 @@ async def _die(*_arguments):
 
 
 async def test_dead_letters_are_bounded(bench, redis):
-    """The stream keeps about as many as the limit says: Redis trims by whole nodes, of 100 letters."""
+    """The stream keeps about as many as the limit says: Redis trims by whole nodes, and at most 100 at a time."""
     bench.limits = JobLimits(max_attempts=1, max_dead_letters=100)
     async with redis.pipeline() as pipe:
-        for _ in range(300):
+        for _ in range(250):
             pipe.xadd(keys.dead_key(MODEL), {"old": "letter"})
         await pipe.execute()
     queue, reserved = await _reserve_one(bench)

@@ -69,7 +69,7 @@ async def test_a_memory_that_does_not_exist_is_empty(store):
 @pytest.mark.parametrize(("wanted", "version"), [(None, 7), (7, 7), (0, 0), (3, 3)])
 async def test_the_version_to_read_is_the_wanted_or_the_current(store, wanted, version):
     """Any version up to now can be replayed."""
-    assert await store.resolve_version(MEMORY, wanted) == version
+    assert (await store.resolve_version(MEMORY, wanted)).version == version
 
 
 async def test_a_version_of_the_future_is_refused_with_both_numbers(store):

@@ -110,10 +110,10 @@ async def test_a_job_cancelled_after_its_last_step_is_not_remembered(open_bench,
     bench = open_bench()
     (reserved,) = await bench.reserve(make_job(1))
 
-    async def commit(*arguments):
+    async def commit(*arguments, **members):
         """The moment before the commit."""
         assert await bench.jobs.cancel(reserved.job.tenant_id, reserved.job.job_id) is JobState.RUNNING
-        return await bench.queue.commit(*arguments)
+        return await bench.queue.commit(*arguments, **members)
 
     bench.jobs_seen.commit = commit
     await bench.runner.run([reserved])

@@ -2,6 +2,7 @@
 
 import math
 
+import faiss
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -200,3 +201,58 @@ def test_the_bound_is_exact_within_the_rounding_of_the_index(offset):
     query = np.eye(PROMPT_DIM, dtype=np.float32)[0]
     chosen = memory.select(NeighbourQuery(query, 1, float(stored[0]) + offset, 1.0, 10))
     assert len(chosen.versions) == (offset < 0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=st.integers(0, 2**32),
+    num_entries=st.integers(1, 60),
+    share=st.floats(0, 1),
+    cap=st.integers(0, 70),
+    min_weight=st.sampled_from([0.0, 0.3]),
+)
+def test_what_is_dropped_was_never_there(seed, num_entries, share, cap, min_weight):
+    """The choice is that of a memory which never had the entries, before and after more are appended."""
+    rng = np.random.default_rng(seed)
+    entries = _entries(rng, num_entries + 10)
+    first, more = entries[:num_entries], entries[num_entries:]
+    memory, gone = _memory_of(first), rng.random(num_entries) < share
+    half = num_entries // 2
+    ranges = [(entry.version, entry.version) for entry, is_gone in zip(first, gone, strict=True) if is_gone]
+    num_dropped = memory.drop(ranges[half:]) + memory.drop(ranges[:half]) + memory.drop(ranges)
+    assert num_dropped == len(ranges)
+    left = [entry for entry, is_gone in zip(first, gone, strict=True) if not is_gone]
+    query = _query(rng.normal(size=PROMPT_DIM).astype(np.float32), 10**6, 0.7, 2.0, min_weight, cap)
+    for grown in ([], more):
+        memory.append(grown)
+        left += grown
+        found, expected = memory.select(query), _memory_of(left).select(query)
+        assert len(memory) == len(left)
+        assert found.num_qualified == expected.num_qualified
+        for name in ("features", "prompt_embeddings", "versions", "weights"):
+            assert getattr(found, name).tobytes() == getattr(expected, name).tobytes(), name
+
+
+def test_nothing_of_what_is_dropped_is_kept():
+    """Its numbers are in no array and in no index, though its neighbours are."""
+    rng = np.random.default_rng(0)
+    entries = _entries(rng, 40, spread=1.0)
+    memory = _memory_of(entries)
+    assert memory.drop([(entries[5].version, entries[5].version)]) == 1
+    arrays = [memory._features, memory._prompts, faiss.vector_to_array(memory._index.codes)]
+    held = b"".join(array.tobytes() for array in arrays)
+    for entry, is_held in ((entries[5], False), (entries[6], True)):
+        prompt = unit_rows(entry.prompt_embedding[None])
+        for needle in (entry.feature, entry.prompt_embedding, prompt):
+            assert (needle.tobytes() in held) is is_held
+
+
+def test_a_range_is_dropped_whole():
+    """From its first to its last version, over gaps, beyond both ends of the memory too."""
+    entries = _entries(np.random.default_rng(1), 30)
+    memory = _memory_of(entries)
+    first, last = entries[4].version, entries[11].version
+    assert memory.drop([(first, last)]) == 8
+    assert memory.drop([(0, first - 1), (10**6, 10**7)]) == 4
+    assert memory.drop([(0, 10**9)]) == 18
+    assert len(memory) == 0

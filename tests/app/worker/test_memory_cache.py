@@ -1,5 +1,7 @@
 """How a worker's copy of a memory follows its log."""
 
+import random
+
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
@@ -8,6 +10,7 @@ from app.domain.ids import LatentSpace, MemoryName, TenantId, image_id, make_job
 from app.errors import StoreUnavailable
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
+from app.memory.store import ForgottenRanges
 from app.telemetry.metrics import Metrics
 from app.worker.host_memory import NeighbourQuery
 from app.worker.memory_cache import Dimensions, MemoryCache
@@ -23,6 +26,9 @@ class ListLog:
 
     def __init__(self):
         self.logs = {}
+        self.acts = []
+        self.floor = 0
+        self.next = 1
         self.num_read = 0
         self.is_away = False
 
@@ -30,7 +36,8 @@ class ListLog:
         """Append entries; another origin makes other entries."""
         log = self.logs.setdefault(key, [])
         for _ in range(count):
-            version = len(log) + 1
+            version = max(self.next, len(log) + 1) if self.acts else len(log) + 1
+            self.next = version + 1
             log.append((version, _entry_bytes(origin + version)))
 
     async def read_after(self, memory, version, limit=512):
@@ -40,6 +47,12 @@ class ListLog:
         page = [row for row in self.logs.get(memory, []) if row[0] > version][:limit]
         self.num_read += len(page)
         return page
+
+    async def read_forgotten(self, _memory, since):
+        """As MemoryStore does, of the acts in `acts`: version -> ranges."""
+        later = [(version, ranges) for version, ranges in self.acts if version > since]
+        latest = max((version for version, _ in self.acts), default=0)
+        return ForgottenRanges(latest, self.floor, tuple(each for _, ranges in later for each in ranges))
 
 
 def _entry_bytes(number, *, feature_dim=4):
@@ -171,3 +184,61 @@ async def test_another_dimension_builds_another_copy():
     await cache.sync(key, DIMENSIONS)
     synced = await cache.sync(key, Dimensions(feature=9, prompt=3))
     assert (synced.version, len(synced.memory)) == (3, 0)
+
+
+def _forget(log, key, *versions):
+    """An act of forgetting, with a version of its own, as MemoryForgetter does it."""
+    log.logs[key] = [row for row in log.logs[key] if row[0] not in versions]
+    act = max([log.next - 1, *(version for version, _ in log.acts)]) + 1
+    log.acts.append((act, [(version, version) for version in versions]))
+    log.next = act + 1
+    return act
+
+
+@pytest.mark.parametrize("page_entries", [1, 2, 100])
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_is_forgotten_leaves_the_copy(seed, page_entries):
+    """After any acts, also on the newest entry, the copy equals one built from nothing, for the price of the tail."""
+    rng, log, key = random.Random(seed), ListLog(), _key()
+    log.write(key, 20)
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=_metrics(), page_entries=page_entries)
+    await cache.sync(key, DIMENSIONS)
+    for _ in range(12):
+        act = 0
+        for _ in range(rng.randint(0, 3)):
+            live = [version for version, _ in log.logs[key]]
+            act = _forget(log, key, *rng.sample(live, min(2, len(live))), live[-1])
+            log.write(key, rng.randint(1, 3))
+        log.num_read = 0
+        known = max((version for version, _ in log.acts), default=0)
+        synced = await cache.sync(key, DIMENSIONS, forget_version=act or known)
+        assert log.num_read <= 12
+        assert len(synced.memory) == len(log.logs[key])
+        assert _features(synced).tobytes() == _features(await _rebuilt(log, key)).tobytes()
+
+
+async def test_what_was_forgotten_since_the_version_was_asked_for_is_no_other_log():
+    """The newest entry may vanish between two looks: the rest of the copy stays, and is not read again."""
+    log, key = ListLog(), _key()
+    log.write(key, 50)
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=_metrics())
+    await cache.sync(key, DIMENSIONS)
+    _forget(log, key, 50)
+    log.num_read = 0
+    assert len((await cache.sync(key, DIMENSIONS, forget_version=0)).memory) == 49
+    assert log.num_read == 0
+
+
+@pytest.mark.parametrize(("floor", "acts"), [(52, [(53, [])]), (0, [])])
+async def test_who_cannot_tell_what_was_forgotten_begins_anew(floor, acts):
+    """Where old acts are told no more, or Redis knows fewer than were followed: all is read again."""
+    log, key = ListLog(), _key()
+    log.write(key, 50)
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=_metrics())
+    await cache.sync(key, DIMENSIONS)
+    act = _forget(log, key, 10)
+    await cache.sync(key, DIMENSIONS, forget_version=act)
+    log.logs[key] = [row for row in log.logs[key] if row[0] != 20]
+    log.acts, log.floor, log.num_read = acts, floor, 0
+    synced = await cache.sync(key, DIMENSIONS, forget_version=acts[0][0] if acts else 0)
+    assert (len(synced.memory), log.num_read) == (48, 48)
