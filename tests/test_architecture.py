@@ -183,9 +183,7 @@ def test_files_are_short():
 
 
 def test_scripts_never_walk_the_keyspace():
-    """No Lua script calls KEYS, FLUSHALL or FLUSHDB; XDEL, which makes a group's lag unknown, only those of memories, whose
-    logs have no group.
-    """
+    """No Lua script calls KEYS, FLUSHALL or FLUSHDB, nor XDEL, which makes a group's lag unknown: memories have no groups."""
     scripts = sorted((ROOT / "app").rglob("*.lua"))
     assert len(scripts) > 10
     calls = {

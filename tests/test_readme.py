@@ -168,6 +168,16 @@ def test_the_jobs_example_runs(service: str, tmp_path: Path):
     assert again[: len(events)] == events
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
+def test_the_memories_example_runs(service: str, tmp_path: Path):
+    """Three images, two entries shown, one forgotten, then the rest, then the memory."""
+    said = run(["bash", "-c", at(service, example("memories"))], tmp_path)
+    answers = [json.loads(line) for line in said.replace("}{", "}\n{").splitlines()]
+    assert [entry["version"] for entry in answers[0]["data"]] == [3, 2]
+    assert [answer["num_forgotten"] for answer in answers[1:]] == [1, 2, 0]
+    assert answers[3]["deleted"] is True
+
+
 def test_the_files_example_runs(service: str, tmp_path: Path):
     """The official client sends a file, sees it in the list, reads it as it was, and deletes it."""
     first, line, deleted = run([sys.executable, "-c", at(service, example("files"))], tmp_path).splitlines()

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
+from prometheus_client import Counter
 from redis.asyncio import Redis
 
 from app.batches.driver import BatchDriver
@@ -20,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Sweeper(Protocol):
-    """What removes objects that nobody needs: uploads, or copies that batches read."""
+    """What removes objects that nobody needs: uploads, copies that batches read, what is left of forgotten images."""
 
     INTERVAL_S: float
 
@@ -31,11 +32,15 @@ class Sweeper(Protocol):
 @asynccontextmanager
 async def sweeping_files(sweeper: Sweeper, metrics: Metrics) -> AsyncIterator[None]:
     """Sweeps on a timer for as long as the context lasts. A sweep that fails is logged; the next one tries again."""
-    task = asyncio.create_task(_sweep_for_ever(sweeper, metrics), name="file-sweep")
-    try:
+    async with _sweeping(sweeper, metrics.files_swept, "file"):
         yield
-    finally:
-        await end_task(task)
+
+
+@asynccontextmanager
+async def removing_remains(cleaner: Sweeper, metrics: Metrics) -> AsyncIterator[None]:
+    """The same for what is left of forgotten entries."""
+    async with _sweeping(cleaner, metrics.images_forgotten, "remains"):
+        yield
 
 
 @asynccontextmanager
@@ -61,12 +66,21 @@ async def delivering_webhooks(deliverer: Deliverer, redis: Redis) -> AsyncIterat
             await deliverer.close()
 
 
-async def _sweep_for_ever(sweeper: Sweeper, metrics: Metrics) -> None:
+@asynccontextmanager
+async def _sweeping(sweeper: Sweeper, removed: Counter, what: str) -> AsyncIterator[None]:
+    task = asyncio.create_task(_sweep_for_ever(sweeper, removed, what), name=f"{what}-sweep")
+    try:
+        yield
+    finally:
+        await end_task(task)
+
+
+async def _sweep_for_ever(sweeper: Sweeper, removed: Counter, what: str) -> None:
     while True:
         try:
-            metrics.files_swept.inc(await sweeper.sweep())
+            removed.inc(await sweeper.sweep())
         except ServiceError as error:
-            _log.warning("file_sweep_failed", error=error.message)
+            _log.warning(f"{what}_sweep_failed", error=error.message)
         except Exception:  # noqa: BLE001 - this must not be the last sweep
-            _log.exception("file_sweep_failed")
+            _log.exception(f"{what}_sweep_failed")
         await asyncio.sleep(sweeper.INTERVAL_S)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from redis.asyncio import Redis
 
 from app.batches.store import BatchStore
 from app.catalogue import Catalogue
@@ -17,15 +18,41 @@ from app.images.store import ImageStore
 from app.images.urls import UrlSigner
 from app.jobs.events import JobEvents
 from app.jobs.listing import JobLister
+from app.jobs.remains import RemainsCleaner
+from app.jobs.running import RunningJobs
 from app.jobs.store import JobStore
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry
+from app.memory.forgetting import MemoryForgetter
 from app.memory.overview import MemoryOverview
+from app.memory.store import MemoryStore
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.tenants.keys import KeyStore
 from app.webhooks.store import WebhookStore
 from app.webhooks.targets import Targets
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDeps:
+    """What the API shows of memories and forgets of them."""
+
+    overview: MemoryOverview
+    versions: MemoryStore
+    forgetter: MemoryForgetter
+    remains: RemainsCleaner
+    running: RunningJobs
+
+    @classmethod
+    def of(cls, redis: Redis, images: ImageStore, *, clock_ms: Callable[[], int]) -> "MemoryDeps":
+        """All of it over one Redis and one store of images."""
+        return cls(
+            overview=MemoryOverview(redis),
+            versions=MemoryStore(redis),
+            forgetter=MemoryForgetter(redis, clock_ms=clock_ms),
+            remains=RemainsCleaner(redis, images, clock_ms=clock_ms),
+            running=RunningJobs(redis),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +69,7 @@ class Deps:
     files: FileStore
     contents: FileContents
     batches: BatchStore
-    memories: MemoryOverview
+    memories: MemoryDeps
     webhooks: WebhookStore
     webhook_targets: Targets
     uploads: UploadSlots

@@ -26,8 +26,8 @@ from app.http.app import create_app, stop_followers
 from app.http.auth import is_loopback
 from app.http.background import Background
 from app.http.batch_lines import WireForms
-from app.http.chores import delivering_webhooks, driving_batches, sweeping_files
-from app.http.deps import Deps
+from app.http.chores import delivering_webhooks, driving_batches, removing_remains, sweeping_files
+from app.http.deps import Deps, MemoryDeps
 from app.http.pictures import PictureReader
 from app.http.uploads import UploadSlots
 from app.images.store import ImageStore
@@ -38,7 +38,6 @@ from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry, now_ms
-from app.memory.overview import MemoryOverview
 from app.redis.connection import check_server, connect
 from app.redis.replicas import Replicas
 from app.settings import Settings
@@ -80,6 +79,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             redis, files, contents, upload_timeout_s=settings.upload_timeout_s, clock_ms=now_ms
         )
         await stack.enter_async_context(sweeping_files(sweeper, metrics))
+        images = ImageStore.open(settings.image_store_url)
         resolver = stack.enter_context(closing(SystemResolver()))
         deps = Deps(
             jobs=jobs,
@@ -88,11 +88,11 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             waiter=await stack.enter_async_context(waiter),
             registry=registry,
             keys=KeyStore(redis, replicas=replicas),
-            images=ImageStore.open(settings.image_store_url),
+            images=images,
             files=files,
             contents=contents,
             batches=_batch_store(redis, settings, replicas),
-            memories=MemoryOverview(redis),
+            memories=MemoryDeps.of(redis, images, clock_ms=now_ms),
             webhooks=WebhookStore(redis, clock_ms=now_ms, replicas=replicas),
             webhook_targets=Targets(resolver, allow_private=settings.webhooks_allow_private),
             uploads=UploadSlots(settings.max_uploads_per_tenant),
@@ -108,6 +108,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         inputs = BatchInputs.open(settings.file_store_url)
         input_sweeper = InputSweeper(redis, inputs, clock_ms=now_ms)
         await stack.enter_async_context(sweeping_files(input_sweeper, metrics))
+        await stack.enter_async_context(removing_remains(deps.memories.remains, metrics))
         await stack.enter_async_context(driving_batches(_make_driver(deps, redis, inputs)))
         await stack.enter_async_context(delivering_webhooks(_make_deliverer(deps, redis), redis))
         yield deps

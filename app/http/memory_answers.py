@@ -2,17 +2,78 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
-from app.domain.ids import TenantId, parse_image_id
+from app.domain.ids import IMAGE_FORM, TenantId, parse_image_id
 from app.domain.job import JobRecord
 from app.domain.result import GeneratedImage
 from app.http.deps import Deps
+from app.http.generation import WireModel
 from app.http.showing import image_url
 from app.memory.codec import MemoryEntry
 from app.memory.overview import MemoryStats
+
+MAX_FORGOTTEN = 1000
+MAX_VERSION = 2**53
+MAX_TIME_S = 2**40  # in milliseconds still exact in JSON numbers of every client
+
+EntryVersion = Annotated[int, Field(ge=1, le=MAX_VERSION)]
+ImageName = Annotated[str, StringConstraints(pattern=IMAGE_FORM)]
+
+
+class ForgetBody(WireModel):
+    """What to forget: one of these."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    versions: list[EntryVersion] | None = Field(
+        default=None, min_length=1, max_length=MAX_FORGOTTEN, description="The entries of these versions."
+    )
+    images: list[ImageName] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_FORGOTTEN,
+        description="The entries of these images, by their ids.",
+    )
+    before: int | None = Field(
+        default=None, ge=0, le=MAX_TIME_S, description="All entries from before this time (Unix seconds)."
+    )
+    all: bool | None = Field(
+        default=None,
+        description="Everything; what is being made is not remembered either.",
+        json_schema_extra={"enum": [True]},
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        given = [name for name in self.model_fields_set if getattr(self, name) not in (None, False)]
+        if len(self.model_fields_set) != 1 or not given:
+            raise PydanticCustomError("invalid_value", "give one of versions, images, before, or all: true")
+        return self
+
+
+class ForgottenAnswer(BaseModel):
+    """What was forgotten. No job that begins from now on reads it."""
+
+    id: str
+    object: Literal["memory.forgotten"] = "memory.forgotten"
+    num_forgotten: int = Field(description="How many entries.")
+    version: int = Field(description="The memory's version after it.")
+    num_running: int = Field(
+        description="Jobs of yours that had begun before, may have read it, and still run. The answer has waited for them."
+    )
+    num_remaining: int = Field(
+        description="Images, with their jobs' records, that are still to be removed; that goes on until it is done."
+    )
+
+
+class MemoryDeletedAnswer(ForgottenAnswer):
+    """A memory that was there and is no more."""
+
+    deleted: Literal[True] = True
 
 
 class MemoryAnswer(BaseModel):

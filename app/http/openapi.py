@@ -13,6 +13,7 @@ from app.http.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS, common_errors
 from app.http.errors import PROBLEM_JSON, all_codes
 from app.http.event_docs import IMAGE_STREAM, JOB_STREAM
 from app.http.generation import GenerationBody, JobBody
+from app.http.memory_answers import ForgetBody
 from app.http.webhook_answers import WebhookBody
 
 _REF = "#/components/schemas/{model}"
@@ -176,6 +177,22 @@ WEBHOOK_DOCS: dict[str, Any] = {
     }
 }
 
+FORGET_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF.format(model=ForgetBody.__name__)},
+                "examples": {
+                    "versions": {"summary": "Two entries", "value": {"versions": [3, 17]}},
+                    "before": {"summary": "All from before a time", "value": {"before": 1700000000}},
+                    "all": {"summary": "Everything", "value": {"all": True}},
+                },
+            }
+        },
+    }
+}
+
 IMAGE_DOCS: dict[str, Any] = {
     "responses": {
         "200": {
@@ -270,6 +287,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             (JobBody, "validation"),
             (BatchBody, "validation"),
             (WebhookBody, "validation"),
+            (ForgetBody, "validation"),
             (Problem, "serialization"),
             (NotReady, "serialization"),
         ],

@@ -15,6 +15,7 @@ from app.domain.request import GenerationRequest
 from app.errors import InvalidValue, QueueFull
 from app.http.deps import Deps
 from app.http.generation import ImagesBody, find_model, to_request
+from app.http.replays import check_replay
 from app.jobs.types import Accepted, Idempotency
 
 _KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
@@ -67,7 +68,7 @@ def idempotency_of(
 async def submit(tenant_id: TenantId, body: ImagesBody, wish: Wish, deps: Deps) -> Accepted:
     """Makes a job of the body and accepts it; the job that stands for it, an earlier one where its key has one.
 
-    Raises what is wrong with the body, QueueFull, IdempotencyMismatch, StoreUnavailable.
+    Raises what is wrong with the body, VersionGone, QueueFull, IdempotencyMismatch, StoreUnavailable.
     """
     generation = to_request(body, find_model(body.model, deps.catalogue), deps.randomness)
     job_id = make_job_id(deps.now_ms(), deps.randomness(8))
@@ -84,6 +85,8 @@ async def accept_job(
     deps: Deps,
 ) -> Accepted:
     """Accepts a job; the job that stands for it, as `submit` has it. Raises QueueFull, IdempotencyMismatch, StoreUnavailable."""
+    if wish.idempotency is None:  # what a key stands for may be of a time before something was forgotten
+        await check_replay(tenant_id, generation, deps)
     now_ms = deps.now_ms()
     job = Job(
         tenant_id=tenant_id,

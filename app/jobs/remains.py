@@ -7,7 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from app.domain.ids import (
     ImageId,
@@ -21,7 +23,7 @@ from app.domain.ids import (
 )
 from app.domain.result import GenerationResult
 from app.errors import CorruptRecord, InvalidId
-from app.images.store import ImageStore, index_of
+from app.images.store import ImageStore, index_of, parse_picture_key
 from app.jobs import codec, keys
 from app.memory.keys import (
     COMMON,
@@ -107,7 +109,18 @@ class RemainsCleaner:
 
     @redis_errors
     async def _strike_tenant(self, tenant_id: TenantId, score: float) -> None:
-        await self._forget_tenant([FORGETTING_KEY], [tenant_id, f"{score:.0f}"])
+        """Takes the tenant off the list, and has Redis write its file anew, which had all that was ever written.
+
+        Managed servers may refuse that, and write their files when they like.
+        """
+        if not await self._forget_tenant([FORGETTING_KEY], [tenant_id, f"{score:.0f}"]):
+            return
+        try:
+            facts: Any = await self._redis.info("persistence")
+            if facts["aof_enabled"]:
+                await self._redis.bgrewriteaof()
+        except ResponseError as error:
+            structlog.get_logger().warning("file_not_rewritten", error=str(error))
 
     async def _named(self, tenant_id: TenantId, kind: str) -> list[str]:
         """Some of the remains of a kind. Cost: O(log n)."""
@@ -143,7 +156,8 @@ class RemainsCleaner:
             of_jobs[job_id].add(index)
         await asyncio.gather(*(self._remove_files(tenant_id, *job) for job in of_jobs.items()))
         for job_id, indices in of_jobs.items():
-            await self._edit_job(tenant_id, job_id, {image_id(job_id, index) for index in indices})
+            if await self._edit_job(tenant_id, job_id, {image_id(job_id, index) for index in indices}):
+                await self._remove_pictures(tenant_id, job_id)
         await self._strike(tenant_id, members)
 
     async def _remove_files(self, tenant_id: TenantId, job_id: JobId, indices: Iterable[int]) -> None:
@@ -151,7 +165,13 @@ class RemainsCleaner:
         async for found in self._images.list_of(tenant_id, job_id):
             await asyncio.gather(*(self._images.delete(key) for key in found if index_of(key) in gone))
 
-    async def _edit_job(self, tenant_id: TenantId, job_id: JobId, gone: set[ImageId]) -> None:
+    async def _remove_pictures(self, tenant_id: TenantId, job_id: JobId) -> None:
+        """What an edit began with."""
+        async for found in self._images.list_of(tenant_id, job_id):
+            await asyncio.gather(*(self._images.delete(key) for key in found if parse_picture_key(key)))
+
+    async def _edit_job(self, tenant_id: TenantId, job_id: JobId, gone: set[ImageId]) -> bool:
+        """Takes the images out of the job's record; whether the record went with the last of them."""
         job, events = keys.job_key(tenant_id, job_id), keys.events_key(tenant_id, job_id)
         while True:
             found: Any = self._redis.hmget(job, ["result", "idempotency"])
@@ -159,7 +179,7 @@ class RemainsCleaner:
             touched = [job, events, keys.jobs_key(tenant_id), *([idempotency] if idempotency else [])]
             left = _without(result, gone, where=f"job {job_id}")
             if await self._forget_job(touched, [job_id, result or b"", left]):
-                return
+                return not left
 
 
 def _without(data: bytes | None, gone: set[ImageId], *, where: str) -> bytes:

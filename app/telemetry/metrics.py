@@ -212,6 +212,14 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self.memory_entries_forgotten = Counter(
+            "sparke_memory_entries_forgotten", "Entries that tenants had forgotten.", registry=registry
+        )
+        self.images_forgotten = Counter(
+            "sparke_images_forgotten",
+            "Images that this process removed, with what told of them, because they were forgotten.",
+            registry=registry,
+        )
         self.memory_entries_corrupt = Counter(
             "sparke_memory_entries_corrupt",
             "Entries that were skipped because they are corrupt.",

@@ -40,7 +40,7 @@ async def read_job_body(request: Request, _tenant: Tenant, deps: DepsOf) -> JobB
     "",
     status_code=202,
     response_model=JobAnswer,
-    responses=fails_with(400, 404, 413, 415, 422, 429),
+    responses=fails_with(400, 404, 410, 413, 415, 422, 429),
     openapi_extra=JOB_DOCS,
 )
 async def create_job(

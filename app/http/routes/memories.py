@@ -1,28 +1,45 @@
 """Memories: what a tenant's images are pushed away from, seen and shaped by the tenant."""
 
+import re
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
-from app.domain.ids import MEMORY_FORM, MemoryId, TenantId, parse_memory_id
-from app.errors import InvalidId
+from app.domain.ids import MEMORY_FORM, ImageId, MemoryId, TenantId, parse_image_id, parse_memory_id
+from app.errors import InvalidId, NotFound
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
+from app.http.forgetting import acknowledge
+from app.http.json_body import read_json
 from app.http.memory_answers import (
+    MAX_VERSION,
     EntriesAnswer,
+    ForgetBody,
+    ForgottenAnswer,
     MemoriesAnswer,
     MemoryAnswer,
+    MemoryDeletedAnswer,
     describe_entries,
     describe_memory,
 )
+from app.http.openapi import FORGET_DOCS
 from app.http.showing import base_url_of
 from app.memory.keys import MemoryKey
 from app.memory.overview import EntryQuery, no_such_memory
 
 MAX_LISTED = 100
-MAX_VERSION = 2**53
+MAX_WAIT_S = 60.0
+_ENTRY_VERSION = re.compile(r"[1-9][0-9]{0,15}")
 
+Wait = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=MAX_WAIT_S,
+        description="How long the answer may wait for jobs that run now and may have read what is forgotten.",
+    ),
+]
 Version = Annotated[int | None, Query(ge=0, le=MAX_VERSION, description="The version before the first one.")]
 
 router = APIRouter(prefix="/v1/memories", tags=["memories"])
@@ -42,7 +59,7 @@ async def list_memories(
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="At most so many.")] = 20,
 ) -> MemoriesAnswer:
     """Your memories in order of their ids. A cursor stays good when its own memory has gone."""
-    page = await deps.memories.list_memories(tenant_id, limit, _parse_cursor(after))
+    page = await deps.memories.overview.list_memories(tenant_id, limit, _parse_cursor(after))
     data = [describe_memory(stats) for stats in page.memories]
     ends = (data[0].id, data[-1].id) if data else (None, None)
     return MemoriesAnswer(data=data, first_id=ends[0], last_id=ends[1], has_more=page.has_more)
@@ -51,7 +68,7 @@ async def list_memories(
 @router.get("/{memory_id}", responses=fails_with(404))
 async def show_memory(memory_id: str, tenant_id: Tenant, deps: DepsOf) -> MemoryAnswer:
     """A memory as it stands."""
-    return describe_memory(await deps.memories.get(parse_memory(memory_id, tenant_id)))
+    return describe_memory(await deps.memories.overview.get(parse_memory(memory_id, tenant_id)))
 
 
 @router.get("/{memory_id}/entries", responses=fails_with(400, 404))
@@ -66,11 +83,68 @@ async def list_entries(  # noqa: PLR0917 - the members of the query
 ) -> EntriesAnswer:
     """What a memory holds. Versions have gaps where something was forgotten."""
     memory = parse_memory(memory_id, tenant_id)
-    page = await deps.memories.list_entries(memory, EntryQuery(limit, order, after))
+    page = await deps.memories.overview.list_entries(memory, EntryQuery(limit, order, after))
     base_url = base_url_of(request, deps)
     data = await describe_entries(tenant_id, page.entries, deps, base_url=base_url)
     ends = (data[0].version, data[-1].version) if data else (None, None)
     return EntriesAnswer(data=data, first_version=ends[0], last_version=ends[1], has_more=page.has_more)
+
+
+async def read_forget_body(request: Request, _tenant: Tenant, deps: DepsOf) -> ForgetBody:
+    """The body; it is read only after the key has been checked."""
+    return await read_json(request, ForgetBody, max_bytes=deps.settings.max_body_bytes)
+
+
+@router.post("/{memory_id}/forget", responses=fails_with(400, 404, 413, 415), openapi_extra=FORGET_DOCS)
+async def forget(
+    memory_id: str,
+    tenant_id: Tenant,
+    deps: DepsOf,
+    *,
+    body: Annotated[ForgetBody, Depends(read_forget_body)],
+    wait_s: Wait = 10.0,
+) -> ForgottenAnswer:
+    """Forget entries for good, with their images and what is known of their jobs.
+
+    What is not there is passed over. A job whose images are not all forgotten keeps its record, with its prompt.
+    """
+    memory = parse_memory(memory_id, tenant_id)
+    if body.versions is not None:
+        forgotten = await deps.memories.forgetter.forget_versions(memory, body.versions)
+    elif body.images is not None:
+        forgotten = await deps.memories.forgetter.forget_images(memory, map(ImageId, body.images))
+    elif body.before is not None:
+        forgotten = await deps.memories.forgetter.forget_before(memory, 1000 * body.before)
+    else:
+        forgotten = await deps.memories.forgetter.forget_all(memory)
+    (act,) = body.model_fields_set
+    return await acknowledge(memory, forgotten, deps, act=act, wait_s=wait_s)
+
+
+@router.delete("/{memory_id}/entries/{entry}", responses=fails_with(400, 404))
+async def forget_entry(
+    memory_id: str, entry: str, tenant_id: Tenant, deps: DepsOf, *, wait_s: Wait = 10.0
+) -> ForgottenAnswer:
+    """Forget one entry, by its version or by its image's id. A second time there is none: 404."""
+    memory = parse_memory(memory_id, tenant_id)
+    if _ENTRY_VERSION.fullmatch(entry):
+        forgotten = await deps.memories.forgetter.forget_versions(memory, [int(entry)])
+    else:
+        forgotten = await deps.memories.forgetter.forget_images(memory, [_parse_image(entry)])
+    if forgotten.num_entries == 0:
+        raise _no_such_entry(entry)
+    return await acknowledge(memory, forgotten, deps, act="entry", wait_s=wait_s)
+
+
+@router.delete("/{memory_id}", responses=fails_with(400, 404))
+async def delete_memory(
+    memory_id: str, tenant_id: Tenant, deps: DepsOf, *, wait_s: Wait = 10.0
+) -> MemoryDeletedAnswer:
+    """Forget all of a memory, and the memory. What is being made is not remembered; what is asked for later makes it anew."""
+    memory = parse_memory(memory_id, tenant_id)
+    forgotten = await deps.memories.forgetter.delete(memory)
+    answer = await acknowledge(memory, forgotten, deps, act="memory", wait_s=wait_s)
+    return MemoryDeletedAnswer(**answer.model_dump())
 
 
 def parse_memory(memory_id: str, tenant_id: TenantId) -> MemoryKey:
@@ -89,3 +163,16 @@ def _parse_cursor(after: str | None) -> MemoryId | None:
     except InvalidId as error:
         raise InvalidId(error.message, param="after") from error
     return MemoryId(after)
+
+
+def _parse_image(entry: str) -> ImageId:
+    """An image's id from a path. What cannot be one names no entry."""
+    try:
+        parse_image_id(entry)
+    except InvalidId as error:
+        raise _no_such_entry(entry) from error
+    return ImageId(entry)
+
+
+def _no_such_entry(entry: str) -> NotFound:
+    return NotFound(f"the memory has no entry {entry[:80]!r}; it was forgotten, or never was there")

@@ -65,7 +65,7 @@ def document(keyed_api):
 @pytest.fixture(scope="module")
 def known(keyed_api):
     """What is there, by the name of its parameter; the first of each has to stay, and cases may delete the others."""
-    memories = [f"m{number}" for number in range(12)]
+    memories = [f"m{number}" for number in range(25)]
     made = [
         keyed_api.post("/v1/jobs", json={"prompt": "a star", "diversity": {"memory": {"name": name}}}).json()
         for name in ("default", *memories)
@@ -85,7 +85,7 @@ def known(keyed_api):
         "batch_id": [batch_id],
         "webhook_id": hooks,
         "memory_id": [f"toy.{name}" for name in memories],
-        "entry": ["1"],
+        "entry": ["2", "1"],
         "image_id": [url.path.rpartition("/")[2]],
         "query of an image": dict(parse_qsl(url.query)),
     }

@@ -1,5 +1,8 @@
 """Memories over HTTP, with a real worker."""
 
+import threading
+import time
+
 import pytest
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -34,6 +37,15 @@ def test_a_memory_and_its_entries(http):
     assert [entry["version"] for entry in oldest["data"]] == [1, 2]
 
 
+def test_an_image_that_is_not_kept_has_no_url(http, settings):
+    """Its entry stays, and its prompt as long as the job's record."""
+    image = _remember(http, "swept")["data"][0]
+    (path,) = settings.data_dir.rglob(f"{image['id'].rpartition('-')[0]}/*.png")
+    path.unlink()
+    (entry,) = http.get("/v1/memories/toy.swept/entries").json()["data"]
+    assert (entry["image_id"], entry["image_url"], entry["prompt"]) == (image["id"], None, "a star")
+
+
 def test_memories_are_listed(http):
     """In order of ids, by pages."""
     for name in ("listed-a", "listed-b", "listed-c"):
@@ -54,3 +66,135 @@ def test_what_names_no_memory_is_not_found(http, memory_id):
     for path in (f"/v1/memories/{memory_id}", f"/v1/memories/{memory_id}/entries"):
         answer = http.get(path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), path
+
+
+def _entries(http, name):
+    return http.get(f"/v1/memories/toy.{name}/entries").json()["data"]
+
+
+@pytest.mark.parametrize("by", ["version", "image_id"])
+def test_an_entry_is_forgotten_with_all_that_tells_of_it(http, by):
+    """By its version or its image: image, job and idempotency key are gone; a second time there is none."""
+    name, key = f"forgets-{by}".replace("_", "-"), {"idempotency-key": f"forgets {by}"}
+    body = {"prompt": "a star", "diversity": {"memory": {"name": name}}, "response_format": "url"}
+    image = http.post("/v1/images/generations", json=body, headers=key).json()["data"][0]
+    kept = _remember(http, name)["data"][0]
+    (entry,) = [each for each in _entries(http, name) if each["image_id"] == image["id"]]
+    path = f"/v1/memories/toy.{name}/entries/{entry[by]}"
+    answer = http.delete(path, params={"wait_s": 5}).json()
+    assert answer == {
+        "id": f"toy.{name}",
+        "object": "memory.forgotten",
+        "num_forgotten": 1,
+        "version": 3,
+        "num_running": 0,
+        "num_remaining": 0,
+    }
+    assert [each["image_id"] for each in _entries(http, name)] == [kept["id"]]
+    assert http.get(image["url"]).status_code == 404
+    assert http.get(f"/v1/jobs/{entry['job_id']}").status_code == 404
+    assert http.get(kept["url"]).status_code == 200
+    assert http.delete(path).status_code == 404
+    again = http.post("/v1/images/generations", json=body, headers=key).json()["data"][0]
+    assert again["id"] != image["id"]
+
+
+def test_what_is_forgotten_guides_nothing_and_cannot_be_replayed(http):
+    """The next image has fewer neighbours; a replay of what the memory was is 410, before it waits for anything."""
+    name = "forgets-guidance"
+    _remember(http, name, n=3)
+    http.post(f"/v1/memories/toy.{name}/forget", json={"versions": [2, 3]}).raise_for_status()
+    answer = _remember(http, name)
+    assert answer["data"][0]["diversity"]["num_neighbours"] == 1
+    for member, named in (
+        ("memory", {"name": name, "version": 3}),
+        ("novelty", {"reference": name, "version": 3, "weight": 0.5}),
+        ("context", {"reference": name, "version": 3, "weight": 0.5}),
+    ):
+        for path in ("/v1/images/generations", "/v1/jobs"):
+            gone = http.post(path, json={"prompt": "a star", "diversity": {member: named}})
+            assert (gone.status_code, gone.json()["error"]["code"]) == (410, "memory_version_gone"), path
+            assert gone.json()["error"]["param"] == f"diversity.{member}.version"
+    body = {"prompt": "a star", "diversity": {"memory": {"name": name, "version": 3}}}
+    gone = http.post("/v1/images/generations", json=body, headers={"idempotency-key": "the worker says it"})
+    assert (gone.status_code, gone.json()["error"]["code"]) == (410, "memory_version_gone")
+
+
+def test_many_are_forgotten(http):
+    """By images, by time, all: what is not there is passed over."""
+    name = "forgets-many"
+    images = _remember(http, name, n=5)["data"]
+    path = f"/v1/memories/toy.{name}/forget"
+    ids = [images[0]["id"], images[4]["id"], f"job_{'0' * 28}-0"]
+    assert http.post(path, json={"images": ids}).json()["num_forgotten"] == 2
+    assert http.post(path, json={"before": 1_600_000_000}).json()["num_forgotten"] == 0
+    made_at = _entries(http, name)[0]["created_at"]
+    assert http.post(path, json={"before": made_at + 1}).json()["num_forgotten"] == 3
+    _remember(http, name, n=2)
+    answer = http.post(path, json={"all": True}).json()
+    assert (answer["num_forgotten"], answer["num_remaining"]) == (2, 0)
+    assert http.get(f"/v1/memories/toy.{name}").json()["num_entries"] == 0
+    assert http.post(path, json={"versions": [1]}).json() == {**answer, "num_forgotten": 0}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"all": False},
+        {"all": None},
+        {"all": True, "before": 5},
+        {"all": True, "before": None},
+        {"versions": []},
+        {"versions": [0]},
+        {"versions": [1] * 1001},
+        {"images": ["../../etc"]},
+        {"before": -1},
+        {"query": "a star"},
+    ],
+)
+def test_what_says_not_what_to_forget_is_refused(http, body):
+    """And nothing is forgotten."""
+    _remember(http, "keeps")
+    before = http.get("/v1/memories/toy.keeps").json()["num_entries"]
+    assert http.post("/v1/memories/toy.keeps/forget", json=body).status_code == 400
+    assert http.get("/v1/memories/toy.keeps").json()["num_entries"] == before
+
+
+def test_a_memory_is_deleted(http):
+    """It is not found and not listed; what is asked for under its name makes it anew, at later versions."""
+    _remember(http, "deleted", n=2)
+    answer = http.delete("/v1/memories/toy.deleted").json()
+    assert (answer["deleted"], answer["num_forgotten"], answer["version"]) == (True, 2, 3)
+    for call in (
+        http.get("/v1/memories/toy.deleted"),
+        http.delete("/v1/memories/toy.deleted"),
+        http.post("/v1/memories/toy.deleted/forget", json={"all": True}),
+        http.delete("/v1/memories/toy.deleted/entries/1"),
+    ):
+        assert call.status_code == 404
+    listed = http.get("/v1/memories", params={"limit": 100}).json()["data"]
+    assert "toy.deleted" not in {memory["id"] for memory in listed}
+    assert _remember(http, "deleted")["memory_version"] == 3
+    assert [entry["version"] for entry in _entries(http, "deleted")] == [4]
+
+
+def test_the_answer_waits_for_jobs_that_run_or_tells_of_them(http):
+    """They may have read what is forgotten; those that begin later cannot."""
+    name = "waits"
+    _remember(http, name)
+    asked = {"prompt": "a star", "steps": 400_000, "diversity": {"memory": {"name": "elsewhere"}}}
+    job = http.post("/v1/jobs", json=asked).json()
+    until_s = time.monotonic() + 20
+    while http.get(f"/v1/jobs/{job['id']}").json()["status"] != "running":
+        assert time.monotonic() < until_s
+    path = f"/v1/memories/toy.{name}/entries/1"
+    began_s = time.monotonic()
+    assert http.delete(path, params={"wait_s": 0.5}).json()["num_running"] == 1
+    assert time.monotonic() - began_s >= 0.5
+    stopping = threading.Timer(0.5, lambda: http.post(f"/v1/jobs/{job['id']}/cancel"))
+    stopping.start()
+    answer = http.post(f"/v1/memories/toy.{name}/forget", json={"all": True}, params={"wait_s": 30}).json()
+    assert answer["num_running"] == 0
+    stopping.join()
+    assert http.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"

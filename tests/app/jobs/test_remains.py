@@ -3,7 +3,7 @@
 import pytest
 
 from app.errors import NotFound, StoreUnavailable
-from app.images.store import ImageStore, image_key, preview_key
+from app.images.store import ImageStore, image_key, picture_key, preview_key
 from app.jobs import keys
 from app.jobs.remains import RemainsCleaner
 from app.jobs.running import RunningJobs
@@ -36,6 +36,8 @@ class Scene:
             await self.images.put(
                 preview_key(job.tenant_id, job.job_id, reserved.fence, index, number=1), b"p"
             )
+        for part in ("picture", "mask"):
+            await self.images.put(picture_key(job.tenant_id, job.job_id, part), b"what an edit begins with")
         await self.bench.queue().commit(reserved, self.bench.result(reserved), self.bench.entries(reserved))
         return job
 
@@ -65,7 +67,7 @@ async def test_of_a_forgotten_job_nothing_is_left(scene):
     assert scene.stored(job) == []
     assert await scene.redis.exists(keys.idempotency_key(job.tenant_id, "mine")) == 0
     assert await scene.is_known(other)
-    assert len(scene.stored(other)) == 3
+    assert len(scene.stored(other)) == 5
     assert await scene.redis.exists(keys.idempotency_key(other.tenant_id, "other")) == 1
     assert await scene.redis.exists(remains_key(job.tenant_id)) == 0
     with pytest.raises(NotFound):
@@ -80,11 +82,32 @@ async def test_a_job_keeps_the_images_that_were_not_forgotten(scene):
     record = await scene.bench.store().get(job.tenant_id, job.job_id)
     assert [image.image_id[-2:] for image in record.result.images] == ["-0", "-2"]
     assert [image.seed for image in record.result.images] == [job.request.seeds[0], job.request.seeds[2]]
-    assert {name.split("-")[1].removesuffix(".png") for name in scene.stored(job)} == {"0", "2"}
+    kept = {"mask.png", "picture.png"}
+    assert {name.split("-")[1].removesuffix(".png") for name in set(scene.stored(job)) - kept} == {"0", "2"}
+    assert kept < set(scene.stored(job))
     await scene.forgetter.forget_versions(scene.bench.memory(), [1, 3])
     await scene.cleaner.clean(job.tenant_id)
     assert not await scene.is_known(job)
     assert scene.stored(job) == []
+
+
+async def test_two_processes_edit_one_record(scene):
+    """Neither brings back what the other took out."""
+    job = await scene.done(num_images=3)
+    other = RemainsCleaner(scene.redis, scene.images, clock_ms=scene.bench.clock_ms)
+    edit, meanwhile = scene.cleaner._forget_job, [2]
+
+    async def edit_after(*arguments):
+        while meanwhile:
+            await scene.forgetter.forget_versions(scene.bench.memory(), [meanwhile.pop()])
+            await other.clean(job.tenant_id)
+        return await edit(*arguments)
+
+    scene.cleaner._forget_job = edit_after
+    await scene.forgetter.forget_versions(scene.bench.memory(), [1])
+    await scene.cleaner.clean(job.tenant_id)
+    record = await scene.bench.store().get(job.tenant_id, job.job_id)
+    assert [image.image_id[-2:] for image in record.result.images] == ["-2"]
 
 
 async def test_images_whose_job_is_known_no_more_go_too(scene):
@@ -103,7 +126,7 @@ async def test_all_of_a_memory_goes_by_pages(scene):
     later = await scene.done()
     assert await scene.cleaner.clean(later.tenant_id) == 240
     assert [scene.stored(job) for job in jobs] == [[]] * 60
-    assert len(scene.stored(later)) == 3
+    assert len(scene.stored(later)) == 5
     left = {name.decode() async for name in scene.redis.scan_iter(match="*:memory:*")}
     assert left == {log_key(scene.bench.memory()), log_key(scene.bench.memory()).replace(":log", ":meta")}
 
@@ -177,6 +200,7 @@ async def test_a_log_is_written_anew_while_it_is_written_and_forgotten(scene):
 
 async def test_what_failed_is_done_by_a_later_sweep(scene):
     """The tenant stays listed while anything is left, and an hour longer; one process sweeps at a time."""
+    await scene.redis.config_resetstat()
     job = await scene.done(num_images=2)
     await scene.forgetter.forget_all(scene.bench.memory())
     delete, scene.images.delete = scene.images.delete, _away
@@ -190,8 +214,15 @@ async def test_what_failed_is_done_by_a_later_sweep(scene):
     assert await scene.redis.zcard(FORGETTING_KEY) == 1
     scene.bench.now_ms += 3_600_001
     await scene.redis.delete(REMAINS_SWEEP_KEY)
+    assert await _num_rewrites(scene) == 0
     assert await scene.cleaner.sweep() == 0
     assert await scene.redis.zcard(FORGETTING_KEY) == 0
+    assert await _num_rewrites(scene) == 1, "the file has what was forgotten until it is written anew"
+
+
+async def _num_rewrites(scene):
+    stats = await scene.redis.info("commandstats")
+    return stats.get("cmdstat_bgrewriteaof", {"calls": 0})["calls"]
 
 
 async def _away(_key):

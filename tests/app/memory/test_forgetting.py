@@ -8,7 +8,7 @@ import pytest
 from app.domain.ids import LatentSpace, MemoryName, TenantId, image_id, make_job_id
 from app.errors import NotFound, VersionGone
 from app.memory.codec import MemoryEntry, encode_entry
-from app.memory.forgetting import CLOCK_SLACK_MS, MemoryForgetter
+from app.memory.forgetting import CLOCK_SLACK_MS, Forgotten, MemoryForgetter
 from app.memory.keys import (
     FORGETTING_KEY,
     MemoryKey,
@@ -135,12 +135,32 @@ async def test_a_replay_reads_what_was_there_or_is_refused(redis, seed):
         assert model.held_at[version] == {each for each in model.live if each <= version}
 
 
+@pytest.mark.parametrize("max_ranges", [1000, 3])
+@pytest.mark.parametrize("seed", range(8))
+async def test_who_held_a_version_is_told_what_of_it_is_gone(redis, seed, max_ranges):
+    """The ranges since a version have all that it lost and nothing that is there; or one has to begin anew."""
+    model = Model(redis, max_ranges=max_ranges)
+    await model.write()
+    await _live_through(model, random.Random(seed), 40)
+    num_told = 0
+    for since, held in model.held_at.items():
+        told = await model.store.read_forgotten(MEMORY, since)
+        if since < told.floor:
+            continue
+        num_told += 1
+        gone = {each for each in held if any(first <= each <= last for first, last in told.ranges)}
+        assert gone == held - model.live
+    assert num_told > 0
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_with_few_ranges_no_replay_is_wrong(redis, seed):
     """Where old acts are told as one, more is refused, and what is read is still what was there."""
-    model = Model(redis, max_ranges=3)
-    await model.write()
-    await _live_through(model, random.Random(seed), 40)
+    model, rng = Model(redis, max_ranges=3), random.Random(seed)
+    await model.write(30)
+    for _ in range(20):
+        await model.forget([rng.choice(sorted(model.live)[5:])])
+        await model.write(rng.randint(0, 2))
     assert await redis.zcard(forgotten_key(MEMORY)) <= 3
     assert await model.readable() <= model.whole()
     assert model.version in await model.readable()
@@ -154,6 +174,28 @@ async def test_forgetting_the_oldest_again_and_again_is_one_range(redis):
         await model.forget([version])
     assert await redis.zcard(forgotten_key(MEMORY)) == 1
     assert await model.readable() == model.whole() == {0, 69}
+
+
+async def test_an_act_that_is_sent_again_is_one(redis):
+    """A lost connection repeats a call: it answers as the first did, and takes no second version."""
+    model = Model(redis)
+    await model.write(5)
+    forgetter = model.forgetter
+    for name in ("_forget", "_clear"):
+        setattr(forgetter, name, _sent_twice(getattr(forgetter, name)))
+    assert await forgetter.forget_versions(MEMORY, [2, 3]) == Forgotten(2, 6)
+    assert await forgetter.forget_all(MEMORY) == Forgotten(3, 7)
+    assert await forgetter.forget_all(MEMORY) == Forgotten(0, 8)
+    await model.write()
+    assert await forgetter.delete(MEMORY) == Forgotten(1, 7)
+
+
+def _sent_twice(script):
+    async def call(*arguments):
+        await script(*arguments)
+        return await script(*arguments)
+
+    return call
 
 
 async def test_many_are_forgotten_by_pages(redis):

@@ -74,6 +74,7 @@ def test_it_acknowledges_what_is_on_disk_and_evicts_nothing(tmp_path: Path) -> N
         "appendonly": "yes",
         "appendfsync": "always",
         "maxmemory-policy": "noeviction",
+        "stream-node-max-entries": "1",
         "port": "0",
         "save": "",
     }
