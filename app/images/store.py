@@ -25,7 +25,7 @@ def preview_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int, *, n
 
 
 def picture_key(tenant_id: TenantId, job_id: JobId, part: Literal["picture", "mask"]) -> str:
-    """Where what an edit begins with lies. It is there before its job is, and as long as the job's record."""
+    """Where what an edit begins with lies. It is there before its job is, and until that has ended."""
     return f"{_FOLDER}/{tenant_id}/{job_id}/{part}.png"
 
 

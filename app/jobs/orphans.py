@@ -1,6 +1,6 @@
 """Removes images that no job ended with: of a worker that died before it committed, or that had lost its job.
 
-And the pictures of edits whose job is no more, or never was.
+And the pictures of edits whose job has ended, is no more, or never was.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ _Owner = tuple[TenantId, JobId]
 
 
 class OrphanSweeper:
-    """An image of a job that has ended, which the job's record does not name, goes; a picture without a record goes.
+    """Images that an ended job's record does not name go, and pictures that no job can begin with any more.
 
     A record that has ended says for good which images are the job's. Those of a job that waits or runs are not judged
     yet. Nor are those whose record is gone or cannot be read: nobody can tell any more whether the job ended with them,
     so they live as long as every image, `image_ttl_s`, although no URL shows them. So a sweep beside an empty or foreign
     Redis takes no image. A picture is there before its job is accepted, so the grace is what keeps it meanwhile; later,
-    without a record, no job can need it.
+    without a record, no job can need it, nor can one that has ended.
     """
 
     KEY = "sparke:orphan-sweep"  # held by whoever sweeps now; lives one interval
@@ -72,9 +72,9 @@ class OrphanSweeper:
         pictures = [(key, owner) for key in found if (owner := parse_picture_key(key)) is not None]
         pipeline = self._redis.pipeline(transaction=False)
         for _, owner in pictures:
-            pipeline.exists(keys.job_key(*owner))
-        known: Any = await pipeline.execute() if pictures else []
-        return [key for (key, _), is_there in zip(pictures, known, strict=True) if not is_there]
+            pipeline.hget(keys.job_key(*owner), "state")
+        states: Any = await pipeline.execute() if pictures else []
+        return [key for (key, _), state in zip(pictures, states, strict=True) if _is_over(state)]
 
     @redis_errors
     async def _read_named(self, owners: Iterable[_Owner]) -> dict[_Owner, frozenset[str]]:
@@ -86,6 +86,14 @@ class OrphanSweeper:
         records: Any = await pipeline.execute() if asked else []
         named = {owner: _named(owner[1], *record) for owner, record in zip(asked, records, strict=True)}
         return {owner: images for owner, images in named.items() if images is not None}
+
+
+def _is_over(state: bytes | None) -> bool:
+    """Whether nobody will read a job's pictures any more. A state that this release does not know is not over."""
+    try:
+        return state is None or JobState(state.decode()).is_terminal
+    except ValueError:
+        return False
 
 
 def _named(job_id: JobId, state: bytes | None, result: bytes | None) -> frozenset[str] | None:
