@@ -26,6 +26,7 @@ from app.jobs.workers import WorkerRegistry
 from app.memory.forgetting import MemoryForgetter
 from app.memory.overview import MemoryOverview
 from app.memory.store import MemoryStore
+from app.redis.replicas import Replicas
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.tenants.keys import KeyStore
@@ -44,12 +45,14 @@ class MemoryDeps:
     running: RunningJobs
 
     @classmethod
-    def of(cls, redis: Redis, images: ImageStore, *, clock_ms: Callable[[], int]) -> "MemoryDeps":
+    def of(
+        cls, redis: Redis, images: ImageStore, *, clock_ms: Callable[[], int], replicas: Replicas
+    ) -> "MemoryDeps":
         """All of it over one Redis and one store of images."""
         return cls(
             overview=MemoryOverview(redis),
             versions=MemoryStore(redis),
-            forgetter=MemoryForgetter(redis, clock_ms=clock_ms),
+            forgetter=MemoryForgetter(redis, clock_ms=clock_ms, replicas=replicas),
             remains=RemainsCleaner(redis, images, clock_ms=clock_ms),
             running=RunningJobs(redis),
         )

@@ -92,7 +92,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             files=files,
             contents=contents,
             batches=_batch_store(redis, settings, replicas),
-            memories=MemoryDeps.of(redis, images, clock_ms=now_ms),
+            memories=MemoryDeps.of(redis, images, clock_ms=now_ms, replicas=replicas),
             webhooks=WebhookStore(redis, clock_ms=now_ms, replicas=replicas),
             webhook_targets=Targets(resolver, allow_private=settings.webhooks_allow_private),
             uploads=UploadSlots(settings.max_uploads_per_tenant),

@@ -15,6 +15,7 @@ from app.memory.keys import MemoryKey
 from app.memory.overview import no_such_memory
 from app.memory.store import version_of
 from app.redis.errors import redis_errors
+from app.redis.replicas import Replicas
 from app.redis.scripts import load_script
 
 PAGE_ENTRIES = 512
@@ -33,13 +34,20 @@ class MemoryForgetter:
     """Forgets entries of all tenants' memories. All methods raise StoreUnavailable and NotFound: no such memory.
 
     Once one returns, no read of the memory that begins finds the entries. What else tells of them is noted in the
-    tenant's remains, by the same script. After StoreUnavailable something may have been forgotten: ask again.
+    tenant's remains, by the same script. After StoreUnavailable something may have been forgotten: ask again. So after
+    NotReplicated, where replicas are asked for and do not have it yet.
     """
 
     def __init__(
-        self, redis: Redis, *, clock_ms: Callable[[], int], max_ranges: int = keys.MAX_RANGES
+        self,
+        redis: Redis,
+        *,
+        clock_ms: Callable[[], int],
+        max_ranges: int = keys.MAX_RANGES,
+        replicas: Replicas | None = None,
     ) -> None:
         self._redis = redis
+        self._replicas = replicas or Replicas(redis)
         self._clock_ms = clock_ms
         self._max_ranges = max_ranges
         load = partial(load_script, redis, "app.memory", after=keys.COMMON)
@@ -115,7 +123,8 @@ class MemoryForgetter:
         ]
         noted = f"compact:{keys.index_member(memory)}"
         arguments: list[Any] = [secrets.token_hex(8), self._max_ranges, noted]
-        num_entries, version = await self._forget(touched, [*arguments, *versions])
+        written = await self._replicas.run(self._forget, touched, [*arguments, *versions])
+        num_entries, version = written.checked()
         return Forgotten(int(num_entries), int(version))
 
     async def _clear_once(self, memory: MemoryKey, *, is_deleted: bool) -> Forgotten:
@@ -131,7 +140,8 @@ class MemoryForgetter:
         ]
         noted = f"log:{member}:{token}"
         arguments: list[Any] = [token, noted, member, "1" if is_deleted else ""]
-        reply: Any = await self._clear(touched, [*arguments, 1000 * keys.DELETED_TTL_S])
+        written = await self._replicas.run(self._clear, touched, [*arguments, 1000 * keys.DELETED_TTL_S])
+        reply = written.checked()
         if reply[0] == -1:
             raise no_such_memory(memory.memory_id)
         return Forgotten(int(reply[0]), int(reply[1]))
