@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli_keys import keys
+from app.cli_memories import memories
 from app.cli_redis import DataDir, read_settings
 from app.cli_webhooks import webhooks
 from app.errors import ConfigurationError, ServiceError
@@ -21,6 +22,7 @@ cli.add_typer(keys, name="keys")
 batch = typer.Typer(no_args_is_help=True, help="Many prompts in one file, through a running service.")
 cli.add_typer(batch, name="batch")
 cli.add_typer(webhooks, name="webhooks")
+cli.add_typer(memories, name="memories")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [SPARKE_HOST, else 127.0.0.1].")]
 Port = Annotated[

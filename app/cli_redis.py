@@ -1,4 +1,4 @@
-"""What the commands share that look into Redis by themselves: `sparke keys` and `sparke webhooks`."""
+"""What the commands share that look into Redis by themselves: `sparke keys`, `webhooks` and `memories`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -25,6 +25,7 @@ from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry
 from app.memory.forgetting import MemoryForgetter
 from app.memory.overview import MemoryOverview
+from app.memory.shaping import MemoryShaper
 from app.memory.store import MemoryStore
 from app.redis.replicas import Replicas
 from app.settings import Settings
@@ -41,6 +42,7 @@ class MemoryDeps:
     overview: MemoryOverview
     versions: MemoryStore
     forgetter: MemoryForgetter
+    shaper: MemoryShaper
     remains: RemainsCleaner
     running: RunningJobs
 
@@ -53,6 +55,7 @@ class MemoryDeps:
             overview=MemoryOverview(redis),
             versions=MemoryStore(redis),
             forgetter=MemoryForgetter(redis, clock_ms=clock_ms, replicas=replicas),
+            shaper=MemoryShaper(redis, clock_ms=clock_ms, replicas=replicas),
             remains=RemainsCleaner(redis, images, clock_ms=clock_ms),
             running=RunningJobs(redis),
         )

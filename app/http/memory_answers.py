@@ -15,9 +15,12 @@ from app.http.generation import WireModel
 from app.http.showing import image_url
 from app.memory.codec import MemoryEntry
 from app.memory.overview import MemoryStats
+from app.memory.shaping import Setting
 
 MAX_FORGOTTEN = 1000
 MAX_VERSION = 2**53
+MAX_ENTRIES = 10_000_000
+MAX_AGE_S = 100 * 366 * 86_400
 MAX_TIME_S = 2**40  # in milliseconds still exact in JSON numbers of every client
 
 EntryVersion = Annotated[int, Field(ge=1, le=MAX_VERSION)]
@@ -55,6 +58,40 @@ class ForgetBody(WireModel):
         return self
 
 
+class ShapeBody(WireModel):
+    """What to change of a memory's settings; null takes a cap away."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    frozen: bool | None = Field(default=None, description="Whether it takes nothing new.")
+    max_entries: int | None = Field(
+        default=None, ge=1, le=MAX_ENTRIES, description="How many it holds at most; the oldest go first."
+    )
+    max_age_s: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_AGE_S,
+        description="How old an entry becomes; looked at whenever one is added.",
+    )
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if not self.model_fields_set:
+            raise PydanticCustomError("invalid_value", "give one of frozen, max_entries, max_age_s")
+        return self
+
+    def changes(self) -> dict[Setting, int | None]:
+        """The settings as they are kept."""
+        found: dict[Setting, int | None] = {}
+        if "frozen" in self.model_fields_set:
+            found["frozen"] = 1 if self.frozen else None
+        if "max_entries" in self.model_fields_set:
+            found["max_entries"] = self.max_entries
+        if "max_age_s" in self.model_fields_set:
+            found["max_age_s"] = self.max_age_s
+        return found
+
+
 class ForgottenAnswer(BaseModel):
     """What was forgotten. No job that begins from now on reads it."""
 
@@ -88,6 +125,9 @@ class MemoryAnswer(BaseModel):
     bytes: int = Field(description="What its entries take in Redis, about.")
     created_at: int
     newest_entry_at: int | None = Field(description="Null where it holds nothing.")
+    frozen: bool = Field(description="Whether it takes nothing new.")
+    max_entries: int | None = Field(description="Above it the oldest go; null: no cap.")
+    max_age_s: int | None = Field(description="Older ones go when the next is remembered; null: no cap.")
 
 
 class MemoriesAnswer(BaseModel):
@@ -137,6 +177,9 @@ def describe_memory(stats: MemoryStats) -> MemoryAnswer:
         bytes=stats.size_bytes,
         created_at=stats.created_at_ms // 1000,
         newest_entry_at=None if stats.newest_at_ms is None else stats.newest_at_ms // 1000,
+        frozen=stats.shape.is_frozen,
+        max_entries=stats.shape.max_entries,
+        max_age_s=stats.shape.max_age_s,
     )
 
 

@@ -13,7 +13,7 @@ from app.http.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS, common_errors
 from app.http.errors import PROBLEM_JSON, all_codes
 from app.http.event_docs import IMAGE_STREAM, JOB_STREAM
 from app.http.generation import GenerationBody, JobBody
-from app.http.memory_answers import ForgetBody
+from app.http.memory_answers import ForgetBody, ShapeBody
 from app.http.webhook_answers import WebhookBody
 
 _REF = "#/components/schemas/{model}"
@@ -193,6 +193,24 @@ FORGET_DOCS: dict[str, Any] = {
     }
 }
 
+SHAPE_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF.format(model=ShapeBody.__name__)},
+                "examples": {
+                    "caps": {
+                        "summary": "A thousand images, none older than thirty days",
+                        "value": {"max_entries": 1000, "max_age_s": 2_592_000},
+                    },
+                    "frozen": {"summary": "Nothing new", "value": {"frozen": True}},
+                },
+            }
+        },
+    }
+}
+
 IMAGE_DOCS: dict[str, Any] = {
     "responses": {
         "200": {
@@ -288,6 +306,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             (BatchBody, "validation"),
             (WebhookBody, "validation"),
             (ForgetBody, "validation"),
+            (ShapeBody, "validation"),
             (Problem, "serialization"),
             (NotReady, "serialization"),
         ],

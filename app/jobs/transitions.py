@@ -15,7 +15,8 @@ from app.jobs import codec, keys
 from app.jobs.arrivals import Arrivals
 from app.jobs.place import JobPlace
 from app.jobs.types import JobLimits, Progress, ReservedJob, Standing
-from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
+from app.memory.keys import COMMON as MEMORY_COMMON
+from app.memory.keys import MemoryKey, forgotten_key, index_key, index_member, log_key, meta_key
 from app.redis.records import decode
 from app.redis.replicas import Replicas, Written
 from app.redis.scripts import load_script
@@ -73,7 +74,7 @@ class Transitions:
         self.arrivals = Arrivals(redis, limits, clock_ms, replicas=self._replicas)
         load = partial(load_script, redis, "app.jobs", after=keys.COMMON)
         self._start = load("start")
-        self._commit = load("commit")
+        self._commit = load_script(redis, "app.jobs", "commit", after=(*keys.COMMON, *MEMORY_COMMON))
         self._end = load("end")
         self._begin = load("begin")
         self._cancel = load("cancel")
@@ -130,7 +131,12 @@ class Transitions:
         """Ends the job with its images; also the memory's version after it. None where the fence is lost."""
         place = JobPlace.of(reserved.job)
         memory = MemoryKey(place.tenant_id, result.latent_space, result.memory_name)
-        memory_keys = [meta_key(memory), log_key(memory), index_key(place.tenant_id)]
+        memory_keys = [
+            meta_key(memory),
+            log_key(memory),
+            index_key(place.tenant_id),
+            forgotten_key(memory),
+        ]
         arguments: list[Any] = [
             place.job_id,
             reserved.fence,

@@ -23,21 +23,9 @@ if is_shared then redis.call('ZADD', KEYS[4], 0, ARGV[3]) end
 local version = text_of(redis.call('HINCRBY', KEYS[1], 'version', 1))
 
 local function note(first, last) redis.call('ZADD', KEYS[3], version, text_of(first) .. '-' .. text_of(last)) end
-local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-oldest = oldest and tonumber(oldest[1]:match('^%d+')) or math.huge
-local place = 1
+local oldest, place = oldest_of(KEYS[2]), 1
 while gone[place] and gone[place] < oldest do place = place + 1 end
-if place > 1 then -- nothing as old as these is left: one range says so, for those that were forgotten before too
-  local last = gone[place - 1]
-  for _, range in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
-    local range_last = tonumber(range:match('%d+$'))
-    if range_last < oldest then
-      redis.call('ZREM', KEYS[3], range)
-      last = math.max(last, range_last)
-    end
-  end
-  note(1, last)
-end
+if place > 1 then note_oldest(KEYS[3], version, gone[place - 1], oldest) end
 local first = gone[place]
 while gone[place] do
   if gone[place + 1] ~= gone[place] + 1 then

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from app.domain.ids import LatentSpace, MemoryId, MemoryName, TenantId, memory_id
 
-COMMON = ("app.memory/common",)  # what stands before the scripts that forget
+COMMON = ("app.memory/common",)  # what stands before the scripts that take entries out of memories
 MAX_RANGES = 1000
 DELETED_TTL_S = 30 * 86_400
 FORGETTING_KEY = "sparke:forgetting"
@@ -39,9 +39,9 @@ def log_key(memory: MemoryKey) -> str:
 
 
 def meta_key(memory: MemoryKey) -> str:
-    """Hash of `version` (entries and acts of forgetting take one each), `created_at_ms`, and what was forgotten last.
+    """Hash of `version` (entries and acts of forgetting take one each), `created_at_ms`, what was forgotten last, settings.
 
-    Lives as long as the memory; of one that was deleted the versions are remembered for DELETED_TTL_S.
+    Those are `frozen`, `max_entries` and `max_age_s`, where there are such. Lives as long as the memory; of one that was deleted the versions are remembered for DELETED_TTL_S.
     """
     return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:meta"
 

@@ -15,7 +15,16 @@ from app.memory.store import describe_entry, entry_bytes, version_of
 from app.redis.errors import redis_errors
 
 _PAGE_ENTRIES = 100
-_META = ("version", "created_at_ms")
+_META = ("version", "created_at_ms", "max_entries", "max_age_s", "frozen")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryShape:
+    """A memory's settings: whether it takes nothing new, and how much it holds at most; None is no cap."""
+
+    is_frozen: bool = False
+    max_entries: int | None = None
+    max_age_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,7 @@ class MemoryStats:
     size_bytes: int
     created_at_ms: int
     newest_at_ms: int | None
+    shape: MemoryShape = MemoryShape()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +144,17 @@ def no_such_memory(memory_id: str) -> NotFound:
 
 
 def _stats(memory: MemoryKey, meta: Any, log: Any) -> MemoryStats:
-    version, created_at_ms = (int(value or 0) for value in meta)
+    version, created_at_ms, *caps = (None if value is None else int(value) for value in meta[:4])
     num_entries, size_bytes, newest = log
     readable = _readable(memory, newest)
     return MemoryStats(
         memory=memory,
         num_entries=num_entries,
-        version=version,
+        version=version or 0,
         size_bytes=size_bytes or 0,
-        created_at_ms=created_at_ms,
+        created_at_ms=created_at_ms or 0,
         newest_at_ms=readable[0][1].created_at_ms if readable else None,
+        shape=MemoryShape(meta[4] is not None, *caps),
     )
 
 

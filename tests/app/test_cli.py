@@ -6,8 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import redis
 
+from app.domain.ids import LatentSpace, MemoryName, TenantId, image_id, make_job_id
+from app.memory.codec import MemoryEntry, encode_entry
+from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
 from app.redis.embedded import EmbeddedRedis, running_url
 
 KEY = re.compile(r"sk-sparke-([0-9a-f]{8})-[A-Za-z0-9_-]{43}\n")
@@ -123,3 +128,43 @@ def test_help_names_every_command():
     said = _sparke("--help").stdout
     assert all(command in said for command in ("serve", "api", "worker", "calibrate", "keys", "webhooks"))
     assert all(command in _sparke("keys", "--help").stdout for command in ("create", "list", "revoke"))
+
+
+def test_memories_are_seen_and_forgotten(tmp_path: Path):
+    """Entries, oldest last; one is forgotten, then what is left, then the memory; another tenant's is not there."""
+    where = ("--tenant", "acme", "--data-dir", str(tmp_path))
+    with EmbeddedRedis.start(tmp_path) as server:
+        _remember(server.url, 3)
+        [line] = _sparke("memories", "list", *where).stdout.splitlines()
+        assert re.fullmatch(r"toy\.default\t3\t3\t[0-9]+\t2023-11-14T22:13:20Z", line)
+        assert _sparke("memories", "list", "--tenant", "bolt", "--data-dir", str(tmp_path)).stdout == ""
+        shown = _sparke("memories", "show", "toy.default", "--limit", "2", *where).stdout.splitlines()
+        assert [each.split("\t")[::2] for each in shown] == [["3", "3"], ["2", "2"]]
+        done = _sparke("memories", "forget", "toy.default", "--version", "2", "--version", "9", *where)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert "Forgotten: 1 entries, 1 images." in done.stderr
+        unclear = _sparke("memories", "forget", "toy.default", "--version", "1", "--all", *where)
+        assert unclear.returncode == 1
+        assert "give one of --version, --before and --all" in unclear.stderr
+        shown = _sparke("memories", "show", "toy.default", *where).stdout.splitlines()
+        assert [each.split("\t")[0] for each in shown] == ["3", "1"]
+        early = _sparke("memories", "forget", "toy.default", "--before", "1700000001", *where)
+        assert "Forgotten: 2 entries, 2 images." in early.stderr
+        assert _sparke("memories", "delete", "toy.default", *where).returncode == 0
+        gone = _sparke("memories", "show", "toy.default", *where)
+        assert (gone.returncode, "there is no memory" in gone.stderr) == (1, True)
+
+
+def _remember(url: str, num_entries: int) -> None:
+    memory, ones = (
+        MemoryKey(TenantId("acme"), LatentSpace("toy"), MemoryName("default")),
+        np.ones(2, np.float16),
+    )
+    at_ms = 1_700_000_000_000
+    with redis.Redis.from_url(url) as server:
+        for version in range(1, num_entries + 1):
+            image = image_id(make_job_id(at_ms, version.to_bytes(8, "big")), 0)
+            entry = encode_entry(MemoryEntry(image, version, at_ms, ones, ones))
+            server.xadd(log_key(memory), {"e": entry}, id=f"{version}-0")
+        server.hset(meta_key(memory), mapping={"version": num_entries, "created_at_ms": at_ms})
+        server.sadd(index_key(memory.tenant_id), index_member(memory))

@@ -20,10 +20,11 @@ from app.http.memory_answers import (
     MemoriesAnswer,
     MemoryAnswer,
     MemoryDeletedAnswer,
+    ShapeBody,
     describe_entries,
     describe_memory,
 )
-from app.http.openapi import FORGET_DOCS
+from app.http.openapi import FORGET_DOCS, SHAPE_DOCS
 from app.http.showing import base_url_of
 from app.memory.keys import MemoryKey
 from app.memory.overview import EntryQuery, no_such_memory
@@ -69,6 +70,21 @@ async def list_memories(
 async def show_memory(memory_id: str, tenant_id: Tenant, deps: DepsOf) -> MemoryAnswer:
     """A memory as it stands."""
     return describe_memory(await deps.memories.overview.get(parse_memory(memory_id, tenant_id)))
+
+
+async def read_shape_body(request: Request, _tenant: Tenant, deps: DepsOf) -> ShapeBody:
+    """The body; it is read only after the key has been checked."""
+    return await read_json(request, ShapeBody, max_bytes=deps.settings.max_body_bytes)
+
+
+@router.patch("/{memory_id}", responses=fails_with(400, 404, 413, 415), openapi_extra=SHAPE_DOCS)
+async def shape_memory(
+    memory_id: str, tenant_id: Tenant, deps: DepsOf, body: Annotated[ShapeBody, Depends(read_shape_body)]
+) -> MemoryAnswer:
+    """Freeze or cap a memory. What is beyond a cap goes at once, the oldest first; its images and jobs stay for their time."""
+    memory = parse_memory(memory_id, tenant_id)
+    await deps.memories.shaper.shape(memory, body.changes())
+    return describe_memory(await deps.memories.overview.get(memory))
 
 
 @router.get("/{memory_id}/entries", responses=fails_with(400, 404))

@@ -198,3 +198,29 @@ def test_the_answer_waits_for_jobs_that_run_or_tells_of_them(http):
     assert answer["num_running"] == 0
     stopping.join()
     assert http.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"
+
+
+def test_a_memory_is_frozen_and_capped(http):
+    """Settings are shown, hold for what is made next, and go with the memory."""
+    path = "/v1/memories/toy.shaped"
+    _remember(http, "shaped", n=4)
+    capped = http.patch(path, json={"max_entries": 2, "max_age_s": 3600}).json()
+    assert (capped["num_entries"], capped["max_entries"], capped["max_age_s"]) == (2, 2, 3600)
+    image = _remember(http, "shaped")["data"][0]
+    assert [entry["version"] for entry in _entries(http, "shaped")] == [6, 4]
+    frozen = http.patch(path, json={"frozen": True, "max_age_s": None}).json()
+    assert (frozen["frozen"], frozen["max_entries"], frozen["max_age_s"]) == (True, 2, None)
+    _remember(http, "shaped")
+    assert _entries(http, "shaped")[0]["image_id"] == image["id"]
+    http.delete(path).raise_for_status()
+    _remember(http, "shaped")
+    anew = http.get(path).json()
+    assert (anew["frozen"], anew["max_entries"], anew["num_entries"]) == (False, None, 1)
+
+
+@pytest.mark.parametrize("body", [{}, {"max_entries": 0}, {"max_age_s": "1"}, {"frozen": 1}, {"name": "x"}])
+def test_what_is_no_setting_is_refused(http, body):
+    """In the one form of errors; so is a memory that is not there."""
+    _remember(http, "keeps")
+    assert http.patch("/v1/memories/toy.keeps", json=body).status_code == 400
+    assert http.patch("/v1/memories/toy.nothing", json={"frozen": True}).status_code == 404

@@ -10,6 +10,7 @@ from app.errors import NotReplicated
 from app.jobs.store import JobStore
 from app.jobs.types import Idempotency
 from app.jobs.waiter import JobWaiter
+from app.memory.forgetting import Forgotten, MemoryForgetter
 from app.redis.connection import connect
 from app.redis.replicas import Replicas
 
@@ -85,3 +86,27 @@ async def test_a_cancel_is_acknowledged_once_a_replica_has_it(bench, replicated)
     replicated.resume()
     await asyncio.sleep(0.1)
     assert await _store(bench, timeout_s=5).cancel(job.tenant_id, job.job_id) is JobState.CANCELLED
+
+
+async def test_what_was_forgotten_stays_so_after_a_fail_over(bench, replicated, make_bench):
+    """Acknowledged once a replica has it; while that is frozen, nobody is told so."""
+    job, queue = bench.job(num_images=3), bench.queue()
+    await _store(bench, timeout_s=5).accept(job)
+    [reserved] = await queue.reserve((MODEL,), await bench.live("w1"), 4, 0)
+    await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
+    memory, deed = bench.memory(), MemoryForgetter.forget_versions
+    assert await deed(_forgetter(bench, timeout_s=5), memory, [2]) == Forgotten(1, 4)
+    replicated.pause()
+    for act in (deed(_forgetter(bench), memory, [1]), _forgetter(bench).forget_all(memory)):
+        with pytest.raises(NotReplicated):
+            await act
+    replicated.resume()
+    await _forgetter(bench, timeout_s=5).forget_all(memory)
+    promoted = await replicated.fail_over()
+    assert await make_bench(promoted).memories().count(memory) == 0
+    await promoted.aclose()
+
+
+def _forgetter(bench, *, timeout_s: float = 0.2) -> MemoryForgetter:
+    replicas = Replicas(bench.redis, number=1, timeout_s=timeout_s)
+    return MemoryForgetter(bench.redis, clock_ms=bench.clock_ms, replicas=replicas)

@@ -1,0 +1,47 @@
+"""Settings of memories: frozen, and capped by count and by age."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+
+from app.memory import keys
+from app.memory.keys import MemoryKey
+from app.memory.overview import no_such_memory
+from app.redis.errors import redis_errors
+from app.redis.replicas import Replicas
+from app.redis.scripts import load_script
+
+Setting = Literal["frozen", "max_entries", "max_age_s"]
+
+
+class MemoryShaper:
+    """Changes settings, which the commit of every job keeps to. Raises NotFound and StoreUnavailable.
+
+    Entries beyond a cap go, the oldest first, as if they had been forgotten; their images and jobs stay for their own
+    time. By age they go with the next commit that writes.
+    """
+
+    def __init__(
+        self, redis: Redis, *, clock_ms: Callable[[], int], replicas: Replicas | None = None
+    ) -> None:
+        self._clock_ms = clock_ms
+        self._replicas = replicas or Replicas(redis)
+        load = partial(load_script, redis, "app.memory", after=keys.COMMON)
+        self._shape = load("shape")
+        self._cap = load("cap")
+
+    @redis_errors
+    async def shape(self, memory: MemoryKey, changes: Mapping[Setting, int | None]) -> None:
+        """Sets each setting that is named, None takes it away; then keeps to the caps. Cost: 64 entries a script."""
+        touched = [keys.meta_key(memory), keys.index_key(memory.tenant_id)]
+        fields: list[Any] = [
+            part for name, value in changes.items() for part in (name, "" if value is None else value)
+        ]
+        done = await self._replicas.run(self._shape, touched, [keys.index_member(memory), *fields])
+        if not done.checked():
+            raise no_such_memory(memory.memory_id)
+        touched = [keys.meta_key(memory), keys.log_key(memory), keys.forgotten_key(memory)]
+        while (await self._replicas.run(self._cap, touched, [self._clock_ms()])).checked():
+            continue
