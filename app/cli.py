@@ -9,6 +9,7 @@ import typer
 from app.cli_keys import keys
 from app.cli_memories import memories
 from app.cli_redis import DataDir, read_settings
+from app.cli_tenants import tenants
 from app.cli_webhooks import webhooks
 from app.errors import ConfigurationError, ServiceError
 from app.serve import EXIT_CONFIGURATION, die_with_parent, known_redis_url, run_serve
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(keys, name="keys")
+cli.add_typer(tenants, name="tenants")
 batch = typer.Typer(no_args_is_help=True, help="Many prompts in one file, through a running service.")
 cli.add_typer(batch, name="batch")
 cli.add_typer(webhooks, name="webhooks")

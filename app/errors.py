@@ -6,6 +6,8 @@ ServiceError
 │   ├── InvalidValue      invalid_value        a member's value is outside what the model allows
 │   ├── ModelNotFound     model_not_found
 │   ├── TooManyFiles      too_many_files       the tenant keeps as many files as it may; delete some
+│   ├── MemoryFull        memory_full          the tenant's memories hold as many entries as they may
+│   ├── StorageFull       storage_full         the tenant's files and images have as many bytes as they may
 │   ├── TooManyWebhooks   too_many_webhooks    the tenant has as many webhooks as it may; delete one
 │   ├── ReferenceNotFound reference_not_found  novelty or context names a memory that holds nothing
 │   ├── CannotEdit        model_cannot_edit    the model has no way to edit a picture so
@@ -15,7 +17,12 @@ ServiceError
 ├── NotFound              not_found
 ├── BatchOver             batch_over           the batch has ended, or nearly so: it cannot be cancelled
 ├── Unauthenticated       invalid_api_key
+├── Forbidden             permission_error     the API key has not the scope that the route needs
+├── KeyEnded              key_ended            an API key that has ended, or has a successor, cannot be rotated
+├── TenantDeleting        tenant_deleting      no key is made of a tenant that is being deleted
 ├── QueueFull             queue_full           try again later
+│   ├── RateLimited       rate_limit_exceeded  the tenant sends as many requests a minute as it may
+│   ├── ImagesSpent       insufficient_quota   the tenant has asked for as many images today as it may
 │   ├── TooManyUploads    too_many_uploads     the tenant sends as many files at once as it may
 │   └── TooManyBatches    too_many_batches     the tenant has as many unfinished batches as it may
 ├── Unavailable           unavailable          a part of the service is away; try again
@@ -76,6 +83,18 @@ class TooManyFiles(InvalidRequest):
     code = "too_many_files"
 
 
+class MemoryFull(InvalidRequest):
+    """The tenant's memories hold as many entries as they may: to wait is of no use, to forget or not to write is."""
+
+    code = "memory_full"
+
+
+class StorageFull(InvalidRequest):
+    """The tenant's files and images have as many bytes as they may: to delete files helps, or when images expire."""
+
+    code = "storage_full"
+
+
 class TooManyWebhooks(InvalidRequest):
     """The tenant has as many webhooks as it may."""
 
@@ -125,18 +144,38 @@ class BatchOver(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """The API key is missing, unknown or revoked."""
+    """The API key is missing, unknown, expired or revoked."""
 
     code = "invalid_api_key"
+
+
+class Forbidden(ServiceError):
+    """The API key is genuine, but has not the scope that the route needs."""
+
+    code = "permission_error"
+
+
+class KeyEnded(ServiceError):
+    """The API key works no more, or was rotated before, so it cannot be rotated."""
+
+    code = "key_ended"
+
+
+class TenantDeleting(ServiceError):
+    """The tenant is being deleted; its name is free when that has ended."""
+
+    code = "tenant_deleting"
 
 
 class QueueFull(ServiceError):
     """The tenant or the service has too many jobs waiting.
 
-    `limit` is the tenant's bound where that is what was reached; all of it is free again after about `reset_after_s`.
+    `limit` is the tenant's bound where that is what was reached, of which `num_left` is left, too little for what was
+    asked; all of it is free again after about `reset_after_s`.
     """
 
     code = "queue_full"
+    counted: ClassVar[str] = "requests"  # what `limit` counts
 
     def __init__(
         self,
@@ -145,11 +184,26 @@ class QueueFull(ServiceError):
         retry_after_s: int,
         limit: int | None = None,
         reset_after_s: int | None = None,
+        num_left: int = 0,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.limit = limit
         self.reset_after_s = reset_after_s
+        self.num_left = num_left
+
+
+class RateLimited(QueueFull):
+    """The tenant sends as many requests a minute as it may."""
+
+    code = "rate_limit_exceeded"
+
+
+class ImagesSpent(QueueFull):
+    """The tenant has asked for as many images today as it may; a new day of UTC brings new ones."""
+
+    code = "insufficient_quota"
+    counted = "images"
 
 
 class TooManyUploads(QueueFull):

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
 from app.domain.ids import ModelId, parse_model_id
+from app.domain.quota import Quotas
 from app.errors import ConfigurationError, InvalidId
 
 LogFormat = Literal["auto", "json", "console"]
@@ -177,6 +178,25 @@ class Settings(BaseSettings):
     )
     image_ttl_s: int = Field(30 * 86_400, ge=60, description="How long an image is kept.")
 
+    # Quotas of each tenant; an administrator may set others for one
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="Requests that a tenant may send in a minute. None: any number."
+    )
+    images_per_day: int | None = Field(
+        None, ge=0, description="Images that a tenant may ask for on a day of UTC. None: any number."
+    )
+    max_memory_entries: int | None = Field(
+        None, ge=0, description="Entries in all memories of a tenant. None: any number."
+    )
+    max_stored_bytes: int | None = Field(
+        None, ge=0, description="Bytes of a tenant's files and images. None: any number."
+    )
+    usage_ttl_s: int = Field(
+        62 * 86_400,
+        ge=86_400,
+        description="How long is known what a tenant used on a day; at least two days longer than image_ttl_s.",
+    )
+
     # Webhooks
     webhooks_allow_private: bool = Field(
         False,
@@ -250,6 +270,22 @@ class Settings(BaseSettings):
                 f" is over; got {self.image_url_ttl_s}, {self.job_ttl_s} and {self.image_ttl_s}"
             )
         return self
+
+    @property
+    def kept_usage_s(self) -> int:
+        """How long usage is kept: the bytes of images are counted by their days, for as long as images are."""
+        return max(self.usage_ttl_s, self.image_ttl_s + 2 * 86_400)
+
+    @property
+    def quotas(self) -> Quotas:
+        """What a tenant may use for which nothing else is set."""
+        return Quotas(
+            requests_per_minute=self.requests_per_minute,
+            images_per_day=self.images_per_day,
+            max_waiting_jobs=self.max_waiting_jobs_per_tenant,
+            max_memory_entries=self.max_memory_entries,
+            max_stored_bytes=self.max_stored_bytes,
+        )
 
     @property
     def image_store_url(self) -> str:

@@ -25,6 +25,11 @@ def expiries_key(tenant_id: TenantId) -> str:
     return f"sparke:{{t:{tenant_id}}}:file-expiries"
 
 
+def sizes_key(tenant_id: TenantId) -> str:
+    """Hash of file id → bytes, of the same files. Lives as long as its last file."""
+    return f"sparke:{{t:{tenant_id}}}:file-sizes"
+
+
 def content_key(tenant_id: TenantId, file_id: FileId) -> str:
     """Where a file's bytes lie in the object store."""
     return f"{FOLDER}/{tenant_id}/{file_id}"

@@ -1,6 +1,6 @@
 """What is known of tenants' files: add a record, read one, list them, remove one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from app.domain.file import StoredFile
 from app.domain.ids import FileId, TenantId
-from app.errors import CorruptRecord, NotFound, TooManyFiles
+from app.errors import CorruptRecord, NotFound, StorageFull, TooManyFiles
 from app.files import codec, keys
 from app.redis.errors import redis_errors
 from app.redis.replicas import Replicas
@@ -54,9 +54,12 @@ class FileStore:
         max_files: int,
         clock_ms: Callable[[], int],
         replicas: Replicas | None = None,
+        most_bytes: Callable[[TenantId], Awaitable[int | None]] | None = None,
     ) -> None:
+        """`most_bytes` says how many bytes all files of a tenant may have; None: any number."""
         self._redis = redis
         self._replicas = replicas or Replicas(redis)
+        self._most_bytes = most_bytes
         self._max_files = max_files
         self._clock_ms = clock_ms
         self._add = load_script(redis, "app.files", "add")
@@ -64,18 +67,31 @@ class FileStore:
 
     @redis_errors
     async def check_room(self, tenant_id: TenantId) -> None:
-        """Raises TooManyFiles where one more would be refused now."""
+        """Raises TooManyFiles or StorageFull where any further file would be refused now."""
         living = await self._redis.zcount(keys.expiries_key(tenant_id), f"({self._clock_ms()}", "+inf")
         if living >= self._max_files:
             raise self._full()
+        most_bytes = await self._find_most_bytes(tenant_id)
+        if most_bytes is not None and await self.stored_bytes(tenant_id) >= most_bytes:
+            raise _no_room(most_bytes)
+
+    @redis_errors
+    async def stored_bytes(self, tenant_id: TenantId) -> int:
+        """Bytes of all files that are there. Files from before sizes were kept count as none."""
+        ids: Any = await self._redis.zrangebyscore(
+            keys.expiries_key(tenant_id), f"({self._clock_ms()}", "+inf"
+        )
+        sizes: Any = await self._redis.hmget(keys.sizes_key(tenant_id), ids) if ids else []
+        return sum(int(size or 0) for size in sizes)
 
     @redis_errors
     async def add(self, file: StoredFile) -> None:
-        """Writes the record: now the file is there. The same one again changes nothing. Raises TooManyFiles.
+        """Writes the record: now the file is there. The same one again changes nothing. Raises TooManyFiles and StorageFull.
 
         After StoreUnavailable the record may be there or not, so the bytes must be left where they are.
         """
-        added = await self._replicas.run(
+        most_bytes = await self._find_most_bytes(file.tenant_id)
+        written = await self._replicas.run(
             self._add,
             _slot_keys(file.tenant_id, file.file_id),
             [
@@ -84,9 +100,14 @@ class FileStore:
                 self._clock_ms(),
                 file.expires_at_ms,
                 self._max_files,
+                file.size_bytes,
+                "" if most_bytes is None else most_bytes,
             ],
         )
-        if not added.checked():
+        added = written.checked()
+        if added == 2:
+            raise _no_room(most_bytes or 0)
+        if not added:
             raise self._full()
 
     @redis_errors
@@ -156,6 +177,9 @@ class FileStore:
                 files.append(file)
         return files
 
+    async def _find_most_bytes(self, tenant_id: TenantId) -> int | None:
+        return None if self._most_bytes is None else await self._most_bytes(tenant_id)
+
     def _is_over(self, file: StoredFile) -> bool:
         return self._clock_ms() >= file.expires_at_ms
 
@@ -172,4 +196,12 @@ def no_such_file(file_id: str) -> NotFound:
 
 
 def _slot_keys(tenant_id: TenantId, file_id: FileId) -> list[str]:
-    return [keys.file_key(tenant_id, file_id), keys.index_key(tenant_id), keys.expiries_key(tenant_id)]
+    of_all = [make(tenant_id) for make in (keys.index_key, keys.expiries_key, keys.sizes_key)]
+    return [keys.file_key(tenant_id, file_id), *of_all]
+
+
+def _no_room(most_bytes: int) -> StorageFull:
+    return StorageFull(
+        f"your files may have {max(0, most_bytes)} bytes beside your images; delete some, or wait until some expire",
+        param="file",
+    )

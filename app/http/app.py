@@ -10,7 +10,19 @@ from app.http.deps import Deps
 from app.http.errors import install_error_handlers
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import build_openapi
-from app.http.routes import batches, edits, files, health, images, jobs, memories, models, webhooks
+from app.http.routes import (
+    admin,
+    batches,
+    edits,
+    files,
+    health,
+    images,
+    jobs,
+    memories,
+    models,
+    usage,
+    webhooks,
+)
 
 _DESCRIPTION = (
     "Text to image and edits of images, with a memory: new images are pushed away from the tenant's past images of similar prompts. "
@@ -48,6 +60,7 @@ def create_app(deps: Deps) -> FastAPI:
         RequestMiddleware, metrics=deps.metrics, now_s=time.perf_counter, randomness=deps.randomness
     )
     install_error_handlers(app)
-    for routes in (health, models, images, edits, jobs, files, batches, webhooks, memories):
+    user_routes = (models, images, edits, jobs, files, batches, webhooks, memories, usage)
+    for routes in (health, *user_routes, admin):
         app.include_router(routes.router)
     return app

@@ -10,12 +10,17 @@ from prometheus_client import Counter
 from redis.asyncio import Redis
 
 from app.batches.driver import BatchDriver
+from app.erasure.eraser import TenantEraser
 from app.errors import ServiceError
 from app.jobs.keys import FINISHED_CHANNEL
 from app.redis.cancelling import end_task
 from app.redis.listener import Listener
 from app.telemetry.metrics import Metrics
+from app.tenants.usage import UsageMeter
 from app.webhooks.deliverer import Deliverer
+
+_FLUSH_S = 5.0
+_ERASE_S = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +69,53 @@ async def delivering_webhooks(deliverer: Deliverer, redis: Redis) -> AsyncIterat
         finally:
             await end_task(task)
             await deliverer.close()
+
+
+@asynccontextmanager
+async def erasing(eraser: TenantEraser) -> AsyncIterator[None]:
+    """Brings deletions on for as long as the context lasts; what is left over is for another process."""
+    task = asyncio.create_task(_erase_for_ever(eraser), name="erasure")
+    try:
+        yield
+    finally:
+        await end_task(task)
+
+
+async def _erase_for_ever(eraser: TenantEraser) -> None:
+    while True:
+        try:
+            await eraser.look()
+        except ServiceError as error:
+            _log.warning("erasure_failed", error=error.message)
+        except Exception:  # noqa: BLE001 - this must not be the last look
+            _log.exception("erasure_failed")
+        await asyncio.sleep(_ERASE_S)
+
+
+@asynccontextmanager
+async def metering(meter: UsageMeter) -> AsyncIterator[None]:
+    """Writes down what was counted on a timer for as long as the context lasts, and once more at its end."""
+    task = asyncio.create_task(_flush_for_ever(meter), name="usage")
+    try:
+        yield
+    finally:
+        await end_task(task)
+        await _flush(meter)
+
+
+async def _flush_for_ever(meter: UsageMeter) -> None:
+    while True:
+        await asyncio.sleep(_FLUSH_S)
+        await _flush(meter)
+
+
+async def _flush(meter: UsageMeter) -> None:
+    try:
+        await meter.flush()
+    except ServiceError as error:
+        _log.warning("usage_not_written", error=error.message)
+    except Exception:  # noqa: BLE001 - this must not be the last time
+        _log.exception("usage_not_written")
 
 
 @asynccontextmanager

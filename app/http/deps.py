@@ -30,6 +30,7 @@ from app.memory.store import MemoryStore
 from app.redis.replicas import Replicas
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
+from app.tenants.desk import TenantDesk
 from app.tenants.keys import KeyStore
 from app.webhooks.store import WebhookStore
 from app.webhooks.targets import Targets
@@ -71,6 +72,7 @@ class Deps:
     waiter: JobWaiter
     registry: WorkerRegistry
     keys: KeyStore
+    desk: TenantDesk
     images: ImageStore
     files: FileStore
     contents: FileContents

@@ -4,12 +4,12 @@ from typing import Any
 
 from app.http.answers import Problem
 from app.http.errors import MAX_RETRY_AFTER_S, PROBLEM_JSON, codes_of
-from app.http.rate_limit import LIMIT, REMAINING, RESET
+from app.http.rate_limit import IMAGES_LIMIT, IMAGES_REMAINING, IMAGES_RESET, LIMIT, REMAINING, RESET
 
 _TITLES = {
     400: "Something in the request is wrong",
     401: "No valid API key",
-    403: "The signature is wrong or has expired",
+    403: "Not allowed, with this key or this signature",
     404: "There is no such thing",
     408: "The body came too slowly",
     409: "It is over",
@@ -29,28 +29,31 @@ _RETRY_AFTER = {
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_RETRY_AFTER_S},
     }
 }
-_HEADERS: dict[int, dict[str, Any]] = {
-    401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
-    429: _RETRY_AFTER,
-    503: _RETRY_AFTER,
-}
-
-ALLOWANCE_DOCS: dict[str, Any] = {
+_COUNT = {"type": "integer", "minimum": 0}
+_SPAN = {"type": "string", "pattern": r"^([0-9]+h)?([0-9]+m)?[0-9]+s$"}
+_REQUESTS: dict[str, Any] = {
     LIMIT: {
-        "description": "How many jobs of yours may wait for the model.",
+        "description": "How many requests you may send a minute; where that is not bounded, how many jobs of yours may wait"
+        " for the model.",
         "schema": {"type": "integer", "minimum": 1},
     },
-    REMAINING: {
-        "description": "How many more may.",
-        "schema": {"type": "integer", "minimum": 0},
-    },
+    REMAINING: {"description": "How many more.", "schema": _COUNT},
 }
-EXHAUSTED_DOCS: dict[str, Any] = {
-    **ALLOWANCE_DOCS,
-    RESET: {
-        "description": "When all of it is free again, if jobs leave as before; absent where it is the service that is full.",
-        "schema": {"type": "string", "pattern": r"^([0-9]+h)?([0-9]+m)?[0-9]+s$"},
+_WHEN = "When all of it is there again; absent where it is the service that is full."
+_IMAGES: dict[str, Any] = {
+    IMAGES_LIMIT: {
+        "description": "How many images you may ask for on a day of UTC; absent: any number.",
+        "schema": _COUNT,
     },
+    IMAGES_REMAINING: {"description": "How many more today.", "schema": _COUNT},
+    IMAGES_RESET: {"description": "When the next day begins.", "schema": _SPAN},
+}
+ALLOWANCE_DOCS: dict[str, Any] = {**_REQUESTS, **_IMAGES}
+EXHAUSTED_DOCS: dict[str, Any] = {**ALLOWANCE_DOCS, RESET: {"description": _WHEN, "schema": _SPAN}}
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
+    429: {**_RETRY_AFTER, **_REQUESTS, RESET: EXHAUSTED_DOCS[RESET]},
+    503: _RETRY_AFTER,
 }
 
 
@@ -60,8 +63,8 @@ def fails_with(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def common_errors(*, needs_key: bool) -> dict[str, dict[str, Any]]:
-    """What any operation may answer, and any that asks Redis for a key."""
-    statuses = (401, 500, 503) if needs_key else (500,)
+    """What any operation may answer, and any that needs a key."""
+    statuses = (401, 403, 429, 500, 503) if needs_key else (500,)
     return {str(status): _describe(status) for status in statuses}
 
 

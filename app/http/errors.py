@@ -21,21 +21,28 @@ from app.errors import (
     CannotEdit,
     ConfigurationError,
     CorruptRecord,
+    Forbidden,
     IdempotencyMismatch,
+    ImagesSpent,
     InvalidId,
     InvalidRequest,
     InvalidValue,
     JobCancelled,
     JobFailed,
+    KeyEnded,
+    MemoryFull,
     ModelNotFound,
     NotFound,
     NotReplicated,
     NoWorker,
     PictureGone,
     QueueFull,
+    RateLimited,
     ReferenceNotFound,
     ServiceError,
+    StorageFull,
     StoreUnavailable,
+    TenantDeleting,
     TooManyBatches,
     TooManyFiles,
     TooManyUploads,
@@ -68,6 +75,7 @@ class Answer:
 
 
 INVALID_REQUEST = "invalid_request_error"
+PERMISSION = "permission_error"
 RATE_LIMIT = "rate_limit_error"
 SERVER = "server_error"
 
@@ -78,6 +86,8 @@ ANSWERS: Mapping[type[ServiceError], Answer] = {
     InvalidValue: Answer(400, "Invalid value", INVALID_REQUEST),
     ModelNotFound: Answer(404, "Model not found", INVALID_REQUEST),
     TooManyFiles: Answer(400, "Too many files", INVALID_REQUEST),
+    MemoryFull: Answer(400, "Memory full", INVALID_REQUEST),
+    StorageFull: Answer(400, "Storage full", INVALID_REQUEST),
     TooManyWebhooks: Answer(400, "Too many webhooks", INVALID_REQUEST),
     ReferenceNotFound: Answer(404, "Reference not found", INVALID_REQUEST),
     CannotEdit: Answer(400, "Model cannot edit", INVALID_REQUEST),
@@ -86,7 +96,12 @@ ANSWERS: Mapping[type[ServiceError], Answer] = {
     NotFound: Answer(404, "Not found", INVALID_REQUEST),
     BatchOver: Answer(409, "Batch over", INVALID_REQUEST, is_retried=False),
     Unauthenticated: Answer(401, "Not authenticated", INVALID_REQUEST),
+    Forbidden: Answer(403, "Not allowed with this key", PERMISSION),
+    KeyEnded: Answer(409, "API key has ended", INVALID_REQUEST, is_retried=False),
+    TenantDeleting: Answer(409, "Tenant is being deleted", INVALID_REQUEST, is_retried=False),
     QueueFull: Answer(429, "Too many jobs waiting", RATE_LIMIT),
+    RateLimited: Answer(429, "Too many requests", RATE_LIMIT),
+    ImagesSpent: Answer(429, "Too many images today", RATE_LIMIT),
     TooManyUploads: Answer(429, "Too many uploads", RATE_LIMIT),
     TooManyBatches: Answer(429, "Too many unfinished batches", RATE_LIMIT),
     Unavailable: Answer(503, "Service unavailable", SERVER, retry_after_s=5),
@@ -195,6 +210,8 @@ def service_problem(
         headers |= refused_headers(error)
     if retry_after_s is not None:
         headers["retry-after"] = str(min(max(retry_after_s, 1), MAX_RETRY_AFTER_S))
+    if isinstance(error, ImagesSpent) and error.retry_after_s > MAX_RETRY_AFTER_S:
+        headers["x-should-retry"] = "false"  # so soon it is in vain
     if answer.is_retried is not None:
         headers["x-should-retry"] = str(answer.is_retried).lower()
     if answer.status == 401:

@@ -18,15 +18,24 @@ from app.batches.store import BatchStore
 from app.batches.sweeper import InputSweeper
 from app.batches.types import BatchLimits
 from app.catalogue import load_catalogue
+from app.domain.ids import TenantId
+from app.erasure.eraser import ErasedStores, TenantEraser
 from app.errors import ConfigurationError
 from app.files.contents import FileContents
 from app.files.store import FileStore
-from app.files.sweeper import FileSweeper
+from app.files.sweeper import SLACK_S, FileSweeper
 from app.http.app import create_app, stop_followers
 from app.http.auth import is_loopback
 from app.http.background import Background
 from app.http.batch_lines import WireForms
-from app.http.chores import delivering_webhooks, driving_batches, removing_remains, sweeping_files
+from app.http.chores import (
+    delivering_webhooks,
+    driving_batches,
+    erasing,
+    metering,
+    removing_remains,
+    sweeping_files,
+)
 from app.http.deps import Deps, MemoryDeps
 from app.http.pictures import PictureReader
 from app.http.uploads import UploadSlots
@@ -34,15 +43,18 @@ from app.images.store import ImageStore
 from app.images.urls import SigningKeyStore, UrlSigner
 from app.jobs.events import JobEvents
 from app.jobs.listing import JobLister
+from app.jobs.room import CountedRoom
 from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry, now_ms
+from app.memory.overview import MemoryOverview
 from app.redis.connection import check_server, connect
 from app.redis.replicas import Replicas
 from app.settings import Settings
 from app.signals import stop_signals
 from app.telemetry.metrics import Metrics
+from app.tenants.desk import TenantDesk
 from app.tenants.keys import KeyStore
 from app.webhooks.deliverer import Deliverer
 from app.webhooks.outbox import Outbox
@@ -70,15 +82,17 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         key = given.get_secret_value().encode() if given else await SigningKeyStore(redis).get_or_create()
         registry = WorkerRegistry(redis, ttl_s=settings.heartbeat_ttl_s)
         replicas = Replicas.of(redis, settings)
-        jobs = JobStore(redis, JobLimits.of(settings), replicas=replicas)
+        desk = TenantDesk.open(redis, settings, clock_ms=now_ms, replicas=replicas)
+        files = FileStore(
+            redis,
+            max_files=settings.max_files_per_tenant,
+            clock_ms=now_ms,
+            replicas=replicas,
+            most_bytes=desk.most_file_bytes,
+        )
+        jobs = _job_store(redis, settings, desk, files, replicas=replicas)
         waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
         metrics = _open_metrics()
-        files = FileStore(redis, max_files=settings.max_files_per_tenant, clock_ms=now_ms, replicas=replicas)
-        contents = FileContents.open(settings.file_store_url)
-        sweeper = FileSweeper(
-            redis, files, contents, upload_timeout_s=settings.upload_timeout_s, clock_ms=now_ms
-        )
-        await stack.enter_async_context(sweeping_files(sweeper, metrics))
         images = ImageStore.open(settings.image_store_url)
         resolver = stack.enter_context(closing(SystemResolver()))
         deps = Deps(
@@ -88,9 +102,10 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             waiter=await stack.enter_async_context(waiter),
             registry=registry,
             keys=KeyStore(redis, replicas=replicas),
+            desk=desk,
             images=images,
             files=files,
-            contents=contents,
+            contents=FileContents.open(settings.file_store_url),
             batches=_batch_store(redis, settings, replicas),
             memories=MemoryDeps.of(redis, images, clock_ms=now_ms, replicas=replicas),
             webhooks=WebhookStore(redis, clock_ms=now_ms, replicas=replicas),
@@ -105,12 +120,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             now_ms=now_ms,
             randomness=secrets.token_bytes,
         )
-        inputs = BatchInputs.open(settings.file_store_url)
-        input_sweeper = InputSweeper(redis, inputs, clock_ms=now_ms)
-        await stack.enter_async_context(sweeping_files(input_sweeper, metrics))
-        await stack.enter_async_context(removing_remains(deps.memories.remains, metrics))
-        await stack.enter_async_context(driving_batches(_make_driver(deps, redis, inputs)))
-        await stack.enter_async_context(delivering_webhooks(_make_deliverer(deps, redis), redis))
+        await _start_chores(stack, deps, redis)
         yield deps
 
 
@@ -122,6 +132,41 @@ def _batch_store(redis: Redis, settings: Settings, replicas: Replicas) -> BatchS
         clock_ms=now_ms,
         replicas=replicas,
     )
+
+
+async def _start_chores(stack: AsyncExitStack, deps: Deps, redis: Redis) -> None:
+    """What the process does beside answering, until the stack is left."""
+    settings, inputs = deps.settings, BatchInputs.open(deps.settings.file_store_url)
+    await deps.desk.registry.add(await deps.keys.list_tenants())
+    files = FileSweeper(
+        redis, deps.files, deps.contents, upload_timeout_s=settings.upload_timeout_s, clock_ms=deps.now_ms
+    )
+    for sweeper in (files, InputSweeper(redis, inputs, clock_ms=deps.now_ms)):
+        await stack.enter_async_context(sweeping_files(sweeper, deps.metrics))
+    await stack.enter_async_context(removing_remains(deps.memories.remains, deps.metrics))
+    await stack.enter_async_context(metering(deps.desk.meter))
+    await stack.enter_async_context(erasing(_make_eraser(deps, redis, inputs)))
+    await stack.enter_async_context(driving_batches(_make_driver(deps, redis, inputs)))
+    await stack.enter_async_context(delivering_webhooks(_make_deliverer(deps, redis), redis))
+
+
+def _job_store(
+    redis: Redis, settings: Settings, desk: TenantDesk, files: FileStore, *, replicas: Replicas | None = None
+) -> JobStore:
+    """Where jobs are accepted, within the tenants' quotas."""
+
+    async def stored_bytes(tenant_id: TenantId) -> int:
+        return await files.stored_bytes(tenant_id) + await desk.usage.image_bytes(tenant_id)
+
+    room = CountedRoom(memory_entries=MemoryOverview(redis).count_entries, stored_bytes=stored_bytes)
+    return JobStore(redis, JobLimits.of(settings), quotas=desk.quotas, room=room, replicas=replicas)
+
+
+def _make_eraser(deps: Deps, redis: Redis, inputs: BatchInputs) -> TenantEraser:
+    """What deletes tenants. No request, and no job that a worker has in hand, takes longer than an upload may."""
+    stores = ErasedStores(deps.jobs, deps.keys, (deps.images, deps.contents, inputs), tuple(deps.catalogue))
+    linger_s = max(deps.settings.upload_timeout_s, deps.settings.request_timeout_s) + SLACK_S
+    return TenantEraser(redis, deps.desk.registry, stores, linger_s=linger_s, clock_ms=deps.now_ms)
 
 
 def _make_deliverer(deps: Deps, redis: Redis) -> Deliverer:
@@ -138,7 +183,7 @@ def _make_driver(deps: Deps, redis: Redis, inputs: BatchInputs) -> BatchDriver:
     room = settings.max_files_per_tenant + 2 * settings.max_open_batches_per_tenant
     stores = OutputStores(
         redis=redis,
-        jobs=JobStore(redis, JobLimits.of(settings)),
+        jobs=_job_store(redis, settings, deps.desk, deps.files),
         inputs=inputs,
         files=FileStore(redis, max_files=room, clock_ms=deps.now_ms),
         contents=deps.contents,

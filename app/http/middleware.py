@@ -9,7 +9,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.domain.quota import Remaining
 from app.http.errors import internal_problem
+from app.http.rate_limit import token_headers
 from app.telemetry.metrics import Metrics
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -50,7 +52,9 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(MutableHeaders(scope=message), request_id, scope["path"])
+                headers = MutableHeaders(scope=message)
+                _add_headers(headers, request_id, scope["path"])
+                _add_tokens(headers, status, scope["state"].get("tokens"))
             await send(message)
 
         self._metrics.http_requests_in_flight.inc()
@@ -84,3 +88,9 @@ def _add_headers(headers: MutableHeaders, request_id: str, path: str) -> None:
     if not path.startswith(_DOCS):
         headers.setdefault("content-security-policy", _CONTENT_SECURITY)
     headers.setdefault("cache-control", "no-store")
+
+
+def _add_tokens(headers: MutableHeaders, status: int, tokens: Remaining | None) -> None:
+    """What is left of the tenant's requests a minute, where they are bounded; a 429 tells of what it is for alone."""
+    if tokens is not None and status != 429:
+        headers.update(token_headers(tokens))

@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
+from app.http.admin_bodies import KeyBody, QuotasBody, RotateBody
 from app.http.answers import NotReady, Problem
 from app.http.batch_answers import BatchBody
 from app.http.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS, common_errors
@@ -307,6 +308,9 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             (WebhookBody, "validation"),
             (ForgetBody, "validation"),
             (ShapeBody, "validation"),
+            (KeyBody, "validation"),
+            (RotateBody, "validation"),
+            (QuotasBody, "validation"),
             (Problem, "serialization"),
             (NotReady, "serialization"),
         ],

@@ -10,12 +10,14 @@ from redis.asyncio import Redis
 
 from app.domain.ids import JobId, ModelId, TenantId, WorkerId, make_job_id
 from app.domain.job import Job, Lane
-from app.errors import QueueFull
+from app.domain.quota import Quotas, Remaining, day_of, next_day_s
+from app.errors import ImagesSpent, QueueFull
 from app.jobs import codec, keys
 from app.jobs.place import JobPlace
 from app.jobs.types import Accepted, Idempotency, JobLimits
 from app.redis.replicas import Replicas, Written
 from app.redis.scripts import load_script
+from app.tenants.names import usage_key
 
 MAX_RETRY_AFTER_S = 120  # clients give up where they are told to wait longer
 _BATCH_FIRST = 8  # one turn in so many asks the batch lane first, so that it moves under any load
@@ -77,28 +79,34 @@ class Arrivals:
             raise self._full(found, f"the service has {limit} unfinished jobs for model {place.model}")
 
     async def accept(
-        self, job: Job, idempotency: Idempotency | None = None
+        self, job: Job, idempotency: Idempotency | None = None, *, quotas: Quotas | None = None
     ) -> tuple[Accepted, bool, Written]:
         """Writes the record and the place in the waiting set: now the job is durable. The job that stands for it.
 
         That is another one where the idempotency key had one. Also whether the job itself is open, which it is not then,
-        nor where it was accepted before and has ended; and which replicas have it. Raises QueueFull and IdempotencyMismatch.
+        nor where it was accepted before and has ended; and which replicas have it. Raises QueueFull, ImagesSpent and
+        IdempotencyMismatch.
         """
-        place, limits = JobPlace.of(job), self._limits
+        place, limits, now_ms = JobPlace.of(job), self._limits, self._clock_ms()
+        quotas = quotas or limits.quotas
         job_path, waiting, _, events = place.slot_keys
-        touched = [job_path, waiting, events, keys.jobs_key(place.tenant_id)]
-        listed_since = make_job_id(max(0, self._clock_ms() - 1000 * limits.job_list_ttl_s), bytes(8))
+        touched = [job_path, waiting, events, keys.jobs_key(place.tenant_id), usage_key(place.tenant_id)]
+        listed_since = make_job_id(max(0, now_ms - 1000 * limits.job_list_ttl_s), bytes(8))
         arguments: list[Any] = [
             job.job_id,
             codec.JOB.dump_json(job),
             place.model,
             job.created_at_ms,
             job.deadline_at_ms,
-            limits.max_waiting_per_tenant,
+            quotas.max_waiting_jobs,
             job.lane,
             keys.place_of(job.created_at_ms, job.lane),
             listed_since,
             1000 * limits.job_list_ttl_s,
+            job.request.num_images,
+            "" if quotas.images_per_day is None else quotas.images_per_day,
+            day_of(now_ms),
+            1000 * limits.usage_ttl_s,
         ]
         if idempotency is not None:
             touched.append(keys.idempotency_key(place.tenant_id, idempotency.key))
@@ -106,12 +114,15 @@ class Arrivals:
         written = await self._replicas.run(self._accept, touched, arguments)
         outcome, *found = written.reply
         if outcome == b"full":
-            what = f"you have {limits.max_waiting_per_tenant} jobs waiting for model {place.model}"
-            raise self._full(found, what, limit=limits.max_waiting_per_tenant)
+            what = f"you have {quotas.max_waiting_jobs} jobs waiting for model {place.model}"
+            raise self._full(found, what, limit=quotas.max_waiting_jobs)
+        if outcome == b"spent":
+            raise _spent(job, quotas, num_used=int(found[0]), now_ms=now_ms)
         if outcome == b"other" and idempotency is not None:
             raise idempotency.mismatch
-        stands_for = JobId(found[1].decode()) if outcome == b"known" else job.job_id
-        accepted = Accepted(stands_for, int(found[0]), limits.max_waiting_per_tenant)
+        stands_for = JobId(found[2].decode()) if outcome == b"known" else job.job_id
+        images = _images_left(quotas, num_used=int(found[1]), now_ms=now_ms)
+        accepted = Accepted(stands_for, int(found[0]), quotas.max_waiting_jobs, images)
         return accepted, outcome == b"accepted", written
 
     async def known(self, tenant_id: TenantId, idempotency: Idempotency) -> JobId | None:
@@ -197,3 +208,22 @@ class Arrivals:
 def estimate_retry_s(oldest_age_ms: float, num_jobs: int) -> int:
     """Seconds until a place is free, if jobs leave as fast as the oldest one's age suggests; 1..120."""
     return min(MAX_RETRY_AFTER_S, max(1, math.ceil(oldest_age_ms / 1000 / max(num_jobs, 1))))
+
+
+def _images_left(quotas: Quotas, *, num_used: int, now_ms: int) -> Remaining | None:
+    if quotas.images_per_day is None:
+        return None
+    return Remaining(quotas.images_per_day, max(0, quotas.images_per_day - num_used), next_day_s(now_ms))
+
+
+def _spent(job: Job, quotas: Quotas, *, num_used: int, now_ms: int) -> ImagesSpent:
+    most, next_s = quotas.images_per_day or 0, next_day_s(now_ms)
+    num_left = max(0, most - num_used)
+    return ImagesSpent(
+        f"you may ask for {most} images a day, of which {num_left} are left, and this asks for"
+        f" {job.request.num_images}; the next day of UTC begins in {next_s} s",
+        retry_after_s=next_s,
+        limit=most,
+        reset_after_s=next_s,
+        num_left=num_left,
+    )

@@ -1,5 +1,5 @@
 -- Cancels one job: a queued one at once; a running one is asked to end and can no longer succeed; an ended one stays.
--- KEYS: job, waiting, released, events, webhooks, outbox   ARGV: job id, failure JSON, now_ms, ttl_ms, channel, message,
+-- KEYS: job, waiting, released, events, webhooks, outbox, usage   ARGV: job id, failure JSON, now_ms, ttl_ms, channel, message,
 --   channel of events
 -- Returns {state after it, lanes waiting, stream id or ''}, or {} where the job is unknown. A second call changes nothing.
 local state, stream_id = unpack(redis.call('HMGET', KEYS[1], 'state', 'stream_id'))

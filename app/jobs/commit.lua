@@ -1,6 +1,7 @@
 -- Ends a job with its images: memory entries, result, terminal state and notification, all or nothing. One that was
 -- cancelled meanwhile ends so, and nothing of it is remembered.
--- KEYS: job, waiting, released, events, webhooks, outbox, memory meta, memory log, memory index, what was forgotten of the memory
+-- KEYS: job, waiting, released, events, webhooks, outbox, usage, memory meta, memory log, memory index, what was forgotten of the
+--   memory
 -- ARGV: job id, fence, now_ms, ttl_ms, result JSON, channel, message, failure JSON of a cancelled job,
 --   name in the index, how far the memory had come when the job read it or '', entry, entry, ...
 -- Nothing is remembered where the memory is frozen, or all of it was forgotten since the job had read it. What is beyond
@@ -18,18 +19,18 @@ if cancel then
   redis.call('HSET', KEYS[1], 'state', state, 'failure', ARGV[8], 'finished_at_ms', ARGV[3])
 else
   state, version = 'succeeded', ''
-  local before, cleared, frozen = unpack(redis.call('HMGET', KEYS[7], 'version', 'cleared_version', 'frozen'))
+  local before, cleared, frozen = unpack(redis.call('HMGET', KEYS[8], 'version', 'cleared_version', 'frozen'))
   local is_forgotten = cleared and ARGV[10] ~= '' and tonumber(ARGV[10]) < tonumber(cleared)
   if #ARGV > 10 and not is_forgotten and not frozen then
     for index = 11, #ARGV do
       version = string.format('%.0f', tonumber(before or 0) + index - 10)
-      redis.call('XADD', KEYS[8], version .. '-0', 'e', ARGV[index])
+      redis.call('XADD', KEYS[9], version .. '-0', 'e', ARGV[index])
     end
-    redis.call('HSETNX', KEYS[7], 'created_at_ms', ARGV[3])
-    redis.call('HSET', KEYS[7], 'version', version)
-    redis.call('PERSIST', KEYS[7])
-    redis.call('SADD', KEYS[9], ARGV[9])
-    version = keep_caps(KEYS[7], KEYS[8], KEYS[10], ARGV[3]) or version
+    redis.call('HSETNX', KEYS[8], 'created_at_ms', ARGV[3])
+    redis.call('HSET', KEYS[8], 'version', version)
+    redis.call('PERSIST', KEYS[8])
+    redis.call('SADD', KEYS[10], ARGV[9])
+    version = keep_caps(KEYS[8], KEYS[9], KEYS[11], ARGV[3]) or version
   end
   redis.call('HSET', KEYS[1], 'state', state, 'result', ARGV[5], 'finished_at_ms', ARGV[3],
     'committed_version', version)

@@ -14,14 +14,34 @@ local function tell(events, ...)
   if redis.call('EXISTS', events) == 1 then redis.call('XADD', events, 'MAXLEN', '~', 1000, '*', ...) end
 end
 
+-- Settles what an ended job was charged, once: without images it gives those of its day back, with images it notes their
+-- bytes on the day on which they were made.
+local function settle(job, usage, state, at_ms)
+  local charged, result = unpack(redis.call('HMGET', job, 'charged', 'result'))
+  if not charged then return end
+  redis.call('HDEL', job, 'charged')
+  local day, num_images = string.match(charged, '^(%d+):(%d+)$')
+  if state ~= 'succeeded' then
+    if redis.call('HEXISTS', usage, day .. ':images') == 1 then
+      redis.call('HINCRBY', usage, day .. ':images', -num_images)
+    end
+    return
+  end
+  local num_bytes = 0
+  for _, image in ipairs(cjson.decode(result).images) do num_bytes = num_bytes + image.size_bytes end
+  local today = string.format('%.0f', math.floor(tonumber(at_ms) / 86400000))
+  redis.call('HINCRBY', usage, today .. ':image_bytes', string.format('%.0f', num_bytes))
+end
+
 -- The same of its end, after which the events live as long as the record; and an entry in the tenant's outbox where it
 -- has webhooks, but not of a batch's lines. `keys` begins as KEYS of the scripts that end jobs: job, waiting, released,
--- events, webhooks, outbox.
+-- events, webhooks, outbox, usage.
 local function tell_end(keys, job_id, ttl_ms, state)
   tell(keys[4], 'type', state)
   redis.call('PEXPIRE', keys[4], ttl_ms)
   local json, lane, at_ms = unpack(redis.call('HMGET', keys[1], 'job', 'lane', 'finished_at_ms'))
   if lane ~= 'batch' then tell_webhooks(keys[5], keys[6], 'job.' .. state, job_id, at_ms, json) end
+  settle(keys[1], keys[7], state, at_ms)
 end
 
 -- Gives a tenant a turn after all others in each lane whose turns are in `keys` from `first` on, unless it has one, and

@@ -1,6 +1,6 @@
 -- Ends a job without images, if it is still in the expected state and under the expected fence ('' is any). One that
 -- was cancelled meanwhile ends so.
--- KEYS: job, waiting, released, events, webhooks, outbox
+-- KEYS: job, waiting, released, events, webhooks, outbox, usage
 -- ARGV: job id, expected state, expected fence, new state, failure JSON, now_ms, ttl_ms, channel, message,
 --   failure JSON of a cancelled job, '1' where a dead letter is due
 -- Returns {1, lanes waiting, stream id or '', state, dead or ''} or {0}. A second call changes nothing.

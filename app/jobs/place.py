@@ -8,6 +8,7 @@ from app.domain.job import Job
 from app.errors import InvalidId
 from app.jobs import keys
 from app.redis.members import member_of
+from app.tenants.names import usage_key
 from app.webhooks.keys import outbox_key, webhooks_key
 
 
@@ -50,5 +51,6 @@ class JobPlace:
 
     @property
     def end_keys(self) -> list[str]:
-        """The same, webhooks and outbox, as the scripts take them that may end the job."""
-        return [*self.slot_keys, webhooks_key(self.tenant_id), outbox_key(self.tenant_id)]
+        """The same, webhooks, outbox and usage, as the scripts take them that may end the job."""
+        told = [webhooks_key(self.tenant_id), outbox_key(self.tenant_id)]
+        return [*self.slot_keys, *told, usage_key(self.tenant_id)]

@@ -1,6 +1,6 @@
 -- Makes a running job queued again, if it runs under the fence or under the stream entry ('' is any); one that was
 -- cancelled meanwhile ends so. It stays released; a new stream entry must follow.
--- KEYS: job, waiting, released, events, webhooks, outbox
+-- KEYS: job, waiting, released, events, webhooks, outbox, usage
 -- ARGV: job id, fence or '', stream id or '', '1' where the attempt does not count, failure JSON of a cancelled job,
 --   now_ms, ttl_ms, channel, message, channel of events
 -- Returns {'queued'}, also where it was and only an entry is named; {'cancelled', lanes waiting}; {'dead', lanes

@@ -1,5 +1,5 @@
 -- Starts a job that was delivered to a worker: a new fence, running. One that was begun too often ends as poison.
--- KEYS: job, waiting, released, events, webhooks, outbox
+-- KEYS: job, waiting, released, events, webhooks, outbox, usage
 -- ARGV: job id, worker id, stream id, now_ms, ttl_ms, failure JSON of an expired job, channel, message, max_attempts,
 --   failure JSON of a poison job, channel of events
 -- Returns {'started', fence, job JSON, attempts before}; {'expired', lanes waiting}; {'dead', lanes waiting}: it is

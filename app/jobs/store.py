@@ -8,10 +8,19 @@ from redis.asyncio import Redis
 
 from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import Job, JobRecord, JobState
+from app.domain.quota import QuotaSource, SameForAll
 from app.domain.result import Failure
-from app.errors import IdempotencyMismatch, NotFound, QueueFull, StoreUnavailable
+from app.errors import (
+    IdempotencyMismatch,
+    MemoryFull,
+    NotFound,
+    QueueFull,
+    StorageFull,
+    StoreUnavailable,
+)
 from app.jobs import codec, keys
 from app.jobs.place import JobPlace
+from app.jobs.room import NoBounds, Room
 from app.jobs.transitions import Ended, Expectation, Transitions
 from app.jobs.types import Accepted, DeadLetter, Idempotency, JobLimits
 from app.jobs.workers import now_ms
@@ -34,9 +43,12 @@ class JobStore:
         *,
         clock_ms: Callable[[], int] = now_ms,
         replicas: Replicas | None = None,
+        quotas: QuotaSource | None = None,
+        room: Room | None = None,
     ) -> None:
         self._redis = redis
-        self._limits = limits
+        self._quotas = quotas or SameForAll(limits.quotas)
+        self._room = room or NoBounds()
         self._replicas = replicas or Replicas(redis)
         self._steps = Transitions(redis, limits, clock_ms, replicas=self._replicas)
 
@@ -44,23 +56,22 @@ class JobStore:
     async def accept(self, job: Job, idempotency: Idempotency | None = None) -> Accepted:
         """Makes the job durable and wakes workers; the same job again changes nothing. The job that stands for it.
 
-        That is the first one where the idempotency key had one, whatever became of it. Raises QueueFull, and
-        IdempotencyMismatch where the key stands for another request. After StoreUnavailable the job may have been
-        accepted or not.
+        That is the first one where the idempotency key had one, whatever became of it, and however full everything is.
+        Raises QueueFull, ImagesSpent, MemoryFull, StorageFull, and IdempotencyMismatch where the key stands for another
+        request. After StoreUnavailable the job may have been accepted or not.
         """
-        place = JobPlace.of(job)
+        place, quotas = JobPlace.of(job), await self._quotas.of(job.tenant_id)
         try:
+            await self._room.check(job, quotas)
             await self._steps.arrivals.admit(job)
-        except QueueFull:
-            if idempotency is None:
-                raise
-            known = await self._steps.arrivals.known(job.tenant_id, idempotency)
+        except (QueueFull, MemoryFull, StorageFull):
+            known = await self._known(job, idempotency)
             if known is None:
                 raise
             num_waiting = await self.count_waiting(place.tenant_id, place.model)
-            return Accepted(known, num_waiting, self._limits.max_waiting_per_tenant)
+            return Accepted(known, num_waiting, quotas.max_waiting_jobs)
         try:
-            accepted, is_open, written = await self._steps.arrivals.accept(job, idempotency)
+            accepted, is_open, written = await self._steps.arrivals.accept(job, idempotency, quotas=quotas)
         except (QueueFull, IdempotencyMismatch):
             await self._redis.zrem(keys.open_key(place.model), place.member)
             raise
@@ -70,6 +81,12 @@ class JobStore:
             await self._redis.zrem(keys.open_key(place.model), place.member)
         written.checked()  # the job has its turn before this: it will run
         return accepted
+
+    async def _known(self, job: Job, idempotency: Idempotency | None) -> JobId | None:
+        """The job that stands for this one already, if one does: itself, or the first one of its key."""
+        if await self._redis.exists(keys.job_key(job.tenant_id, job.job_id)):
+            return job.job_id
+        return None if idempotency is None else await self._steps.arrivals.known(job.tenant_id, idempotency)
 
     @redis_errors
     async def get(self, tenant_id: TenantId, job_id: JobId) -> JobRecord:

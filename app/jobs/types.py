@@ -7,6 +7,7 @@ from typing import Literal
 
 from app.domain.ids import JobId, ModelId, TenantId, WorkerId
 from app.domain.job import Job, JobRecord, JobState
+from app.domain.quota import Quotas, Remaining
 from app.domain.request import EditKind
 from app.errors import IdempotencyMismatch
 from app.settings import Settings
@@ -24,6 +25,7 @@ class JobLimits:
     idempotency_ttl_s: int = 86_400
     max_attempts: int = 3
     max_dead_letters: int = 1000
+    usage_ttl_s: int = 62 * 86_400
 
     @classmethod
     def of(cls, settings: Settings) -> "JobLimits":
@@ -35,7 +37,13 @@ class JobLimits:
             job_ttl_s=settings.job_ttl_s,
             idempotency_ttl_s=min(settings.idempotency_ttl_s, settings.job_ttl_s),
             max_attempts=settings.max_attempts,
+            usage_ttl_s=settings.kept_usage_s,
         )
+
+    @property
+    def quotas(self) -> Quotas:
+        """Those of a tenant for which nothing else is known."""
+        return Quotas(max_waiting_jobs=self.max_waiting_per_tenant)
 
     @property
     def job_list_ttl_s(self) -> int:
@@ -60,11 +68,15 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The job that stands for a request, and how many of the tenant wait for its model, at most `max_waiting`."""
+    """The job that stands for a request, and how many of the tenant wait for its model, at most `max_waiting`.
+
+    `images` is what is left of the day's, None where they are not bounded.
+    """
 
     job_id: JobId
     num_waiting: int
     max_waiting: int
+    images: Remaining | None = None
 
     @property
     def num_free(self) -> int:

@@ -1,6 +1,7 @@
 """Objects by key in one folder of an object store: a local folder, S3, or what else `obstore` knows by URL."""
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -148,6 +149,20 @@ class ObjectFolder:
         with self.mapped_errors(prefix, "listed"):
             async for chunk in obstore.list(self._store, prefix, chunk_size=_LIST_CHUNK):
                 yield [meta["path"] for meta in chunk]
+
+    async def delete_under(self, place: str, *, with_partial: bool = False) -> int:
+        """Removes every object of one place in the folder; how many there were. Raises StoreUnavailable.
+
+        `with_partial` removes what is not yet whole too, as `delete_partial_before` does; it is not counted.
+        """
+        prefix, num_deleted = f"{self.FOLDER}/{place}/", 0
+        async for found in self.list_below(prefix):
+            await asyncio.gather(*(self.delete(key) for key in found))
+            num_deleted += len(found)
+        if with_partial and self._local is not None:
+            with self.mapped_errors(prefix, "listed"):
+                await asyncio.to_thread(_unlink_old, self._local / self.FOLDER / place, math.inf)
+        return num_deleted
 
     async def delete_partial_before(self, at_s: float) -> int:
         """Removes what a killed process had not written to its end; how many that were. Raises StoreUnavailable.

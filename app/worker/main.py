@@ -32,6 +32,7 @@ from app.redis.connection import check_server, connect
 from app.settings import Settings
 from app.signals import stop_signals
 from app.telemetry.metrics import Metrics
+from app.tenants.registry import TenantRegistry
 from app.worker.batch_caps import BatchCaps
 from app.worker.batcher import Batcher
 from app.worker.cap_keeper import CapKeeper
@@ -104,17 +105,20 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         images = ImageStore.open(settings.image_store_url)
         queue = await _open_queue(stack, desk)
         leasing = await stack.enter_async_context(_background(_extend_leases(desk, queue)))
-        loop = _build_loop(stack, desk, _Means(loaded, images, queue))
+        store, budget_bytes = MemoryStore(desk.redis), settings.memory_cache_bytes
+        memories = MemoryCache(store, budget_bytes=budget_bytes, metrics=metrics)
+        loop = _build_loop(stack, desk, _Means(loaded, images, queue, memories))
         reclaiming = await stack.enter_async_context(_background(_reclaim(desk, models)))
         sweeping = await stack.enter_async_context(_background(_sweep(desk, models)))
         tidying = await stack.enter_async_context(_background(_sweep_images(desk, images)))
+        forgetting = await stack.enter_async_context(_background(_forget_deleted(desk, memories)))
         heartbeat.enter("ready", edits={model: found.engine.edits for model, found in loaded.items()})
         log.info("worker_ready", models=models)
         for model in models:
             metrics.worker_ready.labels(model).set(1)
         draining = asyncio.create_task(_say_draining(stop, heartbeat))
         stack.callback(draining.cancel)
-        guards = (beating, leasing, reclaiming, sweeping, tidying)
+        guards = (beating, leasing, reclaiming, sweeping, tidying, forgetting)
         await _until_stopped(loop.run(), stop, guards, patience_s=settings.drain_timeout_s)
         log.info("worker_stopped")
 
@@ -170,13 +174,13 @@ class _Means:
     loaded: dict[ModelId, LoadedModel]
     images: ImageStore
     queue: JobQueue
+    memories: MemoryCache
 
 
 def _build_loop(stack: AsyncExitStack, desk: _Desk, means: _Means) -> WorkerLoop:
     settings, metrics, queue, loaded = desk.settings, desk.metrics, means.queue, means.loaded
     encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="png")
     stack.callback(encoders.shutdown)
-    memory_store = MemoryStore(desk.redis)
     caps = BatchCaps(max_images=settings.max_batch_images)
     for model in loaded:
         metrics.batch_cap_images.labels(model).set(caps.max_images)
@@ -184,8 +188,8 @@ def _build_loop(stack: AsyncExitStack, desk: _Desk, means: _Means) -> WorkerLoop
         RunnerParts(
             models=loaded,
             device=desk.thread,
-            memories=MemoryCache(memory_store, budget_bytes=settings.memory_cache_bytes, metrics=metrics),
-            versions=memory_store,
+            memories=means.memories,
+            versions=MemoryStore(desk.redis),
             jobs=queue,
             images=means.images,
             encoders=encoders,
@@ -255,6 +259,18 @@ async def _sweep_images(desk: _Desk, images: ImageStore) -> None:
         desk.metrics.images_orphaned.inc(await orphans.sweep())
 
     await repeat(sweep_once, "image_sweep_failed", interval_s=min(old.interval_s, orphans.INTERVAL_S))
+
+
+async def _forget_deleted(desk: _Desk, memories: MemoryCache) -> None:
+    """Drops the copies of memories of tenants that are being deleted, which takes longer than some intervals."""
+    registry = TenantRegistry(desk.redis, clock_ms=now_ms)
+
+    async def forget_once() -> None:
+        num_dropped = memories.drop(await registry.deletions())
+        if num_dropped:
+            _log.info("memories_dropped", num_memories=num_dropped)
+
+    await repeat(forget_once, "memories_not_dropped", interval_s=desk.settings.sweep_interval_s)
 
 
 async def _say_draining(stop: asyncio.Event, heartbeat: Heartbeat) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
+from app.domain.ids import TenantId
 from app.errors import CorruptRecord
 from app.memory.codec import decode_entry
 from app.memory.keys import MemoryKey
@@ -110,6 +111,14 @@ class MemoryCache:
         self._evict()
         self._metrics.memory_cache_bytes.set(self.size_bytes)
         return synced
+
+    def drop(self, tenant_ids: Collection[TenantId]) -> int:
+        """Forgets the copies of some tenants' memories; how many there were. One in use goes when it is used no more."""
+        gone = [key for key in self._slots if key.tenant_id in tenant_ids]
+        for key in gone:
+            del self._slots[key]
+        self._metrics.memory_cache_bytes.set(self.size_bytes)
+        return len(gone)
 
     async def _follow(self, key: MemoryKey, slot: _Slot) -> None:
         is_checked = False

@@ -38,7 +38,9 @@ def test_a_key_is_alone_on_standard_output(tmp_path: Path):
     assert KEY.fullmatch(key)
     assert running_url(tmp_path) is None
     listed = _sparke("keys", "list", SPARKE_DATA_DIR=str(tmp_path)).stdout
-    assert re.fullmatch(rf"{key.split('-')[2]}\tacme\t[-0-9T:]+Z\tactive\n", listed)
+    assert re.fullmatch(
+        rf"{key.split('-')[2]}\tacme\t[-0-9T:]+Z\tactive\tgenerate,read,manage\tnever\tnever\t\n", listed
+    )
     assert key.strip() not in listed
 
 
@@ -56,6 +58,65 @@ def test_keys_while_a_server_runs(tmp_path: Path):
         unknown = _sparke("keys", "revoke", "00000000", *where)
         assert (unknown.returncode, unknown.stdout) == (1, "")
         assert unknown.stderr.startswith("sparke: there is no API key")
+
+
+def test_a_key_is_rotated_and_both_are_told_apart(tmp_path: Path):
+    """The successor alone on standard output, with the same name and scopes; the old one works for the grace alone."""
+    where = ("--data-dir", str(tmp_path))
+    with EmbeddedRedis.start(tmp_path):
+        asked = ("--name", "ci", "--scopes", "admin,read", "--expires-in", "90d")
+        made = _sparke("keys", "create", "--tenant", "ops", *asked, *where)
+        assert "for read, admin." in made.stderr
+        key_id = made.stdout.split("-")[2]
+        rotated = _sparke("keys", "rotate", key_id, "--grace", "0s", *where)
+        assert KEY.fullmatch(rotated.stdout), rotated.stderr
+        rows = [line.split("\t") for line in _sparke("keys", "list", *where).stdout.splitlines()]
+        found = {row[0]: row for row in rows}
+        assert {(row[4], row[7]) for row in found.values()} == {("read,admin", "ci")}
+        assert (found[key_id][3], found[rotated.stdout.split("-")[2]][3]) == ("expired", "active")
+        again = _sparke("keys", "rotate", key_id, *where)
+        assert (again.returncode, again.stdout) == (1, "")
+        assert again.stderr.startswith(f"sparke: key {key_id} is expired")
+
+
+def test_tenants_from_their_first_key_to_their_end(tmp_path: Path):
+    """Listed with their first key; quotas are set and shown; deleted, a tenant has no key and is named until it is gone."""
+    where = ("--data-dir", str(tmp_path))
+    with EmbeddedRedis.start(tmp_path):
+        _create(tmp_path, "acme")
+        assert _sparke("tenants", "list", *where).stdout == "acme\tactive\ndefault\tactive\n"
+        set_quotas = _sparke("tenants", "quotas", "acme", "--images-per-day", "5", *where)
+        assert set_quotas.returncode == 0, set_quotas.stderr
+        shown = _sparke("tenants", "show", "acme", *where, SPARKE_REQUESTS_PER_MINUTE="9").stdout.splitlines()
+        assert {"images_per_day\t5\tset", "requests_per_minute\t9\tdefault"} < set(shown)
+        assert "max_stored_bytes\tno bound\tdefault" in shown
+        assert _sparke("tenants", "usage", "acme", *where).stdout == ""
+        wrong = _sparke("tenants", "quotas", "nobody", *where)
+        assert (wrong.returncode, wrong.stderr) == (
+            1,
+            "sparke: there is no tenant 'nobody'; its first key makes one\n",
+        )
+        assert _sparke("tenants", "delete", "acme", *where).returncode == 1  # nobody says yes
+        assert _sparke("keys", "list", *where).stdout != ""
+        deleted = _sparke("tenants", "delete", "acme", "--yes", *where)
+        assert "lost 1 keys" in deleted.stderr
+        assert _sparke("tenants", "list", *where).stdout.startswith("acme\tdeleting\n")
+        assert _sparke("keys", "list", *where).stdout == ""
+        again = _sparke("keys", "create", "--tenant", "acme", *where)
+        assert (again.returncode, again.stdout) == (1, "")
+        assert "is being deleted" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(("--scopes", "root"), "scopes are generate"), (("--expires-in", "soon"), "--expires-in")],
+)
+def test_a_wrong_option_of_a_key_is_said(tmp_path: Path, option: tuple[str, str], said: str):
+    """One line that says what is expected; nothing is made."""
+    made = _sparke("keys", "create", "--tenant", "acme", *option, "--data-dir", str(tmp_path))
+    assert (made.returncode, made.stdout) == (1, "")
+    assert said in made.stderr
+    assert "Traceback" not in made.stderr
 
 
 def test_webhooks_from_their_making_to_their_end(tmp_path: Path):
@@ -126,8 +187,12 @@ def test_no_command_but_worker_loads_torch():
 def test_help_names_every_command():
     """The commands that the design names, and no work done to say so."""
     said = _sparke("--help").stdout
-    assert all(command in said for command in ("serve", "api", "worker", "calibrate", "keys", "webhooks"))
-    assert all(command in _sparke("keys", "--help").stdout for command in ("create", "list", "revoke"))
+    assert all(
+        command in said for command in ("serve", "api", "worker", "calibrate", "keys", "memories", "tenants", "webhooks")
+    )
+    assert all(
+        command in _sparke("keys", "--help").stdout for command in ("create", "list", "rotate", "revoke")
+    )
 
 
 def test_memories_are_seen_and_forgotten(tmp_path: Path):

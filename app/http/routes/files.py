@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from app.domain.file import StoredFile, expiry_ms
 from app.domain.ids import FILE_FORM, FileId, make_file_id, parse_file_id
-from app.errors import InvalidId, StoreUnavailable, TooManyFiles
+from app.errors import InvalidId, StorageFull, StoreUnavailable, TooManyFiles
 from app.files.keys import content_key
 from app.files.store import FileQuery, no_such_file
 from app.http.answers import FileAnswer, FileDeletedAnswer, FilesAnswer, describe_file
@@ -157,7 +157,7 @@ async def _record(file: StoredFile, deps: Deps) -> None:
     """Writes the record. Where Redis does not say whether it did, the bytes stay, and the sweep finds out."""
     try:
         await deps.files.add(file)
-    except TooManyFiles:
+    except (TooManyFiles, StorageFull):
         await _discard(content_key(file.tenant_id, file.file_id), deps)
         raise
     deps.metrics.files_uploaded.inc()

@@ -2,14 +2,15 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
 from app.domain.file import FilePurpose
 from app.domain.ids import TenantId
-from app.errors import CorruptRecord, NotFound, TooManyFiles
+from app.errors import CorruptRecord, NotFound, StorageFull, TooManyFiles
 from app.files import keys
-from app.files.store import FileQuery
+from app.files.store import FileQuery, FileStore
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +76,7 @@ async def test_an_expired_file_is_nowhere_and_makes_room(cabinet):
     await store.add(short)
     await store.add(long)
     ttls_ms = [await cabinet.redis.pttl(key) for key in await cabinet.redis.keys("*")]
-    assert sorted(0 < ttl_ms <= 600_000 for ttl_ms in ttls_ms) == [True] * 4
+    assert sorted(0 < ttl_ms <= 600_000 for ttl_ms in ttls_ms) == [True] * 5
     assert max(ttls_ms) > 590_000
     cabinet.now_ms = short.expires_at_ms - 1
     assert await store.get(ACME, short.file_id) == short
@@ -168,3 +169,28 @@ async def test_which_ids_name_no_file(cabinet):
     await cabinet.store().add(file)
     found = await cabinet.store().without_record(ACME, [other.file_id, file.file_id])
     assert found == [other.file_id]
+
+
+async def test_bytes_have_a_bound_where_the_tenant_has_one(cabinet):
+    """To the byte, over all files that are there; what is removed or expires makes room, and the same file again is none."""
+
+    async def most_bytes(tenant_id):
+        return 5 if tenant_id == ACME else None
+
+    bounded = FileStore(cabinet.redis, max_files=100, clock_ms=cabinet.clock_ms, most_bytes=most_bytes)
+    one, two, three, other = cabinet.file(ttl_ms=60_000), cabinet.file(), cabinet.file(), cabinet.file("bolt")
+    for file in (one, two, two, other):
+        await bounded.add(file)
+    assert await bounded.stored_bytes(ACME) == 3
+    with pytest.raises(StorageFull):
+        await bounded.add(three)
+    await bounded.remove(ACME, two.file_id)
+    await bounded.add(three)
+    cabinet.now_ms += 60_001
+    assert await bounded.stored_bytes(ACME) == 3
+    await bounded.check_room(ACME)
+    await bounded.add(replace(cabinet.file(), size_bytes=2))
+    with pytest.raises(StorageFull):
+        await bounded.check_room(ACME)
+    await cabinet.store().add(cabinet.file())  # as what batches make, which has no bound
+    assert await bounded.stored_bytes(ACME) == 5 + cabinet.num_files

@@ -17,12 +17,13 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.ids import TenantId
+from app.domain.scope import Scope as KeyScope
 from app.http.app import create_app
 from app.http.main import bind, open_deps, serving, url_of
 from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
 from app.settings import Settings, load_settings
-from app.tenants.keys import KeyStore
+from app.tenants.keys import KeyStore, KeyWish
 
 ServeApi = Callable[[Settings], str]
 
@@ -207,8 +208,8 @@ def worker(settings: Settings, api_url: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def keyed_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of an API with a Redis and a worker of its own, with a key; its one model takes 20 steps at most."""
+def keyed_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Settings]]:
+    """An API with a Redis and a worker of its own, and a client of it with a key for everything."""
     folder = tmp_path_factory.mktemp("keyed")
     models, _, _ = CATALOGUE.replace("1000000", "20").rpartition("[[models]]")
     (folder / "models.toml").write_text(models, encoding="utf-8")
@@ -223,13 +224,19 @@ def keyed_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client
         with _serve_in_thread(settings) as url, _work(settings, url):
             key = asyncio.run(_create_key(server.url))
             with httpx.Client(base_url=url, timeout=60, headers={"authorization": f"Bearer {key}"}) as client:
-                yield client
+                yield client, settings
+
+
+@pytest.fixture(scope="module")
+def keyed_api(keyed_service: tuple[httpx.Client, Settings]) -> httpx.Client:
+    """A client of such an API, whose one model takes 20 steps at most."""
+    return keyed_service[0]
 
 
 async def _create_key(redis_url: str) -> str:
     redis = connect(redis_url)
     try:
-        return await KeyStore(redis).create(TenantId("acme"))
+        return (await KeyStore(redis).issue(TenantId("acme"), KeyWish(scopes=tuple(KeyScope)))).key
     finally:
         await redis.aclose()
 

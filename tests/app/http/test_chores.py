@@ -4,10 +4,13 @@ import asyncio
 
 import pytest
 
+from app.domain.ids import TenantId
 from app.errors import StoreUnavailable
-from app.http.chores import delivering_webhooks, sweeping_files
+from app.http.chores import delivering_webhooks, metering, sweeping_files
+from app.jobs.workers import now_ms
 from app.redis.connection import connect
 from app.telemetry.metrics import Metrics
+from app.tenants.usage import UsageMeter, UsageStore
 
 pytestmark = pytest.mark.anyio
 
@@ -75,3 +78,14 @@ async def test_a_deliverer_hears_of_ends_and_is_stopped_in_order(redis_url):
     assert deliverer.heard[0] == b"acme/job_1"
     assert deliverer.ends == ["run", "close"]
     await redis.aclose()
+
+
+async def test_requests_are_written_down_at_the_end(redis):
+    """What was counted since the last time is there when the process ends in order."""
+    usage = UsageStore(redis, ttl_s=86_400, image_ttl_s=86_400, clock_ms=now_ms)
+    meter = UsageMeter(usage)
+    async with metering(meter):
+        for _ in range(7):
+            meter.count(TenantId("acme"))
+    [today] = await usage.read_days(TenantId("acme"), 1)
+    assert today.num_requests == 7

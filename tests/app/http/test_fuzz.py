@@ -78,7 +78,11 @@ def known(keyed_api):
     batch_id = keyed_api.post("/v1/batches", json=batch).json()["id"]
     assert keyed_api.post(f"/v1/batches/{batch_id}/cancel").status_code == 200
     hooks = [keyed_api.post("/v1/webhooks", json={"url": NOBODY}).json()["id"] for _ in range(2)]
+    tenants = [f"tenant-{number}" for number in range(12)]
+    made = [keyed_api.post(f"/v1/admin/tenants/{name}/keys", json={}) for name in tenants + tenants[:1] * 12]
     return {
+        "tenant_id": tenants,
+        "key_id": [key.json()["id"] for key in made[len(tenants) :]],
         "model_id": ["toy"],
         "job_id": [job["id"]],
         "file_id": files,

@@ -242,3 +242,19 @@ async def test_who_cannot_tell_what_was_forgotten_begins_anew(floor, acts):
     log.acts, log.floor, log.num_read = acts, floor, 0
     synced = await cache.sync(key, DIMENSIONS, forget_version=acts[0][0] if acts else 0)
     assert (len(synced.memory), log.num_read) == (48, 48)
+
+
+async def test_a_deleted_tenants_copies_are_dropped():
+    """All of them, and no other tenant's; the bytes are free, and what is read anew is what the log has by then."""
+    log, metrics = ListLog(), _metrics()
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=metrics)
+    for key in (_key(), _key(name="other"), _key("acme2")):
+        log.write(key, 5)
+        await cache.sync(key, DIMENSIONS)
+    size_bytes = cache.size_bytes
+    assert cache.drop({TenantId("acme")}) == 2
+    assert (cache.num_memories, cache.size_bytes) == (1, size_bytes // 3)
+    assert metrics.registry.get_sample_value("sparke_memory_cache_bytes") == cache.size_bytes
+    assert cache.drop({TenantId("acme")}) == 0
+    log.logs.clear()
+    assert (await cache.sync(_key(), DIMENSIONS)).version == 0

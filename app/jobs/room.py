@@ -1,0 +1,57 @@
+"""Whether what a job would leave behind still fits: entries in memories, bytes in the object store."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from app.domain.ids import TenantId
+from app.domain.job import Job
+from app.domain.quota import Quotas
+from app.errors import MemoryFull, StorageFull
+
+Count = Callable[[TenantId], Awaitable[int]]
+
+
+class Room(Protocol):
+    """What is asked before a job is accepted."""
+
+    async def check(self, job: Job, quotas: Quotas) -> None:
+        """Raises MemoryFull or StorageFull where there is no room for it."""
+        ...
+
+
+class NoBounds:
+    """There is always room."""
+
+    async def check(self, job: Job, quotas: Quotas) -> None:
+        """Raises nothing."""
+
+
+class CountedRoom:
+    """Counts what is there, where the tenant has a bound on it; else nothing is asked.
+
+    What jobs leave behind comes when they end. So jobs that were accepted while there was room may go beyond a bound, by
+    no more than all jobs that a tenant may have open.
+    """
+
+    def __init__(self, *, memory_entries: Count, stored_bytes: Count) -> None:
+        self._memory_entries = memory_entries
+        self._stored_bytes = stored_bytes
+
+    async def check(self, job: Job, quotas: Quotas) -> None:
+        """Raises MemoryFull, StorageFull and StoreUnavailable."""
+        most = quotas.max_memory_entries
+        if most is not None and job.request.diversity.memory.write:
+            num_entries, num_images = await self._memory_entries(job.tenant_id), job.request.num_images
+            if num_entries + num_images > most:
+                raise MemoryFull(
+                    f"your memories hold {num_entries} entries of {most}, and this would add {num_images}; forget some,"
+                    " or ask with diversity.memory.write false",
+                    param="diversity.memory.write",
+                )
+        if quotas.max_stored_bytes is not None:
+            num_bytes = await self._stored_bytes(job.tenant_id)
+            if num_bytes >= quotas.max_stored_bytes:
+                raise StorageFull(
+                    f"your files and images have {num_bytes} bytes of {quotas.max_stored_bytes}; delete files, or wait"
+                    " until images expire"
+                )
