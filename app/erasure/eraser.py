@@ -3,9 +3,11 @@
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from app.domain.ids import ModelId, TenantId
 from app.erasure import traces
@@ -87,6 +89,7 @@ class TenantEraser:
         num_keys, num_objects = await self.erase(tenant_id, with_partial=is_last)
         now_ms = self._clock_ms()
         if num_keys + num_objects == 0 and is_last:
+            await self._rewrite()
             await self._registry.end_deletion(tenant_id)
             _log.info(
                 "tenant_deleted", tenant_id=tenant_id, keys=deletion.num_keys, objects=deletion.num_objects
@@ -123,6 +126,16 @@ class TenantEraser:
         for folder in self._stores.folders:
             num_objects += await folder.delete_under(tenant_id, with_partial=with_partial)
         return num_removed + await self._unlink(tenant_id), num_objects
+
+    @redis_errors
+    async def _rewrite(self) -> None:
+        """Has Redis write its file anew, which had all that was ever written. Managed servers may refuse that."""
+        try:
+            facts: Any = await self._redis.info("persistence")
+            if facts["aof_enabled"]:
+                await self._redis.bgrewriteaof()
+        except ResponseError as error:
+            _log.warning("file_not_rewritten", error=str(error))
 
     @redis_errors
     async def _unlink(self, tenant_id: TenantId) -> int:

@@ -7,14 +7,18 @@ import pytest
 from redis.asyncio import Redis
 
 from app.batches import keys
+from app.batches.driver import BatchDriver
 from app.domain.batch import BatchState
 from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import WorkerId
 from app.domain.job import JobState, Lane
+from app.domain.quota import DAY_MS, Quotas, SameForAll
 from app.errors import NotFound
 from app.files.keys import content_key
 from app.jobs.keys import job_key
 from app.jobs.queue import JobQueue
+from app.jobs.room import CountedRoom
+from app.jobs.store import JobStore
 from app.redis.members import member_of
 
 pytestmark = pytest.mark.anyio
@@ -259,6 +263,54 @@ async def test_a_full_queue_is_waited_for(desk):
             record = await desk.wait(batch)
     assert record.counts.completed == 12
     assert sorted(desk.done) == sorted(f"w{number}" for number in range(12))
+
+
+def _driver_within(desk, quotas, *, num_entries=lambda: 0):
+    """A driver whose lines become jobs within the tenant's quotas."""
+
+    async def count(_tenant_id):
+        return num_entries()
+
+    room = CountedRoom(memory_entries=count, stored_bytes=count)
+    jobs = JobStore(desk.redis, desk.job_limits, clock_ms=desk.clock_ms, quotas=SameForAll(quotas), room=room)
+    stores = replace(desk.stores(), jobs=jobs)
+    return BatchDriver(desk.batches(), stores, desk.limits, desk.metrics, clock_ms=desk.clock_ms)
+
+
+async def test_lines_wait_for_the_next_days_images(desk):
+    """What the day has is done, what fails is given back and done by another line, and the rest waits for midnight."""
+    desk.now_ms = DAY_MS // 2
+    batch = await desk.create("fail", *(f"w{number}" for number in range(7)))
+    async with desk.driving(_driver_within(desk, Quotas(images_per_day=5))), desk.working():
+
+        async def are_done(num_lines):
+            return len(desk.done) == num_lines
+
+        await _until(lambda: are_done(6))
+        await asyncio.sleep(0.1)
+        assert await are_done(6)
+        desk.now_ms = DAY_MS
+        record = await desk.wait(batch)
+    assert (record.counts.completed, record.counts.failed) == (7, 1)
+    assert len(desk.done) == 8
+
+
+async def test_lines_wait_for_room_in_memories(desk):
+    """No line fails of a memory that is full; once something was forgotten they go on."""
+    num_entries = 10
+    batch = await desk.create("one", "two")
+    driver = _driver_within(desk, Quotas(max_memory_entries=10), num_entries=lambda: num_entries)
+    async with desk.driving(driver), desk.working():
+
+        async def is_looked_through():
+            return (await desk.read(batch)).state is BatchState.IN_PROGRESS
+
+        await _until(is_looked_through)
+        await asyncio.sleep(0.1)
+        assert desk.done == []
+        num_entries = 0
+        record = await desk.wait(batch)
+    assert record.counts.completed == 2
 
 
 async def test_room_is_left_for_requests(desk):

@@ -1,6 +1,7 @@
 """Deletions of tenants: what is left at each moment, and what a kill leaves to the next process."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -145,6 +146,26 @@ async def test_nothing_of_a_deleted_tenant_is_left(scene):
     with pytest.raises(NotFound):
         await scene.registry.check(ACME)
     assert await scene.keys.any_keys()
+
+
+async def test_the_file_of_redis_is_written_anew_at_the_end(redis, tmp_path):
+    """What was ever written stands in it until then; afterwards nothing of the tenant does."""
+    scene = Scene(redis, tmp_path / "objects")
+    await scene.keys.create(ACME)
+    await scene.redis.set("sparke:{t:acme}:secret", "the prompt of a deleted tenant")
+    folder = Path((await redis.config_get("dir"))["dir"])
+
+    def found():
+        return b"the prompt of a deleted tenant" in b"".join(
+            path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        )
+
+    assert found()
+    await scene.ask(ACME)
+    await _until_gone(scene, scene.eraser())
+    async with asyncio.timeout(20):
+        while found():  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.1)
 
 
 async def test_the_name_is_free_when_all_is_gone_and_not_before(scene):
