@@ -14,12 +14,11 @@ local function tell(events, ...)
   if redis.call('EXISTS', events) == 1 then redis.call('XADD', events, 'MAXLEN', '~', 1000, '*', ...) end
 end
 
--- Settles what an ended job was charged, once: without images it gives those of its day back, with images it notes their
--- bytes on the day on which they were made.
+-- Settles what an ended job was charged: without images it gives those of its day back, with images it notes their bytes on
+-- the day on which they were made. A job ends once, so this is done once.
 local function settle(job, usage, state, at_ms)
   local charged, result = unpack(redis.call('HMGET', job, 'charged', 'result'))
   if not charged then return end
-  redis.call('HDEL', job, 'charged')
   local day, num_images = string.match(charged, '^(%d+):(%d+)$')
   if state ~= 'succeeded' then
     if redis.call('HEXISTS', usage, day .. ':images') == 1 then

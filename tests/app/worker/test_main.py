@@ -14,6 +14,7 @@ from functools import partial
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from app.domain.job import JobState
 from app.errors import ConfigurationError, Unavailable
@@ -27,6 +28,7 @@ from app.jobs.workers import WorkerRegistry, now_ms
 from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
 from app.settings import load_settings
+from app.tenants.registry import TenantRegistry
 from app.worker.main import work
 from app.worker.models import load_spec
 from sparke_engine.diffusion.toy import ToyEngine
@@ -145,6 +147,20 @@ async def test_a_worker_serves_and_says_so(settings, make_job):
         assert record.state is JobState.SUCCEEDED
         assert (info.phase, info.models, info.worker_id) == ("ready", ("toy",), record.worker_id)
         assert await client[2].list_workers() == []
+
+
+async def test_a_worker_drops_its_copies_of_a_deleted_tenants_memories(settings, make_job, redis):
+    """While it runs, within an interval of its sweep, and though it is asked for nothing of that tenant any more."""
+    jobs = [make_job(number) for number in (1, 2)]
+    with capture_logs() as told:
+        async with _client(settings.redis_url) as client, _working(settings):
+            for job in jobs:  # the second one reads what the first one left
+                await _ask(client, _soon(job))
+            await TenantRegistry(redis, clock_ms=now_ms).ask_deletion(jobs[0].tenant_id)
+            async with asyncio.timeout(20):
+                while not any(line["event"] == "memories_dropped" for line in told):  # noqa: ASYNC110 - it tells the log
+                    await asyncio.sleep(0.05)
+    assert [line["num_memories"] for line in told if line["event"] == "memories_dropped"] == [1]
 
 
 async def test_a_worker_removes_images_past_their_time(settings, make_job):
