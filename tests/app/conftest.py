@@ -57,13 +57,25 @@ async def redis_6_2(tmp_path: Path) -> AsyncIterator[Redis]:
         await client.aclose()
 
 
+def _free_cluster_port() -> int:
+    """A port that is free, as is the one 10,000 above it, where a node listens to its fellows."""
+    while True:
+        with socket.socket() as asked, socket.socket() as bus:
+            asked.bind(("127.0.0.1", 0))
+            port = int(asked.getsockname()[1])
+            with suppress(OSError, OverflowError):
+                bus.bind(("", port + 10_000))
+                return port
+
+
 @pytest.fixture
 async def cluster_node(tmp_path: Path) -> AsyncIterator[Redis]:
     """A client of a cluster's only node, which refuses scripts and commands whose keys lie in two slots."""
     path = tmp_path / "c.sock"
     process = await asyncio.create_subprocess_exec(
         str(find_server().path),
-        *("--cluster-enabled", "yes", "--port", "0", "--unixsocket", str(path), "--dir", str(tmp_path)),
+        *("--cluster-enabled", "yes", "--port", str(_free_cluster_port()), "--unixsocket", str(path)),
+        *("--dir", str(tmp_path)),
         stdout=asyncio.subprocess.DEVNULL,
     )
     client = Redis(unix_socket_path=str(path), protocol=2)

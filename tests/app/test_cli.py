@@ -188,7 +188,8 @@ def test_help_names_every_command():
     """The commands that the design names, and no work done to say so."""
     said = _sparke("--help").stdout
     assert all(
-        command in said for command in ("serve", "api", "worker", "calibrate", "keys", "memories", "tenants", "webhooks")
+        command in said
+        for command in ("serve", "api", "worker", "calibrate", "keys", "memories", "tenants", "webhooks")
     )
     assert all(
         command in _sparke("keys", "--help").stdout for command in ("create", "list", "rotate", "revoke")
