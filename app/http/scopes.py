@@ -49,6 +49,7 @@ NEEDED: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/v1/memories/{memory_id}/forget"): _MANAGE,
     ("DELETE", "/v1/memories/{memory_id}/entries/{entry}"): _MANAGE,
     ("DELETE", "/v1/memories/{memory_id}"): _MANAGE,
+    ("PATCH", "/v1/memories/{memory_id}"): _MANAGE,
     # Tenants, all of them.
     ("GET", "/v1/admin/tenants"): _ADMIN,
     ("GET", "/v1/admin/tenants/{tenant_id}"): _ADMIN,
