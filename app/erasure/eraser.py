@@ -58,6 +58,10 @@ class TenantEraser:
         self._linger_ms = int(1000 * linger_s)
         self._clock_ms = clock_ms
 
+    async def list_known(self) -> None:
+        """Lists the tenants of keys from before tenants were listed. Once in a process is enough."""
+        await self._registry.add(await self._stores.keys.list_tenants())
+
     async def look(self) -> int:
         """One look for each deletion for which it is time, unless another process has it in hand. How many have ended.
 

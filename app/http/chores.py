@@ -20,7 +20,6 @@ from app.tenants.usage import UsageMeter
 from app.webhooks.deliverer import Deliverer
 
 _FLUSH_S = 5.0
-_ERASE_S = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -72,24 +71,28 @@ async def delivering_webhooks(deliverer: Deliverer, redis: Redis) -> AsyncIterat
 
 
 @asynccontextmanager
-async def erasing(eraser: TenantEraser) -> AsyncIterator[None]:
+async def erasing(eraser: TenantEraser, *, pause_s: float = 2.0) -> AsyncIterator[None]:
     """Brings deletions on for as long as the context lasts; what is left over is for another process."""
-    task = asyncio.create_task(_erase_for_ever(eraser), name="erasure")
+    task = asyncio.create_task(_erase_for_ever(eraser, pause_s), name="erasure")
     try:
         yield
     finally:
         await end_task(task)
 
 
-async def _erase_for_ever(eraser: TenantEraser) -> None:
+async def _erase_for_ever(eraser: TenantEraser, pause_s: float) -> None:
+    are_listed = False
     while True:
         try:
+            if not are_listed:
+                await eraser.list_known()
+                are_listed = True
             await eraser.look()
         except ServiceError as error:
             _log.warning("erasure_failed", error=error.message)
         except Exception:  # noqa: BLE001 - this must not be the last look
             _log.exception("erasure_failed")
-        await asyncio.sleep(_ERASE_S)
+        await asyncio.sleep(pause_s)
 
 
 @asynccontextmanager

@@ -137,7 +137,6 @@ def _batch_store(redis: Redis, settings: Settings, replicas: Replicas) -> BatchS
 async def _start_chores(stack: AsyncExitStack, deps: Deps, redis: Redis) -> None:
     """What the process does beside answering, until the stack is left."""
     settings, inputs = deps.settings, BatchInputs.open(deps.settings.file_store_url)
-    await deps.desk.registry.add(await deps.keys.list_tenants())
     files = FileSweeper(
         redis, deps.files, deps.contents, upload_timeout_s=settings.upload_timeout_s, clock_ms=deps.now_ms
     )

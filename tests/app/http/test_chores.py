@@ -6,7 +6,7 @@ import pytest
 
 from app.domain.ids import TenantId
 from app.errors import StoreUnavailable
-from app.http.chores import delivering_webhooks, metering, sweeping_files
+from app.http.chores import delivering_webhooks, erasing, metering, sweeping_files
 from app.jobs.workers import now_ms
 from app.redis.connection import connect
 from app.telemetry.metrics import Metrics
@@ -89,3 +89,26 @@ async def test_requests_are_written_down_at_the_end(redis):
             meter.count(TenantId("acme"))
     [today] = await usage.read_days(TenantId("acme"), 1)
     assert today.num_requests == 7
+
+
+async def test_an_eraser_that_fails_is_not_the_last_and_lists_tenants_once():
+    """Whatever it fails with; what must be done once is done until it succeeds."""
+
+    class Eraser:
+        num_lists, num_looks = 0, 0
+
+        async def list_known(self):
+            self.num_lists += 1
+            if self.num_lists == 1:
+                raise RuntimeError("a fault of ours")
+
+        async def look(self):
+            self.num_looks += 1
+            if self.num_looks == 1:
+                raise StoreUnavailable("Redis is away")
+
+    eraser = Eraser()
+    async with erasing(eraser, pause_s=0.01), asyncio.timeout(20):
+        while eraser.num_looks < 3:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.01)
+    assert eraser.num_lists == 2

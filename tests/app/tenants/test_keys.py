@@ -112,6 +112,15 @@ async def test_keys_are_listed_without_their_secrets(store):
     assert mine[-43:] not in repr(record)
 
 
+async def test_a_record_that_cannot_be_read_hides_no_other(store, redis):
+    """It is left out of lists; its tenant's other keys are listed, and go when the tenant does."""
+    key = await store.create(ACME)
+    await redis.hset("sparke:api-keys", "00000000", "{")
+    assert [record.key_id for record in await store.list_keys()] == [_id(key)]
+    assert await store.list_tenants() == {ACME}
+    assert await store.remove_all(ACME) == 1
+
+
 async def test_an_unknown_key_cannot_be_revoked(store):
     """The message says how to find the right id."""
     with pytest.raises(NotFound, match="sparke keys list"):
