@@ -9,6 +9,7 @@ ServiceError
 │   ├── MemoryFull        memory_full          the tenant's memories hold as many entries as they may
 │   ├── StorageFull       storage_full         the tenant's files and images have as many bytes as they may
 │   ├── TooManyWebhooks   too_many_webhooks    the tenant has as many webhooks as it may; delete one
+│   ├── InvalidArchive    invalid_archive      an archive of a memory is cut off, altered, or none
 │   ├── ReferenceNotFound reference_not_found  novelty or context names a memory that holds nothing
 │   ├── CannotEdit        model_cannot_edit    the model has no way to edit a picture so
 │   ├── PictureGone       picture_gone         what an edit begins with is no longer kept
@@ -16,6 +17,8 @@ ServiceError
 │   └── IdempotencyMismatch  idempotency_mismatch  an idempotency key came with another request before
 ├── NotFound              not_found
 ├── BatchOver             batch_over           the batch has ended, or nearly so: it cannot be cancelled
+├── MemoryExists          memory_exists        an import would write into a memory that has held something
+├── ImportConflict        import_conflict      somebody else sends the same import just now
 ├── Unauthenticated       invalid_api_key
 ├── Forbidden             permission_error     the API key has not the scope that the route needs
 ├── KeyEnded              key_ended            an API key that has ended, or has a successor, cannot be rotated
@@ -24,6 +27,7 @@ ServiceError
 │   ├── RateLimited       rate_limit_exceeded  the tenant sends as many requests a minute as it may
 │   ├── ImagesSpent       insufficient_quota   the tenant has asked for as many images today as it may
 │   ├── TooManyUploads    too_many_uploads     the tenant sends as many files at once as it may
+│   ├── TooManyTransfers  too_many_transfers   the tenant exports and imports as many memories at once as it may
 │   └── TooManyBatches    too_many_batches     the tenant has as many unfinished batches as it may
 ├── Unavailable           unavailable          a part of the service is away; try again
 │   ├── NoWorker          no_worker            nothing serves this model now
@@ -101,6 +105,12 @@ class TooManyWebhooks(InvalidRequest):
     code = "too_many_webhooks"
 
 
+class InvalidArchive(InvalidRequest):
+    """An archive of a memory is cut off, was altered, or is none; the message says where."""
+
+    code = "invalid_archive"
+
+
 class ReferenceNotFound(InvalidRequest):
     """Novelty or context names a memory that does not exist in the model's latent space, or holds nothing."""
 
@@ -141,6 +151,18 @@ class BatchOver(ServiceError):
     """The batch has ended, or writes its files already, and cannot be cancelled."""
 
     code = "batch_over"
+
+
+class MemoryExists(ServiceError):
+    """An archive cannot become a memory under a name that has versions already."""
+
+    code = "memory_exists"
+
+
+class ImportConflict(ServiceError):
+    """What an import wrote last is not what it goes on from: somebody else sends it too."""
+
+    code = "import_conflict"
 
 
 class Unauthenticated(ServiceError):
@@ -210,6 +232,12 @@ class TooManyUploads(QueueFull):
     """The tenant has as many uploads under way as it may."""
 
     code = "too_many_uploads"
+
+
+class TooManyTransfers(QueueFull):
+    """The tenant has as many exports and imports under way, or imports unfinished, as it may."""
+
+    code = "too_many_transfers"
 
 
 class TooManyBatches(QueueFull):

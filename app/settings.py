@@ -74,7 +74,7 @@ class Settings(BaseSettings):
         1800.0,
         gt=0,
         le=3000,
-        description="How long sending a file may take; a pause in it, at most a minute.",
+        description="How long sending a file or an archive may take; a pause in it, at most a minute.",
     )
 
     # Models and workers
@@ -156,6 +156,26 @@ class Settings(BaseSettings):
     )
     max_uploads_per_tenant: int = Field(
         8, ge=1, le=1000, description="Files that one tenant may be sending to one API process at a time."
+    )
+    max_import_bytes: int = Field(
+        2 * 2**30,
+        ge=1,
+        description="Largest archive of a memory that is taken; Redis has to hold its entries.",
+    )
+    import_ttl_s: int = Field(
+        3600,
+        ge=60,
+        le=604_800,
+        description="How long an import that broke off waits to be gone on with, and how long one that ended can be read.",
+    )
+    max_imports_per_tenant: int = Field(
+        4, ge=1, le=1000, description="Imports of one tenant that may be unfinished."
+    )
+    max_transfers_per_tenant: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Exports and imports of memories that one tenant may have under way at one API process.",
     )
     file_ttl_s: int = Field(
         MAX_FILE_TTL_S,

@@ -17,6 +17,7 @@ FileId = NewType("FileId", str)
 BatchId = NewType("BatchId", str)
 WebhookId = NewType("WebhookId", str)
 MemoryId = NewType("MemoryId", str)
+ImportId = NewType("ImportId", str)
 
 DEFAULT_TENANT = TenantId("default")
 DEFAULT_MEMORY = MemoryName("default")
@@ -28,11 +29,12 @@ _IMAGE = re.compile(r"(job_[0-9a-f]{28})-([0-9]{1,3})")
 _FILE = re.compile(r"file-[0-9a-f]{36}")
 _BATCH = re.compile(r"batch_[0-9a-f]{36}")
 _WEBHOOK = re.compile(r"wh_[0-9a-f]{28}")
+_IMPORT = re.compile(r"imp_[0-9a-f]{28}")
 _MEMORY = re.compile(rf"({_NAME.pattern})\.({_NAME.pattern})")
 
 # The same forms as a JSON schema takes them.
-NAME_FORM, JOB_FORM, IMAGE_FORM, FILE_FORM, BATCH_FORM, MEMORY_FORM = (
-    f"^{form.pattern}$" for form in (_NAME, _JOB, _IMAGE, _FILE, _BATCH, _MEMORY)
+NAME_FORM, JOB_FORM, IMAGE_FORM, FILE_FORM, BATCH_FORM, MEMORY_FORM, IMPORT_FORM = (
+    f"^{form.pattern}$" for form in (_NAME, _JOB, _IMAGE, _FILE, _BATCH, _MEMORY, _IMPORT)
 )
 
 
@@ -121,6 +123,18 @@ def make_webhook_id(created_at_ms: int, randomness: bytes) -> WebhookId:
     if len(randomness) != 8:
         raise InvalidId(f"a webhook id takes 8 random bytes, got {len(randomness)}")
     return WebhookId(f"wh_{created_at_ms:012x}{randomness.hex()}")
+
+
+def parse_import_id(text: str) -> ImportId:
+    """The id of an import of a memory, or InvalidId."""
+    return ImportId(_match(_IMPORT, text, "import id"))
+
+
+def make_import_id(created_at_ms: int, randomness: bytes) -> ImportId:
+    """An import's id: 12 hex digits of milliseconds, then 16 of `randomness` (8 bytes)."""
+    if len(randomness) != 8:
+        raise InvalidId(f"an import id takes 8 random bytes, got {len(randomness)}")
+    return ImportId(f"imp_{created_at_ms:012x}{randomness.hex()}")
 
 
 def make_job_id(created_at_ms: int, randomness: bytes) -> JobId:

@@ -12,6 +12,7 @@ from app.http.middleware import RequestMiddleware
 from app.http.openapi import build_openapi
 from app.http.routes import (
     admin,
+    archives,
     batches,
     edits,
     files,
@@ -60,7 +61,7 @@ def create_app(deps: Deps) -> FastAPI:
         RequestMiddleware, metrics=deps.metrics, now_s=time.perf_counter, randomness=deps.randomness
     )
     install_error_handlers(app)
-    user_routes = (models, images, edits, jobs, files, batches, webhooks, memories, usage)
+    user_routes = (models, images, edits, jobs, files, batches, webhooks, archives, memories, usage)
     for routes in (health, *user_routes, admin):
         app.include_router(routes.router)
     return app

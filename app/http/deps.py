@@ -13,7 +13,7 @@ from app.files.contents import FileContents
 from app.files.store import FileStore
 from app.http.background import Background
 from app.http.pictures import PictureReader
-from app.http.uploads import UploadSlots
+from app.http.uploads import Slots, UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import UrlSigner
 from app.jobs.events import JobEvents
@@ -23,7 +23,9 @@ from app.jobs.running import RunningJobs
 from app.jobs.store import JobStore
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry
+from app.memory.exporting import MemoryExporter
 from app.memory.forgetting import MemoryForgetter
+from app.memory.importing import ImportLimits, MemoryImporter
 from app.memory.overview import MemoryOverview
 from app.memory.shaping import MemoryShaper
 from app.memory.store import MemoryStore
@@ -38,18 +40,26 @@ from app.webhooks.targets import Targets
 
 @dataclass(frozen=True, slots=True)
 class MemoryDeps:
-    """What the API shows of memories and forgets of them."""
+    """What the API shows of memories, forgets of them, and lets out and in."""
 
     overview: MemoryOverview
     versions: MemoryStore
     forgetter: MemoryForgetter
     shaper: MemoryShaper
+    exporter: MemoryExporter
+    importer: MemoryImporter
     remains: RemainsCleaner
     running: RunningJobs
 
     @classmethod
     def of(
-        cls, redis: Redis, images: ImageStore, *, clock_ms: Callable[[], int], replicas: Replicas
+        cls,
+        redis: Redis,
+        images: ImageStore,
+        limits: ImportLimits,
+        *,
+        clock_ms: Callable[[], int],
+        replicas: Replicas,
     ) -> "MemoryDeps":
         """All of it over one Redis and one store of images."""
         return cls(
@@ -57,6 +67,8 @@ class MemoryDeps:
             versions=MemoryStore(redis),
             forgetter=MemoryForgetter(redis, clock_ms=clock_ms, replicas=replicas),
             shaper=MemoryShaper(redis, clock_ms=clock_ms, replicas=replicas),
+            exporter=MemoryExporter(redis),
+            importer=MemoryImporter(redis, limits, clock_ms=clock_ms, replicas=replicas),
             remains=RemainsCleaner(redis, images, clock_ms=clock_ms),
             running=RunningJobs(redis),
         )
@@ -81,6 +93,7 @@ class Deps:
     webhooks: WebhookStore
     webhook_targets: Targets
     uploads: UploadSlots
+    transfers: Slots
     pictures: PictureReader
     background: Background
     signer: UrlSigner

@@ -12,7 +12,7 @@ _TITLES = {
     403: "Not allowed, with this key or this signature",
     404: "There is no such thing",
     408: "The body came too slowly",
-    409: "It is over",
+    409: "It is over, or there already",
     410: "The memory is no longer whole, or the picture no longer there",
     413: "The body is too large",
     415: "Another content type was expected",

@@ -38,7 +38,7 @@ from app.http.chores import (
 )
 from app.http.deps import Deps, MemoryDeps
 from app.http.pictures import PictureReader
-from app.http.uploads import UploadSlots
+from app.http.uploads import Slots, UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import SigningKeyStore, UrlSigner
 from app.jobs.events import JobEvents
@@ -48,6 +48,7 @@ from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry, now_ms
+from app.memory.importing import ImportLimits
 from app.memory.overview import MemoryOverview
 from app.redis.connection import check_server, connect
 from app.redis.replicas import Replicas
@@ -107,10 +108,11 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             files=files,
             contents=FileContents.open(settings.file_store_url),
             batches=_batch_store(redis, settings, replicas),
-            memories=MemoryDeps.of(redis, images, clock_ms=now_ms, replicas=replicas),
+            memories=_memory_deps(redis, settings, images, replicas),
             webhooks=WebhookStore(redis, clock_ms=now_ms, replicas=replicas),
             webhook_targets=Targets(resolver, allow_private=settings.webhooks_allow_private),
             uploads=UploadSlots(settings.max_uploads_per_tenant),
+            transfers=Slots(settings.max_transfers_per_tenant),
             pictures=PictureReader(max_pixels=settings.max_picture_pixels),
             background=await stack.enter_async_context(Background()),
             signer=UrlSigner(key),
@@ -132,6 +134,10 @@ def _batch_store(redis: Redis, settings: Settings, replicas: Replicas) -> BatchS
         clock_ms=now_ms,
         replicas=replicas,
     )
+
+
+def _memory_deps(redis: Redis, settings: Settings, images: ImageStore, replicas: Replicas) -> MemoryDeps:
+    return MemoryDeps.of(redis, images, ImportLimits.of(settings), clock_ms=now_ms, replicas=replicas)
 
 
 async def _start_chores(stack: AsyncExitStack, deps: Deps, redis: Redis) -> None:

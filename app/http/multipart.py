@@ -1,6 +1,5 @@
 """Reading a multipart/form-data body part by part as it comes: bounded, strict in form, never whole in memory."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -9,6 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
+
+from app.http.body import read_body
 
 MAX_PARTS = 32
 
@@ -42,23 +43,9 @@ async def read_parts(
         ClientDisconnect: the client went away.
     """
     reader = MultipartReader(_boundary(request.headers.get("content-type", "")), max_parts)
-    chunks = request.stream()
-    left_bytes = max_bytes
-    while True:
-        try:
-            async with asyncio.timeout(idle_timeout_s):
-                chunk = await anext(chunks, None)
-        except TimeoutError as error:
-            raise HTTPException(
-                408, f"nothing of the body came for {idle_timeout_s:g} s", {"connection": "close"}
-            ) from error
-        if chunk is None:
-            reader.finish()
-            return
-        left_bytes -= len(chunk)
-        if left_bytes < 0:
-            raise HTTPException(413, f"a body has at most {max_bytes} bytes")
+    async for chunk in read_body(request, max_bytes=max_bytes, idle_timeout_s=idle_timeout_s):
         yield reader.feed(chunk)
+    reader.finish()
 
 
 class MultipartReader:

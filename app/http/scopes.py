@@ -38,6 +38,7 @@ NEEDED: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/v1/memories"): _READ,
     ("GET", "/v1/memories/{memory_id}"): _READ,
     ("GET", "/v1/memories/{memory_id}/entries"): _READ,
+    ("GET", "/v1/memories/{memory_id}/export"): _READ,
     ("GET", "/v1/usage"): _READ,
     # What lasts beyond requests.
     ("POST", "/v1/webhooks"): _MANAGE,
@@ -50,6 +51,8 @@ NEEDED: Mapping[tuple[str, str], Scope | None] = {
     ("DELETE", "/v1/memories/{memory_id}/entries/{entry}"): _MANAGE,
     ("DELETE", "/v1/memories/{memory_id}"): _MANAGE,
     ("PATCH", "/v1/memories/{memory_id}"): _MANAGE,
+    ("POST", "/v1/memories/import"): _MANAGE,
+    ("GET", "/v1/memories/import/{import_id}"): _MANAGE,
     # Tenants, all of them.
     ("GET", "/v1/admin/tenants"): _ADMIN,
     ("GET", "/v1/admin/tenants/{tenant_id}"): _ADMIN,

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S, FilePurpose
 from app.domain.ids import TenantId
-from app.errors import InvalidValue, TooManyUploads
+from app.errors import InvalidValue, QueueFull, TooManyTransfers, TooManyUploads
 from app.http.multipart import Event, PartStart, malformed, read_parts
 from app.objects.folder import ObjectWriter
 
@@ -67,8 +67,8 @@ class Upload:
     size_bytes: int
 
 
-class UploadSlots:
-    """How many uploads of a tenant this process takes at a time: each holds memory, and a slow one for long."""
+class Slots:
+    """How many transfers of a tenant this process has at a time: each holds memory, and a slow one for long."""
 
     def __init__(self, max_per_tenant: int) -> None:
         self._max_per_tenant = max_per_tenant
@@ -76,18 +76,31 @@ class UploadSlots:
 
     @contextmanager
     def hold(self, tenant_id: TenantId) -> Iterator[None]:
-        """A slot for as long as the context lasts. Raises TooManyUploads."""
+        """A slot for as long as the context lasts. Raises QueueFull."""
         if self._held[tenant_id] >= self._max_per_tenant:
-            raise TooManyUploads(
-                f"you send {self._max_per_tenant} files at once, which is the most; send this one a little later",
-                retry_after_s=_FULL_RETRY_S,
-            )
+            raise self._full(self._max_per_tenant)
         self._held[tenant_id] += 1
         try:
             yield
         finally:
             self._held[tenant_id] -= 1
             self._held += Counter()  # forgets tenants that hold none
+
+    def _full(self, most: int) -> QueueFull:
+        return TooManyTransfers(
+            f"you have {most} memories on their way out and in, which is the most; ask a little later",
+            retry_after_s=_FULL_RETRY_S,
+        )
+
+
+class UploadSlots(Slots):
+    """Those of uploads of files."""
+
+    def _full(self, most: int) -> QueueFull:
+        return TooManyUploads(
+            f"you send {most} files at once, which is the most; send this one a little later",
+            retry_after_s=_FULL_RETRY_S,
+        )
 
 
 async def receive_upload(

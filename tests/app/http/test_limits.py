@@ -4,11 +4,14 @@ import asyncio
 import io
 import json
 import re
+import runpy
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -23,6 +26,7 @@ from app.tenants.keys import KeyStore, KeyWish
 
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "limits.md").read_text(encoding="utf-8")
 ROW = re.compile(r"\| ([^|]+) \| ([^|]+) \| ([^|]+) \| (?:(\d{3}) )?`(\w+)` \|")
+ARCHIVES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("archive_cases.py"))))
 JOB = {"model": "unserved", "prompt": "x"}
 NOBODY = "http://127.0.0.1:9/"
 
@@ -146,6 +150,47 @@ def _(scene: Scene) -> httpx.Response:
         reading = {"diversity": {"memory": {"write": False}}}
         assert http.post("/v1/jobs", json={**JOB, "n": 2, **reading}).status_code == 202
         return http.post("/v1/jobs", json={**JOB, "n": 2})
+
+
+def _import(http: httpx.Client, archive: bytes, **params: str) -> httpx.Response:
+    headers = {"content-type": "application/octet-stream"}
+    return http.post("/v1/memories/import", content=archive, params=params, headers=headers)
+
+
+@_trips("memory entries, of an archive")
+def _(scene: Scene) -> httpx.Response:
+    scene.remember(2)
+    with scene.http(max_memory_entries=5) as http:
+        assert _import(http, ARCHIVES.make_archive("fits", (1, 2, 3))).status_code == 200
+        return _import(http, ARCHIVES.make_archive("more", (1,)))
+
+
+@_trips("exports and imports at once")
+def _(scene: Scene) -> httpx.Response:
+    with (
+        scene.http(max_transfers_per_tenant=1) as http,
+        socket.create_connection((http.base_url.host, http.base_url.port)) as busy,
+    ):
+        head = f"Host: localhost\r\nAuthorization: Bearer {scene.key}\r\nContent-Type: application/octet-stream\r\n"
+        busy.sendall(f"POST /v1/memories/import HTTP/1.1\r\n{head}Content-Length: 9\r\n\r\n".encode())
+        until_s = time.monotonic() + 20
+        while (answer := _import(http, b"no archive")).status_code == 400:
+            assert time.monotonic() < until_s
+        return answer
+
+
+@_trips("unfinished imports")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http(max_imports_per_tenant=1) as http:
+        assert _import(http, ARCHIVES.make_archive("cut")[:-1], import_id=f"imp_{1:028x}").status_code == 400
+        return _import(http, ARCHIVES.make_archive("whole"))
+
+
+@_trips("archive")
+def _(scene: Scene) -> httpx.Response:
+    archive = ARCHIVES.make_archive("large")
+    with scene.http(max_import_bytes=len(archive) - 1) as http:
+        return _import(http, archive)
 
 
 @_trips("stored bytes, of jobs")
