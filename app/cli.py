@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli_archives import memories
 from app.cli_keys import keys
-from app.cli_memories import memories
 from app.cli_redis import DataDir, read_settings
 from app.cli_tenants import tenants
 from app.cli_webhooks import webhooks

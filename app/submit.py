@@ -3,24 +3,20 @@
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from app.errors import ConfigurationError, InvalidRequest, ServiceError, Unavailable
+from app.client import POLL_S, ServiceClient, checked, mapped_errors
+from app.errors import ConfigurationError
 
 _ENDPOINT = "/v1/images/generations"
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-_TIMEOUT_S = 60.0
-_POLL_S = 1.0
-_MAX_PAUSE_S = 30.0
-_RETRIED = frozenset({429, 502, 503, 504})
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -37,78 +33,49 @@ class Note:
 _NOTE = TypeAdapter(Note)
 
 
-class BatchClient:
+class BatchClient(ServiceClient):
     """The service's HTTP interface, as far as a batch needs it. A service that is away for a while is waited for."""
-
-    def __init__(self, url: str, api_key: str | None, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S)
-        self._sleep = sleep
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._http.close()
 
     def upload(self, path: Path) -> str:
         """Sends a file; its id. Raises ServiceError."""
-        with path.open("rb") as lines, _mapped_errors():
-            answer = self._http.post(
+        with path.open("rb") as lines, mapped_errors():
+            answer = self.http.post(
                 "/v1/files",
                 data={"purpose": "batch"},
                 files={"file": (path.name, lines, "application/jsonl")},
                 timeout=None,  # however long it takes
             )
-        return str(_checked(answer)["id"])
+        return str(checked(answer)["id"])
 
     def create(self, file_id: str) -> str:
         """Makes a batch of a file, or finds the one that an earlier try has made; its id. Raises ServiceError."""
         body = {"input_file_id": file_id, "endpoint": _ENDPOINT, "completion_window": "24h"}
-        return str(
-            self._patiently(lambda: self._find(file_id) or self._once("POST", "/v1/batches", json=body))["id"]
-        )
+        made = self.patiently(lambda: self._find(file_id) or self.once("POST", "/v1/batches", json=body))
+        return str(made["id"])
 
     def _find(self, file_id: str) -> dict[str, Any] | None:
-        found = self._once("GET", "/v1/batches", params={"limit": 100})["data"]
+        found = self.once("GET", "/v1/batches", params={"limit": 100})["data"]
         return next((batch for batch in found if batch["input_file_id"] == file_id), None)
 
     def cancel(self, batch_id: str) -> None:
         """Cancels a batch. Raises ServiceError, also where it has ended."""
-        self._ask("POST", f"/v1/batches/{batch_id}/cancel")
+        self.ask("POST", f"/v1/batches/{batch_id}/cancel")
 
     def show(self, batch_id: str) -> dict[str, Any]:
         """How a batch stands. Raises ServiceError."""
-        return self._ask("GET", f"/v1/batches/{batch_id}")
+        return self.ask("GET", f"/v1/batches/{batch_id}")
 
     def download(self, file_id: str, path: Path) -> None:
         """Writes a file's bytes, whole or not at all. Raises ServiceError, and OSError."""
         part = path.with_name(f"{path.name}.part")
-        with _mapped_errors(), self._http.stream("GET", f"/v1/files/{file_id}/content") as answer:
+        with mapped_errors(), self.http.stream("GET", f"/v1/files/{file_id}/content") as answer:
             if answer.is_error:
                 answer.read()
-                _checked(answer)
+                checked(answer)
             with part.open("wb") as target:
                 for chunk in answer.iter_bytes(_CHUNK_BYTES):
                     target.write(chunk)
         part.replace(path)
-
-    def _ask(self, method: str, path: str) -> dict[str, Any]:
-        """A request that may be repeated."""
-        return self._patiently(lambda: self._once(method, path))
-
-    def _patiently(self, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Asks again and again while the service is away or busy."""
-        pause_s = _POLL_S
-        while True:
-            try:
-                return ask()
-            except Unavailable as error:
-                typer.echo(f"Waiting: {error.message}", err=True)
-            self._sleep(pause_s)
-            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
-
-    def _once(self, method: str, path: str, **members: Any) -> dict[str, Any]:
-        with _mapped_errors():
-            return _checked(self._http.request(method, path, **members))
 
 
 class Submission:
@@ -143,7 +110,7 @@ class Submission:
         """Shows how far the batch is until it has ended. Raises ServiceError."""
         batch = self._client.show(batch_id)
         while batch["status"] == "validating":
-            sleep(_POLL_S)
+            sleep(POLL_S)
             batch = self._client.show(batch_id)
         total, shown = batch["request_counts"]["total"], 0
         with typer.progressbar(length=max(total, 1), label=batch_id, file=sys.stderr) as bar:
@@ -154,7 +121,7 @@ class Submission:
                 shown = done
                 if batch["status"] in _ENDED:
                     return batch
-                sleep(_POLL_S)
+                sleep(POLL_S)
                 batch = self._client.show(batch_id)
 
     def fetch(self, batch: dict[str, Any], folder: Path) -> list[Path]:
@@ -230,30 +197,3 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(lines, "sha256").hexdigest()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-
-
-@contextmanager
-def _mapped_errors() -> Iterator[None]:
-    try:
-        yield
-    except httpx.TransportError as error:
-        raise Unavailable(f"the service does not answer: {_reason_of(error)}") from error
-
-
-def _checked(answer: httpx.Response) -> dict[str, Any]:
-    """The JSON of an answer. Raises ServiceError with what the service said."""
-    if answer.is_error:
-        kind: type[ServiceError] = Unavailable if answer.status_code in _RETRIED else InvalidRequest
-        raise kind(_message_of(answer))
-    return dict(answer.json())
-
-
-def _reason_of(error: httpx.TransportError) -> str:
-    return str(error) or type(error).__name__
-
-
-def _message_of(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{answer.request.url} answered {answer.status_code}"

@@ -195,6 +195,17 @@ def test_the_batches_example_runs(service: str, tmp_path: Path):
     assert json.loads(said[3])["error"]["param"] == "body.prompt"
 
 
+def test_the_archive_example_runs(service: str, tmp_path: Path):
+    """A memory goes out, is checked, and comes in under another name."""
+    body = {"prompt": "a star", "diversity": {"memory": {"name": "default"}}}
+    assert httpx.post(f"{service}/v1/images/generations", json=body, timeout=100).status_code == 200
+    code = at(service, example("archive")).replace(".venv/bin/sparke", str(BIN / "sparke"))
+    said = run(["bash", "-euo", "pipefail", "-c", code], tmp_path).splitlines()
+    assert (said[0], said[1], said[-1]) == ("default.sparke", "memory\tdemo.default", "demo.again")
+    again = httpx.get(f"{service}/v1/memories/demo.again").json()
+    assert again["num_entries"] == httpx.get(f"{service}/v1/memories/demo.default").json()["num_entries"] > 0
+
+
 def test_the_webhooks_example_runs(tmp_path: Path):
     """A signed message is taken once, though it comes twice; one that somebody else signed is refused."""
     secret, at = "whsec_" + base64.b64encode(bytes(32)).decode(), datetime.now(UTC)

@@ -32,17 +32,17 @@ def make_archive(
 
 
 def fill_memory(
-    redis_url: str, name: str, num_entries: int, *, dim: int = 100, tenant: str = "default"
+    redis_url: str, name: str, newest: int, *, first: int = 1, dim: int = 100, tenant: str = "default"
 ) -> None:
-    """Writes a memory of the toy's latent space, as many commits would."""
+    """Writes entries of the versions from `first` to `newest` into a memory of the toy's latent space."""
     memory = MemoryKey(TenantId(tenant), LatentSpace("toy"), MemoryName(name))
 
     async def fill() -> None:
         redis = connect(redis_url)
         async with redis.pipeline(transaction=False) as pipeline:
-            for version in range(1, num_entries + 1):
+            for version in range(first, newest + 1):
                 pipeline.xadd(log_key(memory), {"e": make_entry(version, dim)}, id=f"{version}-0")
-            pipeline.hset(meta_key(memory), mapping={"version": num_entries, "created_at_ms": 1_000_000})
+            pipeline.hset(meta_key(memory), mapping={"version": newest, "created_at_ms": 1_000_000})
             pipeline.sadd(index_key(memory.tenant_id), index_member(memory))
             await pipeline.execute()
         await redis.aclose()
