@@ -20,13 +20,18 @@ def make_entry(version: int, dim: int = 100) -> bytes:
 
 
 def make_archive(
-    name: str, versions: Iterable[int] = (1, 2, 5), *, space: str = "toy", dim: int = 100
+    name: str,
+    versions: Iterable[int] = (1, 2, 5),
+    *,
+    space: str = "toy",
+    dim: int = 100,
+    num_said: int | None = None,
 ) -> bytes:
-    """An archive of entries of some versions, of a memory that is nowhere."""
+    """An archive of entries of some versions, of a memory that is nowhere; its header may say another number of them."""
     entries = [(version, make_entry(version, dim)) for version in versions]
-    newest = entries[-1][0] if entries else 0
+    newest, num_entries = entries[-1][0] if entries else 0, len(entries) if num_said is None else num_said
     writer = ArchiveWriter(
-        ArchiveHeader(LatentSpace(space), MemoryName(name), newest, 1234, len(entries), dim, 2)
+        ArchiveHeader(LatentSpace(space), MemoryName(name), newest, 1234, num_entries, dim, 2)
     )
     return writer.begin() + writer.add(entries) + writer.end(forget_version=0)
 

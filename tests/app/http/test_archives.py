@@ -1,6 +1,8 @@
 """Export and import of memories over HTTP."""
 
 import asyncio
+import base64
+import io
 import runpy
 import socket
 import time
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from PIL import Image
 
 from app.domain.ids import ImportId, LatentSpace, MemoryName, TenantId
 from app.errors import InvalidArchive
@@ -237,6 +240,19 @@ def test_bounds(serve_api, own_database):
         _wait(lambda: http.get("/v1/memories/toy.slow/export", params={"version": 1}).status_code == 200)
 
 
+def test_a_quota_of_entries(serve_api, own_database):
+    """What is beyond it is refused as soon as the header says so, and where that says less than comes; nothing is left."""
+    settings = own_database.model_copy(update={"max_memory_entries": 5})
+    CASES.fill_memory(settings.redis_url, "there", 2)
+    with httpx.Client(base_url=serve_api(settings), timeout=60) as http:
+        many = CASES.make_archive("many", range(1, 5))
+        for body in (many[:200], CASES.make_archive("many", range(1, 5), num_said=0)):
+            answer = _import(http, body, import_id=_id(8))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "memory_full")
+        assert CASES.keys_of_imports(settings.redis_url) == []
+        assert _import(http, CASES.make_archive("few", range(1, 4))).status_code == 200
+
+
 def test_a_client_that_does_not_read_is_waited_for(serve_api, own_database):
     """The memory is not read into the API meanwhile: of 200 reads of Redis few are made."""
     CASES.fill_memory(own_database.redis_url, "wide", 400, dim=65_000)  # 52 MB
@@ -285,6 +301,40 @@ def test_another_tenants_memories_and_imports_are_not_found(serve_api, own_datab
         whole = {"content": archive, "params": params}
         assert http.post("/v1/memories/import", **whole, headers=other | OCTETS).status_code == 200
         assert http.get("/v1/memories/toy.theirs", headers=acme).status_code == 404
+
+
+@pytest.mark.usefixtures("worker")
+def test_what_was_forgotten_stays_so(http):
+    """Its bytes are not in the archive; versions that are no longer whole are 410 on both; the others give the same images."""
+    for seed in range(1, 6):
+        _generate(http, "holey", seed=seed)
+    image_id = http.get("/v1/memories/toy.holey/entries").json()["data"][2]["image_id"]
+    assert http.delete("/v1/memories/toy.holey/entries/3").status_code == 200
+    _generate(http, "holey", seed=6)
+    archive = _export(http, "holey").content
+    assert image_id.encode() not in archive
+    assert _import(http, archive, name="holey-too").json()["version"] == 7
+    for version in range(8):
+        asked = {"seed": 9, "reproducible": True, "version": version, "write": False}
+        one, other = (_generate(http, name, **asked) for name in ("holey", "holey-too"))
+        assert (one.status_code, other.status_code) == ((410, 410) if 3 <= version < 6 else (200, 200))
+        if one.status_code == 200:
+            assert _pixels(one) == _pixels(other), version
+    assert _generate(http, "holey-too", seed=8).json()["memory_version"] == 7
+    assert http.get("/v1/memories/toy.holey-too").json()["version"] == 8
+    assert http.delete("/v1/memories/toy.holey-too").status_code == 200
+    assert _import(http, archive, name="holey-too").json()["error"]["code"] == "memory_exists"
+
+
+def _generate(http, name, *, seed, reproducible=False, **memory):
+    diversity = {"strength": 1, "memory": {"name": name, **memory}}
+    body = {"prompt": "a star", "seed": seed, "reproducible": reproducible, "diversity": diversity}
+    return http.post("/v1/images/generations", json=body)
+
+
+def _pixels(answer):
+    png = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    return Image.open(io.BytesIO(png)).tobytes()
 
 
 def test_entries_are_what_they_were(http):
