@@ -35,9 +35,19 @@ setup: $(STAMP) ## Make the virtual environment and install everything into it
 serve: $(STAMP) ## Run the service: PORT=8000 DATA_DIR=./data
 	@exec $(BIN)/sparke serve --port $(PORT) --data-dir $(DATA_DIR)
 
+ENGINE_TESTS := tests/sparke_engine tests/benchmarks
+
 .PHONY: test
-test: $(STAMP) ## The default test suite (under 15 minutes on two cores)
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## The default test suite (under 15 minutes on two cores): the engine and the service side by side
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-engine test-service
+
+.PHONY: test-engine
+test-engine: $(STAMP) ## The half of it that needs no service
+	@$(BIN)/python -m pytest $(ENGINE_TESTS)
+
+.PHONY: test-service
+test-service: $(STAMP) ## The other half
+	@$(BIN)/python -m pytest tests $(ENGINE_TESTS:%=--ignore=%)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## The tests marked slow
