@@ -115,21 +115,21 @@ def test_an_export_goes_on(api_url, settings, tmp_path):
 
 def test_connections_that_break(api_url, http, settings, tmp_path):
     """Both ways are gone on with, and what had come is not sent again."""
-    CASES.fill_memory(settings.redis_url, "far", 5500, dim=400)
+    CASES.fill_memory(settings.redis_url, "broken-off", 5500, dim=400)
     path = tmp_path / "far.sparke"
     with _cutting(api_url, after_bytes=3_000_000, num_cuts=1) as (url, carried):
-        ended = _sparke("export", "far", "--out", path, "--url", url)
+        ended = _sparke("export", "broken-off", "--out", path, "--url", url)
         assert (ended.returncode, ended.stderr.count("Waiting:")) == (0, 1), ended.stderr
-        assert path.read_bytes() == httpx.get(f"{api_url}/v1/memories/toy.far/export").content
+        assert path.read_bytes() == httpx.get(f"{api_url}/v1/memories/toy.broken-off/export").content
         size_bytes = path.stat().st_size
         assert size_bytes > 4_500_000
         assert sum(carried) < size_bytes + 1_500_000
     with _cutting(api_url, after_bytes=3_000_000, num_cuts=1) as (url, carried):
-        ended = _sparke("import", path, "--name", "far-again", "--url", url)
-        assert (ended.returncode, ended.stdout) == (0, "toy.far-again\n"), ended.stderr
+        ended = _sparke("import", path, "--name", "broken-off-again", "--url", url)
+        assert (ended.returncode, ended.stdout) == (0, "toy.broken-off-again\n"), ended.stderr
         assert ended.stderr.count("Waiting:") >= 1
         assert sum(carried) < size_bytes + 1_500_000
-    assert http.get("/v1/memories/toy.far-again").json()["num_entries"] == 5500
+    assert http.get("/v1/memories/toy.broken-off-again").json()["num_entries"] == 5500
 
 
 def test_an_answer_that_only_ends_is_not_taken_for_whole(tmp_path):
