@@ -39,7 +39,7 @@ ENGINE_TESTS := tests/sparke_engine tests/benchmarks
 
 .PHONY: test
 test: $(STAMP) ## The default test suite (under 15 minutes on two cores): the engine and the service side by side
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-engine test-service
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line test-engine test-service
 
 .PHONY: test-engine
 test-engine: $(STAMP) ## The half of it that needs no service
