@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 
 from app.domain.ids import LatentSpace, LoraName, MemoryName, ModelId, TenantId, WorkerId, make_job_id
@@ -92,6 +93,29 @@ def _make_job(
     job_id = make_job_id(created_at_ms, number.to_bytes(8, "big"))
     kind = JobKind.GENERATE if edit is None else JobKind.EDIT
     return Job(TenantId(tenant), job_id, kind, request, created_at_ms, deadline_at_ms)
+
+
+class SmallEngine(ToyEngine):
+    """The toy on a device that has room for so many images, and whose memory says so when it is full."""
+
+    def __init__(self, *, room_images: int) -> None:
+        super().__init__(preset_named("toy"))
+        self.room_images = room_images
+        self.sizes: list[int] = []
+
+    def generate(self, groups, plan, on_step):
+        """As the toy, if there is room."""
+        size = sum(len(group.seeds) for group in groups)
+        self.sizes.append(size)
+        if size > self.room_images:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().generate(groups, plan, on_step)
+
+
+@pytest.fixture(scope="session")
+def small_engine() -> type[SmallEngine]:
+    """Makes engines with little room."""
+    return SmallEngine
 
 
 @pytest.fixture(scope="session")

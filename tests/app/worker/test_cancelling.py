@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-import torch
 
 from app.domain.job import JobState
 from app.jobs.leases import JobReclaimer
@@ -36,22 +35,6 @@ class SteppingEngine(ToyEngine):
             threading.Event().wait(0.02)
 
         return super().generate(groups, plan, step)
-
-
-class SmallEngine(ToyEngine):
-    """The toy on a device that has room for two images, and whose memory says so when it is full."""
-
-    def __init__(self):
-        super().__init__(preset_named("toy"))
-        self.sizes: list[int] = []
-
-    def generate(self, groups, plan, on_step):
-        """As the toy, if there is room."""
-        size = sum(len(group.seeds) for group in groups)
-        self.sizes.append(size)
-        if size > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().generate(groups, plan, on_step)
 
 
 async def _while_running(bench, engine, reserved, act):
@@ -151,9 +134,9 @@ async def test_a_job_that_was_given_to_another_worker_is_left_at_a_step(open_ben
     assert _files(tmp_path) == []
 
 
-async def test_out_of_memory_splits_the_batch_and_fails_the_culprit_alone(open_bench, make_job):
+async def test_out_of_memory_splits_the_batch_and_fails_the_culprit_alone(open_bench, make_job, small_engine):
     """Two jobs that are too large together fit apart; one that is too large by itself fails, once, with its reason."""
-    engine = SmallEngine()
+    engine = small_engine(room_images=2)
     bench = open_bench(engine=engine)
     first, large, last = await bench.run(
         make_job(1, num_images=2), make_job(2, num_images=3), make_job(3, num_images=1)
@@ -166,9 +149,9 @@ async def test_out_of_memory_splits_the_batch_and_fails_the_culprit_alone(open_b
     assert record.state is JobState.SUCCEEDED
 
 
-async def test_a_cap_that_was_learned_is_shown(open_bench, make_job):
+async def test_a_cap_that_was_learned_is_shown(open_bench, make_job, small_engine):
     """The metrics tell the least cap of the model and how often there was no room; other faults teach nothing."""
-    engine = SmallEngine()
+    engine = small_engine(room_images=2)
     bench = open_bench(engine=engine)
     await bench.run(make_job(1, size_px=60))
     await bench.run(make_job(2))

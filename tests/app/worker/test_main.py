@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-import torch
 from structlog.testing import capture_logs
 
 from app.domain.job import JobState
@@ -62,22 +61,6 @@ class SlowEngine(ToyEngine):
         """Wait, then as the toy."""
         self.began.set()
         assert self.go.wait(20)
-        return super().generate(groups, plan, on_step)
-
-
-class SmallEngine(ToyEngine):
-    """The toy on a device that has room for three images."""
-
-    def __init__(self):
-        super().__init__(preset_named("toy"))
-        self.sizes: list[int] = []
-
-    def generate(self, groups, plan, on_step):
-        """As the toy, if there is room."""
-        size = sum(len(group.seeds) for group in groups)
-        self.sizes.append(size)
-        if size > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
         return super().generate(groups, plan, on_step)
 
 
@@ -364,9 +347,9 @@ async def test_a_worker_can_be_stopped_while_it_loads(settings):
     go.set()
 
 
-async def test_batches_that_were_too_large_are_not_made_again(settings, make_job):
+async def test_batches_that_were_too_large_are_not_made_again(settings, make_job, small_engine):
     """Every job succeeds, and no batch is larger than what was learned of the first, too large ones."""
-    engine = SmallEngine()
+    engine = small_engine(room_images=3)
     more = {"max_batch_images": 8, "max_released_jobs_per_tenant": 100, "heartbeat_ttl_s": 20.0}
     small = settings.model_copy(update=more)
     jobs = [_soon(make_job(number)) for number in range(40)]
