@@ -148,14 +148,16 @@ class Bench:
         self.encoders = ThreadPoolExecutor(2)
         self.stop = asyncio.Event()
         self.caps = BatchCaps(max_images=16)
+        self.memories = MemoryCache(self.memory_store, budget_bytes=10**8, metrics=self.metrics)
         self.jobs_seen = SimpleNamespace(  # the queue as the runner sees it; tests may come in between
             **{name: getattr(self.queue, name) for name in ("begin", "standing", "show", "commit", "fail")}
         )
+        self.model = LoadedModel(TOY, engine)
         self.runner = BatchRunner(
             RunnerParts(
-                models={TOY.model_id: LoadedModel(TOY, engine)},
+                models={TOY.model_id: self.model},
                 device=self.device,
-                memories=MemoryCache(self.memory_store, budget_bytes=10**8, metrics=self.metrics),
+                memories=self.memories,
                 versions=self.memory_store,
                 jobs=self.jobs_seen,
                 images=images or self.images,
