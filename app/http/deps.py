@@ -13,6 +13,7 @@ from app.files.contents import FileContents
 from app.files.store import FileStore
 from app.http.background import Background
 from app.http.pictures import PictureReader
+from app.http.thumbnails import Thumbnailer
 from app.http.uploads import Slots, UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import UrlSigner
@@ -95,6 +96,7 @@ class Deps:
     uploads: UploadSlots
     transfers: Slots
     pictures: PictureReader
+    thumbnails: Thumbnailer
     background: Background
     signer: UrlSigner
     catalogue: Catalogue

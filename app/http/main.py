@@ -38,6 +38,7 @@ from app.http.chores import (
 )
 from app.http.deps import Deps, MemoryDeps
 from app.http.pictures import PictureReader
+from app.http.thumbnails import Thumbnailer
 from app.http.uploads import Slots, UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import SigningKeyStore, UrlSigner
@@ -114,6 +115,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             uploads=UploadSlots(settings.max_uploads_per_tenant),
             transfers=Slots(settings.max_transfers_per_tenant),
             pictures=PictureReader(max_pixels=settings.max_picture_pixels),
+            thumbnails=Thumbnailer(),
             background=await stack.enter_async_context(Background()),
             signer=UrlSigner(key),
             catalogue=catalogue,

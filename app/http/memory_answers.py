@@ -13,6 +13,7 @@ from app.domain.result import GeneratedImage
 from app.http.deps import Deps
 from app.http.generation import WireModel
 from app.http.showing import image_url
+from app.http.thumbnails import USUAL_PX
 from app.memory.codec import MemoryEntry
 from app.memory.overview import MemoryStats
 from app.memory.shaping import Setting
@@ -150,6 +151,9 @@ class EntryAnswer(BaseModel):
     image_id: str
     job_id: str
     image_url: str | None = Field(description="Signed; null where the image is not kept any more.")
+    thumbnail_url: str | None = Field(
+        description=f"The same in WebP, {USUAL_PX} px at most; `max_px` takes another number."
+    )
     prompt: str | None = Field(
         description="Of the job's record; null once that is over: a memory keeps no text."
     )
@@ -194,6 +198,10 @@ async def describe_entries(
     records = await deps.job_lister.read(tenant_id, job_ids)
     images = [_image_of(record, entry) for record, (_, entry) in zip(records, entries, strict=True)]
     are_kept = await asyncio.gather(*(_is_kept(image, deps) for image in images))
+    urls = [
+        image_url(record, image, deps, base_url=base_url) if record and image and kept else None
+        for record, image, kept in zip(records, images, are_kept, strict=True)
+    ]
     return [
         EntryAnswer(
             version=version,
@@ -201,14 +209,11 @@ async def describe_entries(
             seed=entry.seed,
             image_id=entry.image_id,
             job_id=job_id,
-            image_url=image_url(record, image, deps, base_url=base_url)
-            if record and image and kept
-            else None,
+            image_url=url,
+            thumbnail_url=url and f"{url}&max_px={USUAL_PX}",
             prompt=record.job.request.prompt if record else None,
         )
-        for (version, entry), job_id, record, image, kept in zip(
-            entries, job_ids, records, images, are_kept, strict=True
-        )
+        for (version, entry), job_id, record, url in zip(entries, job_ids, records, urls, strict=True)
     ]
 
 

@@ -216,7 +216,10 @@ IMAGE_DOCS: dict[str, Any] = {
     "responses": {
         "200": {
             "description": "The image",
-            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                media_type: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in ("image/png", "image/webp")
+            },
         }
     }
 }

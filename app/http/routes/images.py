@@ -16,6 +16,7 @@ from app.http.generation import GenerationBody
 from app.http.json_body import read_json
 from app.http.openapi import GENERATION_DOCS, IMAGE_DOCS
 from app.http.submission import IdempotencyKey, idempotency_of, submit
+from app.http.thumbnails import MAX_PX, MIN_PX, Thumbnailer
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
@@ -58,8 +59,16 @@ async def show_image(  # noqa: PLR0917 - the members of a signed URL
     tenant: Annotated[str, Query(description="The tenant that owns the image.")],
     expires: Annotated[int, Query(ge=0, lt=2**53, description="Until when the URL works (Unix seconds).")],
     signature: Annotated[str, Query(max_length=100, description="What makes the URL genuine.")],
+    max_px: Annotated[
+        int | None,
+        Query(
+            ge=MIN_PX,
+            le=MAX_PX,
+            description="For a thumbnail: its longer side at most. It may be added to any URL.",
+        ),
+    ] = None,
 ) -> Response:
-    """An image by its signed, expiring URL, which needs no key."""
+    """An image by its signed, expiring URL, which needs no key: the PNG file, or a thumbnail as WebP."""
     tenant_id, (job_id, index) = parse_tenant_id(tenant), parse_image_id(image_id)
     now_s = deps.now_ms() / 1000
     try:
@@ -73,4 +82,7 @@ async def show_image(  # noqa: PLR0917 - the members of a signed URL
         raise NotFound(f"job {job_id} has no image {index}")
     data = await deps.images.get(image.storage_key)
     headers = {"cache-control": f"private, max-age={max(0, expires - int(now_s))}, immutable"}
-    return Response(data, media_type="image/png", headers=headers)
+    if max_px is None:
+        return Response(data, media_type="image/png", headers=headers)
+    small = await deps.thumbnails.make(data, max_px)
+    return Response(small, media_type=Thumbnailer.MEDIA_TYPE, headers=headers)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from PIL import Image
@@ -86,6 +87,33 @@ def test_a_url_is_worth_what_it_was_signed_for(client: openai.OpenAI):
     for name in query:
         answer = httpx.get(f"{base}{first.path}", params={k: v for k, v in query.items() if k != name})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+
+
+def test_a_thumbnail_is_the_image_but_small(client: openai.OpenAI):
+    """Its longer side is what was asked for, its colours are the image's, it says nothing of the prompt; and no number is too bold."""
+    made = client.images.generate(prompt="a star", size="128x64", response_format="url")
+    url = (made.data or [])[0].url or ""
+    whole, small = httpx.get(url), httpx.get(f"{url}&max_px=32")
+    assert (small.status_code, small.headers["content-type"]) == (200, "image/webp")
+    assert small.headers["cache-control"].startswith("private, max-age=")
+    assert b"star" in whole.content
+    assert b"star" not in small.content
+    image = _decode(small.content).convert("RGB")
+    assert image.size == (32, 16)
+    expected = _decode(whole.content).convert("RGB").resize((32, 16), Image.Resampling.LANCZOS)
+    turned = expected.transpose(Image.Transpose.ROTATE_180)
+    near, far = (np.abs(np.asarray(image, float) - np.asarray(other, float)) for other in (expected, turned))
+    assert near.mean() < far.mean() / 2, "the toy's images are noise, of which WebP loses much"
+    assert _decode(httpx.get(f"{url}&max_px=1024").content).size == (128, 64)
+    for wrong in ("15", "1025", "x", ""):
+        assert httpx.get(f"{url}&max_px={wrong}").status_code == 400, wrong
+    path = urlsplit(url).path
+    assert (
+        httpx.get(
+            f"{url.partition('?')[0]}?tenant=default&expires=9999999999&signature=x&max_px=32"
+        ).status_code
+        == 403
+    ), path
 
 
 def test_an_expired_url_is_403(serve_api: ServeApi, settings: Settings):

@@ -1,9 +1,11 @@
 """Memories over HTTP, with a real worker."""
 
+import io
 import threading
 import time
 
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -30,7 +32,10 @@ def test_a_memory_and_its_entries(http):
     assert [entry["seed"] for entry in entries["data"]] == [99, 9, 8, 7]
     assert [entry["prompt"] for entry in entries["data"]] == ["a circle", *["a star"] * 3]
     assert [entry["version"] for entry in entries["data"]] == [4, 3, 2, 1]
-    assert http.get(entries["data"][1]["image_url"]).content[:4] == b"\x89PNG"
+    shown = entries["data"][1]
+    assert http.get(shown["image_url"]).content[:4] == b"\x89PNG"
+    small = Image.open(io.BytesIO(http.get(shown["thumbnail_url"]).content))
+    assert (small.format, small.size) == ("WEBP", (64, 64))
     rest = http.get("/v1/memories/toy.shown/entries", params={"after": 3, "limit": 1}).json()
     assert ([entry["version"] for entry in rest["data"]], rest["has_more"]) == ([2], True)
     oldest = http.get("/v1/memories/toy.shown/entries", params={"order": "asc", "limit": 2}).json()
