@@ -10,16 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparke_engine.diffusion.library import guided
+    from sparke_engine.diffusion.library import guided, remember_pictures
     from sparke_engine.diffusion.pipelines import load_demo_pipeline
     from sparke_engine.memory_bank import MemoryBank
 
-__all__ = ["MemoryBank", "guided", "load_demo_pipeline"]
+__all__ = ["MemoryBank", "guided", "load_demo_pipeline", "remember_pictures"]
 
 _HOME = {
     "MemoryBank": "sparke_engine.memory_bank",
     "guided": "sparke_engine.diffusion.library",
     "load_demo_pipeline": "sparke_engine.diffusion.pipelines",
+    "remember_pictures": "sparke_engine.diffusion.library",
 }
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from sparke_engine.diffusion.autoencoding import decoded, encoded
 from sparke_engine.diffusion.calls import CalledWithText
 from sparke_engine.diffusion.edits import (
     EditKind,
@@ -23,7 +24,7 @@ from sparke_engine.diffusion.edits import (
 from sparke_engine.diffusion.families import embed_prompt, family_of, served_pipelines
 from sparke_engine.diffusion.guide import FinishedRun, GuidedGroup, Method, Sparke
 from sparke_engine.diffusion.loras import Loras, LoraScale
-from sparke_engine.diffusion.previews import Previews, decoded
+from sparke_engine.diffusion.previews import Previews
 from sparke_engine.diffusion.recording import StepRecorder
 from sparke_engine.diffusion.seam import Observer, Step, guided_steps
 from sparke_engine.errors import (
@@ -106,6 +107,9 @@ class ImageEngine(Protocol):
     def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "n p"]:
         """Unit embeddings, fp32 on the CPU; each prompt's is independent of the others."""
 
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
+        """Unit features of RGB pictures, fp32 on the CPU, as of images that the model had made; each for itself."""
+
     def generate(
         self, groups: Sequence[SampleGroup], plan: DenoisingPlan, on_step: OnStep
     ) -> list[list[Sample]]:
@@ -153,6 +157,14 @@ class PipelineEngine:
     def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "n p"]:
         """Unit embeddings, fp32 on the CPU; the latest are kept."""
         return torch.stack([self._embed(prompt) for prompt in prompts])
+
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
+        """Unit features of RGB pictures, fp32 on the CPU, as of images that the model had made; each for itself.
+
+        Where the preset keeps whole latents, pictures are of the model's own size: else ShapeMismatch. Raises
+        UnsupportedPipeline and InvalidArgument as `encoded` does.
+        """
+        return picture_features(self.pipeline, pictures, self.preset, num_features=self.feature_dim)
 
     def generate(
         self, groups: Sequence[SampleGroup], plan: DenoisingPlan, on_step: OnStep
@@ -247,6 +259,20 @@ class PipelineEngine:
             references=group.references,
             prompt_embedding=asked,
         )
+
+
+def picture_features(
+    pipe: Any, pictures: Sequence[Image.Image], preset: DiversityPreset, *, num_features: int
+) -> Float[Tensor, "n d"]:
+    """Unit features of RGB pictures under a preset, fp32 on the CPU. Raises ShapeMismatch where one has another length."""
+    found = [preset.feature_map.feature(latents)[0].cpu() for latents in encoded(pipe, pictures)]
+    for picture, feature in zip(pictures, found, strict=True):
+        if len(feature) != num_features:
+            raise ShapeMismatch(
+                f"a feature has {num_features} numbers here, and that of a picture of {picture.width}x{picture.height} px"
+                f" has {len(feature)}: scale it to the model's own size"
+            )
+    return torch.stack(found) if found else torch.empty(0, num_features)
 
 
 def group_rows(groups: Sequence[SampleGroup]) -> list[slice]:

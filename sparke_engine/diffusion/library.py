@@ -1,14 +1,17 @@
 """For library users: a stock pipeline, a memory bank, and one `with` block."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
+from PIL import Image
 from torch import Tensor
 
 from sparke_engine.diffusion.asked import Asked, heard_calls, shows_calls, takes_negative_prompt
+from sparke_engine.diffusion.autoencoding import encoded
 from sparke_engine.diffusion.families import embed_prompt, family_of, feature_dim_of
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.moves import Move
@@ -91,6 +94,28 @@ def _remember(guide: GroupGuide, bank: MemoryBank, embedding: Tensor) -> None:
     for run in guide.runs:
         features = guide.groups[0].preset.feature_map.feature(run.latents)
         bank.append(features, embedding.expand(len(features), -1))
+
+
+def remember_pictures(
+    pipe: Any,
+    bank: MemoryBank,
+    pictures: Sequence[Image.Image],
+    prompt: Prompt = "",
+    *,
+    preset: DiversityPreset | None = None,
+) -> None:
+    """Pictures enter the bank as if `pipe` had made them of the prompt: a reference of what there is already.
+
+    Sides are multiples of what the autoencoder takes together; under a preset without a grid all are of one size. Raises
+    UnsupportedPipeline, InvalidArgument and ShapeMismatch; then nothing is added.
+    """
+    preset = preset if preset is not None else default_preset(pipe)
+    embedding = embed_prompt(pipe, prompt)
+    found = [preset.feature_map.feature(latents)[0].cpu() for latents in encoded(pipe, pictures)]
+    if len({len(feature) for feature in found}) > 1:
+        raise ShapeMismatch("under this preset pictures are of one size: it keeps whole latents")
+    if found:
+        bank.append(torch.stack(found), embedding.expand(len(found), -1))
 
 
 class _Widths(NamedTuple):

@@ -1,16 +1,11 @@
 """Pictures of what a run is about to make: x̂0 of some of its steps, decoded."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
-from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
+from sparke_engine.errors import InvalidArgument
 
 MAX_PREVIEWS = 10
 
@@ -40,33 +35,3 @@ def preview_steps(num_previews: int, num_steps: int) -> list[int]:
     """After how many steps each preview is due: at even distances, each once, before the last step."""
     due = (round((number + 1) * num_steps / (num_previews + 1)) for number in range(num_previews))
     return sorted({step for step in due if 0 < step < num_steps})
-
-
-@torch.no_grad()
-def decoded(pipe: Any, latents: Float[Tensor, "n c h w"]) -> list[Image.Image]:
-    """RGB pictures of canonical latents, through the pipeline's own autoencoder. Raises UnsupportedPipeline without one.
-
-    A picture that is not finite is made of zeros, as pipelines do.
-    """
-    vae = getattr(pipe, "vae", None)
-    if vae is None or not hasattr(vae.config, "scaling_factor"):
-        raise UnsupportedPipeline(f"{type(pipe).__name__} has no autoencoder to make previews with")
-    scale, shift = float(vae.config.scaling_factor), float(getattr(vae.config, "shift_factor", None) or 0.0)
-    with _upcast(vae):
-        pictures = vae.decode((latents / scale + shift).to(vae.dtype)).sample.float()
-    levels = (pictures.nan_to_num() / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
-    return [Image.fromarray(picture.numpy()).convert("RGB") for picture in levels]
-
-
-@contextmanager
-def _upcast(vae: Any) -> Iterator[None]:
-    """In single precision where the autoencoder overflows in half, as its configuration says (SDXL's does)."""
-    dtype = vae.dtype
-    if dtype is not torch.float16 or not getattr(vae.config, "force_upcast", False):
-        yield
-        return
-    vae.to(torch.float32)
-    try:
-        yield
-    finally:
-        vae.to(dtype)

@@ -50,6 +50,11 @@ class ToyEngine:
         """The unit sum of one random vector a word."""
         return torch.stack([_embed(prompt) for prompt in prompts])
 
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
+        """Unit features of the latents that the toy would show as the pictures."""
+        found = [self.preset.feature_map.feature(_seen(Picture(picture))[None])[0] for picture in pictures]
+        return torch.stack(found) if found else torch.empty(0, self.feature_dim)
+
     def generate(
         self, groups: Sequence[SampleGroup], plan: DenoisingPlan, on_step: OnStep
     ) -> list[list[Sample]]:

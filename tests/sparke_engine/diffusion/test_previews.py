@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
 from sparke_engine.diffusion.pipelines import load_engine
-from sparke_engine.diffusion.previews import MAX_PREVIEWS, Previews, decoded, preview_steps
+from sparke_engine.diffusion.previews import MAX_PREVIEWS, Previews, preview_steps
 from sparke_engine.diffusion.toy import ToyEngine, read_toy_image
-from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
+from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.presets import DiversityPreset, preset_named
 
 PRESET = DiversityPreset(grid=(4, 4), eta=0.8, window=0.5, latent_bandwidth=2.0, max_push=10)
@@ -51,32 +50,6 @@ class Shown:
 
 def silent(done: int, num_steps: int) -> None:
     """An `on_step` that does nothing."""
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_decoding_is_the_pipelines_own(load: Load, family: str) -> None:
-    """Final latents, decoded by us, are the pipeline's image to a level of rounding."""
-    pipe = load(family).pipeline
-    asked: dict[str, Any] = {
-        "prompt": "a cat",
-        "width": PLAN.width_px,
-        "height": PLAN.height_px,
-        "num_inference_steps": 2,
-        **({"use_resolution_binning": False} if family in {"pixart", "sana"} else {}),
-    }
-    image, latents = (
-        pipe(**asked, generator=torch.Generator().manual_seed(1), output_type=kind).images[0]
-        for kind in ("pil", "latent")
-    )
-    with torch.no_grad():
-        canonical = latents[None] if family != "flux" else _unpacked(pipe, latents[None])
-    [ours] = decoded(pipe, canonical.float())
-    assert np.abs(np.asarray(ours, int) - np.asarray(image.convert("RGB"), int)).max() <= 1
-
-
-def _unpacked(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = pipe._unpack_latents(latents, PLAN.height_px, PLAN.width_px, pipe.vae_scale_factor)
-    return found
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -140,28 +113,6 @@ def test_an_error_of_who_is_shown_comes_out(load: Load) -> None:
     with pytest.raises(RuntimeError, match="no"):
         engine.generate([group], PLAN, silent)
     assert len(engine.generate([replace(group, previews=None)], PLAN, silent)[0]) == 1
-
-
-def test_a_pipeline_without_an_autoencoder_says_so(load: Load) -> None:
-    """Rather than an AttributeError from inside."""
-    pipe = load("sd").pipeline
-    pipe.register_modules(vae=None)
-    with pytest.raises(UnsupportedPipeline, match="autoencoder"):
-        decoded(pipe, torch.zeros(1, 4, 4, 4))
-
-
-def test_half_precision_is_left_where_it_would_overflow(load: Load) -> None:
-    """An autoencoder that its configuration wants upcast is decoded in fp32, and is in half again afterwards."""
-    vae = load("sdxl").pipeline.vae
-    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    [expected] = decoded(load("sdxl").pipeline, latents)
-    pipe = load("sdxl").pipeline
-    pipe.vae.register_to_config(force_upcast=True)
-    pipe.vae.half()
-    [found] = decoded(pipe, latents)
-    assert pipe.vae.dtype == torch.float16
-    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 2  # its weights were rounded
-    assert vae.dtype == torch.float32
 
 
 @given(num_previews=st.integers(0, MAX_PREVIEWS), num_steps=st.integers(1, 200))

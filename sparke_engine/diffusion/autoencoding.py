@@ -1,0 +1,102 @@
+"""Between pictures and canonical latents, through a pipeline's own autoencoder, in the units that it denoises."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
+
+
+@torch.no_grad()
+def decoded(pipe: Any, latents: Float[Tensor, "n c h w"]) -> list[Image.Image]:
+    """RGB pictures of canonical latents. Raises UnsupportedPipeline where the pipeline has no autoencoder of images.
+
+    A picture that is not finite is made of zeros, as pipelines do.
+    """
+    vae, units = _autoencoder(pipe)
+    with _upcast(vae):
+        pictures = vae.decode(units.to_autoencoder(latents).to(vae.dtype)).sample.float()
+    levels = (pictures.nan_to_num() / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
+    return [Image.fromarray(picture.numpy()).convert("RGB") for picture in levels]
+
+
+@torch.no_grad()
+def encoded(pipe: Any, pictures: Sequence[Image.Image]) -> list[Float[Tensor, "1 c h w"]]:
+    """Canonical latents of RGB pictures, fp32, as if the pipeline had made them: the mode of what the autoencoder says.
+
+    One at a time, so that no picture's latents depend on the others. Raises UnsupportedPipeline as `decoded`, and
+    InvalidArgument where a side is no multiple of what the autoencoder takes together.
+    """
+    vae, units = _autoencoder(pipe)
+    multiple_px = int(pipe.vae_scale_factor)
+    found = []
+    with _upcast(vae):
+        for picture in pictures:
+            if picture.width % multiple_px or picture.height % multiple_px or not min(picture.size):
+                raise InvalidArgument(
+                    f"a picture's sides are multiples of {multiple_px} px, got {picture.width}x{picture.height}"
+                )
+            levels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
+            pixels = (levels.float() / 127.5 - 1).to(vae.device, vae.dtype)
+            found.append(units.to_denoiser(_mode(vae.encode(pixels)).float()))
+    return found
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What lies between an autoencoder's latents and a denoiser's: z = (a − shift)·scale, each channel by its own."""
+
+    shift: float | Tensor
+    scale: float | Tensor
+
+    def to_denoiser(self, latents: Tensor) -> Tensor:
+        return (latents - _on(self.shift, latents)) * _on(self.scale, latents)
+
+    def to_autoencoder(self, latents: Tensor) -> Tensor:
+        return latents / _on(self.scale, latents) + _on(self.shift, latents)
+
+
+def _autoencoder(pipe: Any) -> tuple[Any, _Units]:
+    vae = getattr(pipe, "vae", None)
+    if vae is None or not hasattr(vae.config, "scaling_factor"):
+        raise UnsupportedPipeline(f"{type(pipe).__name__} has no autoencoder of images")
+    scale, shift = float(vae.config.scaling_factor), getattr(vae.config, "shift_factor", None)
+    means, deviations = (getattr(vae.config, f"latents_{name}", None) for name in ("mean", "std"))
+    if means is not None and deviations is not None:
+        return vae, _Units(_by_channel(means), scale / _by_channel(deviations))
+    return vae, _Units(float(shift or 0.0), scale)
+
+
+def _by_channel(numbers: Sequence[float]) -> Tensor:
+    return torch.tensor(numbers)[:, None, None]
+
+
+def _on(value: float | Tensor, latents: Tensor) -> float | Tensor:
+    return value.to(latents.device, torch.float32) if isinstance(value, Tensor) else value
+
+
+def _mode(output: Any) -> Tensor:
+    """The likeliest latents: a distribution's mode, or what an autoencoder without one says."""
+    found: Tensor = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latent
+    return found
+
+
+@contextmanager
+def _upcast(vae: Any) -> Iterator[None]:
+    """In single precision where the autoencoder overflows in half, as its configuration says (SDXL's does)."""
+    dtype = vae.dtype
+    if dtype is not torch.float16 or not getattr(vae.config, "force_upcast", False):
+        yield
+        return
+    vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        vae.to(dtype)
