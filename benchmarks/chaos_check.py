@@ -69,7 +69,7 @@ async def check(redis: Redis, image_folder: Path, told: Told) -> Findings:
     for record in records:
         faults += _check_end(record, told, letters)
     kept, num_out_of_order = await _kept(redis, records)
-    images = [image for record in records if record.result for image in record.result.images]
+    images = [image for record in records for image in record.images]
     made = Counter[str](image.image_id for image in images)
     faults += [f"lost: {name} was made and is not remembered" for name in (made - kept)]
     faults += [f"double or foreign: {name} is remembered too often" for name in (kept - made)]

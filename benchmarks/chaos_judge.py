@@ -167,7 +167,7 @@ def _check_images(folder: Path, records: Sequence[JobRecord]) -> list[str]:
     """After the sweep the store holds one image for each that was asked for and made, which shows what it should."""
     faults, named = [], Counter[str]()
     for record in records:
-        made, asked = record.result.images if record.result else (), record.job.request
+        made, asked = record.images, record.job.generation
         named.update(image.storage_key for image in made)
         if record.state is JobState.SUCCEEDED and len(made) != asked.num_images:
             faults.append(f"image: {record.job.job_id} has {len(made)} images, not {asked.num_images}")
@@ -201,9 +201,9 @@ async def _plant(redis: Redis, played: Played, fault: str) -> None:
     job_id = sorted(heard.succeeded)[list(PLANTS).index(fault)]  # another one for each fault
     tenant = heard.tenants[job_id]
     record = await JobStore(redis, JobLimits()).get(tenant, job_id)
-    if record.result is None:
+    if not record.images:
         raise ValueError(f"expected images of {job_id}, found none")
-    path = played.scene.images / record.result.images[0].storage_key
+    path = played.scene.images / record.images[0].storage_key
     if fault == "image":
         path.unlink()
     elif fault == "pixels":

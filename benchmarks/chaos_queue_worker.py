@@ -59,7 +59,7 @@ async def _run(queue: JobQueue, images: ImageStore, reserved: ReservedJob, dice:
     """One job, as the real worker treats it: begun, looked after at every step, stored, committed."""
     job = reserved.job
     standing = await _until_done(lambda: queue.begin(reserved))
-    if job.request.prompt.startswith(POISON):
+    if job.generation.prompt.startswith(POISON):
         os.kill(os.getpid(), signal.SIGKILL)
     for _ in range(_NUM_STEPS):
         if standing is not Standing.OURS:
@@ -76,7 +76,7 @@ async def _run(queue: JobQueue, images: ImageStore, reserved: ReservedJob, dice:
 
 async def _commit(queue: JobQueue, images: ImageStore, reserved: ReservedJob) -> None:
     job, made, entries = reserved.job, [], []
-    for index, seed in enumerate(job.request.seeds):
+    for index, seed in enumerate(job.generation.seeds):
         name = image_id(job.job_id, index)
         key = image_key(job.tenant_id, job.job_id, reserved.fence, index)
         await images.put(key, _PIXELS)

@@ -3,10 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Generic
 
-from app.domain.ids import JobId, TenantId, WorkerId
+from typing_extensions import TypeVar
+
+from app.domain.ids import JobId, ModelId, TenantId, WorkerId
+from app.domain.question import SearchRequest, SearchResult
 from app.domain.request import GenerationRequest
-from app.domain.result import Failure, GenerationResult
+from app.domain.result import Failure, GeneratedImage, GenerationResult
+
+JobRequest = GenerationRequest | SearchRequest
+JobResult = GenerationResult | SearchResult
+Asked_co = TypeVar("Asked_co", bound=JobRequest, default=JobRequest, covariant=True)
 
 
 class JobKind(StrEnum):
@@ -14,6 +22,12 @@ class JobKind(StrEnum):
 
     GENERATE = "generate"
     EDIT = "edit"  # its request has an edit
+    SEARCH = "search"
+
+    @property
+    def is_question(self) -> bool:
+        """True where it makes no images: somebody waits for what a model says of a memory, and nothing changes."""
+        return self not in (JobKind.GENERATE, JobKind.EDIT)
 
 
 class Lane(StrEnum):
@@ -40,18 +54,38 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """An accepted request. Times are Unix milliseconds. The lines of a batch have no events and are in no list."""
+class Job(Generic[Asked_co]):
+    """An accepted request; its type goes with the kind. Times are Unix milliseconds.
+
+    The lines of a batch and questions have no events and are in no list.
+    """
 
     tenant_id: TenantId
     job_id: JobId
     kind: JobKind
-    request: GenerationRequest
+    request: Asked_co
     created_at_ms: int
     deadline_at_ms: int
     lane: Lane = Lane.INTERACTIVE
     metadata: Mapping[str, str] = field(default_factory=dict)
     num_previews: int = 0
+
+    @property
+    def model(self) -> ModelId:
+        """The model that it needs."""
+        return self.request.model
+
+    @property
+    def num_images(self) -> int:
+        """How many images it makes: none where it is a question."""
+        return self.request.num_images if isinstance(self.request, GenerationRequest) else 0
+
+    @property
+    def generation(self) -> GenerationRequest:
+        """What images it makes. To be asked only of jobs that make images; TypeError for a question."""
+        if isinstance(self.request, GenerationRequest):
+            return self.request
+        raise TypeError(f"expected a job that makes images, got {self.job_id} of the kind {self.kind}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +101,12 @@ class JobRecord:
     worker_id: WorkerId | None = None
     started_at_ms: int | None = None
     finished_at_ms: int | None = None
-    result: GenerationResult | None = None
+    result: JobResult | None = None
     failure: Failure | None = None
     num_attempts: int = 0
     cancel_requested_at_ms: int | None = None
+
+    @property
+    def images(self) -> tuple[GeneratedImage, ...]:
+        """The images that it ended with; none where it did not, or is a question."""
+        return self.result.images if isinstance(self.result, GenerationResult) else ()

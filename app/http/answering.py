@@ -35,7 +35,7 @@ async def answer_images(
         streamed = Streamed(tenant_id, job_id, timeout_s, cancels=bool(body.cancel_on_disconnect))
         return EventStream(stream_images(streamed, deps), headers=headers)
     try:
-        record = await _unless_disconnected(request, deps.waiter.wait(tenant_id, job_id, timeout_s))
+        record = await unless_disconnected(request, deps.waiter.wait(tenant_id, job_id, timeout_s))
     except ClientDisconnect:
         if body.cancel_on_disconnect:
             await asyncio.shield(cancel_job(tenant_id, job_id, deps))
@@ -47,7 +47,7 @@ async def answer_images(
     return Response(to_json(answer), media_type="application/json", headers=headers)
 
 
-async def _unless_disconnected(request: Request, awaitable: Awaitable[_T]) -> _T:
+async def unless_disconnected(request: Request, awaitable: Awaitable[_T]) -> _T:
     """The awaitable's value; ClientDisconnect, and the awaitable cancelled, as soon as nobody listens any more."""
     waiting = asyncio.ensure_future(awaitable)
     leaving = asyncio.ensure_future(_disconnected(request))

@@ -21,6 +21,7 @@ from app.http.routes import (
     jobs,
     memories,
     models,
+    questions,
     usage,
     webhooks,
 )
@@ -61,7 +62,19 @@ def create_app(deps: Deps) -> FastAPI:
         RequestMiddleware, metrics=deps.metrics, now_s=time.perf_counter, randomness=deps.randomness
     )
     install_error_handlers(app)
-    user_routes = (models, images, edits, jobs, files, batches, webhooks, archives, memories, usage)
+    user_routes = (
+        models,
+        images,
+        edits,
+        jobs,
+        files,
+        batches,
+        webhooks,
+        archives,
+        memories,
+        questions,
+        usage,
+    )
     for routes in (health, *user_routes, admin):
         app.include_router(routes.router)
     return app

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     JsonValue,
     StringConstraints,
-    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -30,7 +30,15 @@ MAX_NUM_NEIGHBOURS = 65_536
 _NAME_DOCS: dict[str, JsonValue] = {"pattern": NAME_FORM}
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
+
+def _shows_something(prompt: str) -> str:
+    if not prompt.strip():
+        raise PydanticCustomError("invalid_value", "the prompt must not be empty")
+    return prompt
+
+
 Prompt = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
+AskedPrompt = Annotated[Prompt, AfterValidator(_shows_something)]
 MetadataName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Bandwidth = Annotated[float, Field(ge=0.01, le=10.0, allow_inf_nan=False)]
@@ -124,7 +132,7 @@ class LoraBody(WireModel):
 class ImagesBody(WireModel):
     """What shapes images: what the OpenAI images API takes, and the members of our own after it."""
 
-    prompt: Prompt = Field(
+    prompt: AskedPrompt = Field(
         description="What to show.",
         examples=["a red circle on a blue background"],
         json_schema_extra={"pattern": r"\S"},
@@ -178,13 +186,6 @@ class ImagesBody(WireModel):
         default=None,
         description="LoRAs of the model that change these images, each named once (default: none).",
     )
-
-    @field_validator("prompt")
-    @classmethod
-    def _prompt_shows_something(cls, prompt: str) -> str:
-        if not prompt.strip():
-            raise PydanticCustomError("invalid_value", "the prompt must not be empty")
-        return prompt
 
 
 class GenerationBody(ImagesBody):

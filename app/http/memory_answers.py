@@ -211,14 +211,14 @@ async def describe_entries(
             job_id=job_id,
             image_url=url,
             thumbnail_url=url and f"{url}&max_px={USUAL_PX}",
-            prompt=record.job.request.prompt if record else None,
+            prompt=record.job.generation.prompt if record else None,
         )
         for (version, entry), job_id, record, url in zip(entries, job_ids, records, urls, strict=True)
     ]
 
 
 def _image_of(record: JobRecord | None, entry: MemoryEntry) -> GeneratedImage | None:
-    images = record.result.images if record and record.result else ()
+    images = record.images if record else ()
     return next((image for image in images if image.image_id == entry.image_id), None)
 
 

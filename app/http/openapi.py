@@ -15,6 +15,7 @@ from app.http.errors import PROBLEM_JSON, all_codes
 from app.http.event_docs import IMAGE_STREAM, JOB_STREAM
 from app.http.generation import GenerationBody, JobBody
 from app.http.memory_answers import ForgetBody, ShapeBody
+from app.http.question_answers import SearchBody
 from app.http.webhook_answers import WebhookBody
 
 _REF = "#/components/schemas/{model}"
@@ -212,6 +213,24 @@ SHAPE_DOCS: dict[str, Any] = {
     }
 }
 
+SEARCH_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF.format(model=SearchBody.__name__)},
+                "examples": {
+                    "plain": {"summary": "The ten nearest", "value": {"prompt": "a star"}},
+                    "near": {
+                        "summary": "Up to a hundred that are near",
+                        "value": {"prompt": "a star", "limit": 100, "min_similarity": 0.8},
+                    },
+                },
+            }
+        },
+    }
+}
+
 IMAGE_DOCS: dict[str, Any] = {
     "responses": {
         "200": {
@@ -311,6 +330,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             (WebhookBody, "validation"),
             (ForgetBody, "validation"),
             (ShapeBody, "validation"),
+            (SearchBody, "validation"),
             (KeyBody, "validation"),
             (RotateBody, "validation"),
             (QuotasBody, "validation"),

@@ -39,6 +39,7 @@ NEEDED: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/v1/memories/{memory_id}"): _READ,
     ("GET", "/v1/memories/{memory_id}/entries"): _READ,
     ("GET", "/v1/memories/{memory_id}/export"): _READ,
+    ("POST", "/v1/memories/{memory_id}/search"): _READ,
     ("GET", "/v1/usage"): _READ,
     # What lasts beyond requests.
     ("POST", "/v1/webhooks"): _MANAGE,

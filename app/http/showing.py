@@ -46,7 +46,7 @@ def image_url(record: JobRecord, image: GeneratedImage, deps: Deps, *, base_url:
 
 def result_of(record: JobRecord) -> GenerationResult:
     """The result of a finished job, or its failure as an error."""
-    if record.state is JobState.SUCCEEDED and record.result is not None:
+    if record.state is JobState.SUCCEEDED and isinstance(record.result, GenerationResult):
         return record.result
     raise error_of(record)
 
@@ -69,7 +69,7 @@ def to_json(answer: GenerationAnswer) -> str:
 
 
 def _answer(record: JobRecord, images: list[ImageAnswer]) -> GenerationAnswer:
-    result, request = result_of(record), record.job.request
+    result, request = result_of(record), record.job.generation
     return GenerationAnswer(
         created=record.job.created_at_ms // 1000,
         data=images,

@@ -133,7 +133,7 @@ _OVER: Any = object()
 
 
 def _partial(event: JobEvent, job: Job, b64_json: str | None) -> bytes:
-    request = job.request
+    request = job.generation
     return _event(
         job.kind,
         "partial_image",

@@ -2,8 +2,9 @@
 -- its key, and what was asked for then. Its images are charged to the day, once.
 -- KEYS: job, waiting, events, jobs, usage, [idempotency]
 -- ARGV: job id, job JSON, model, created_at_ms, deadline_at_ms, max_waiting, lane, score, oldest job id listed,
---   time to live of the list, number of images, most images a day or '', day, time to live of usage, [fingerprint, its
---   time to live]
+--   time to live of the list, number of images, most images a day or '', day, time to live of usage, '1' for a
+--   question, [fingerprint, its time to live]
+-- A question is quiet: it has no events, is in no list, is told to no webhook, and nothing is charged.
 -- Returns {'accepted', number waiting, images of the day}, {'over', number waiting, images of the day}: it was accepted
 -- before and has ended, {'known', number waiting, images of the day, job id of the first}, {'other'}: the key's first
 -- request was another one, {'full', number waiting, score of the oldest}, or {'spent', images of the day}.
@@ -11,7 +12,7 @@ local num_waiting = redis.call('ZCARD', KEYS[2])
 local num_images = tonumber(redis.call('HGET', KEYS[5], ARGV[13] .. ':images') or 0)
 if KEYS[6] then
   local first_id, fingerprint = unpack(redis.call('HMGET', KEYS[6], 'job_id', 'fingerprint'))
-  if fingerprint and fingerprint ~= ARGV[15] then return {'other'} end
+  if fingerprint and fingerprint ~= ARGV[16] then return {'other'} end
   if first_id and first_id ~= ARGV[1] then return {'known', num_waiting, num_images, first_id} end
 end
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -19,14 +20,20 @@ if state then return {(state == 'queued' or state == 'running') and 'accepted' o
 if num_waiting >= tonumber(ARGV[6]) then
   return {'full', num_waiting, redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]}
 end
-if ARGV[12] ~= '' and num_images + tonumber(ARGV[11]) > tonumber(ARGV[12]) then return {'spent', num_images} end
-num_images = redis.call('HINCRBY', KEYS[5], ARGV[13] .. ':images', ARGV[11])
-redis.call('HINCRBY', KEYS[5], ARGV[13] .. ':jobs', 1)
-redis.call('PEXPIRE', KEYS[5], ARGV[14])
+local is_quiet = ARGV[15] ~= ''
+if not is_quiet and ARGV[12] ~= '' and num_images + tonumber(ARGV[11]) > tonumber(ARGV[12]) then return {'spent', num_images} end
 redis.call('HSET', KEYS[1], 'job', ARGV[2], 'state', 'queued', 'fence', '0', 'model', ARGV[3],
-  'deadline_at_ms', ARGV[5], 'lane', ARGV[7], 'charged', ARGV[13] .. ':' .. ARGV[11])
+  'deadline_at_ms', ARGV[5], 'lane', ARGV[7])
+if is_quiet then
+  redis.call('HSET', KEYS[1], 'quiet', '1')
+else
+  num_images = redis.call('HINCRBY', KEYS[5], ARGV[13] .. ':images', ARGV[11])
+  redis.call('HINCRBY', KEYS[5], ARGV[13] .. ':jobs', 1)
+  redis.call('PEXPIRE', KEYS[5], ARGV[14])
+  redis.call('HSET', KEYS[1], 'charged', ARGV[13] .. ':' .. ARGV[11])
+end
 redis.call('ZADD', KEYS[2], ARGV[8], ARGV[1])
-if ARGV[7] ~= 'batch' then
+if ARGV[7] ~= 'batch' and not is_quiet then
   redis.call('XADD', KEYS[3], '*', 'type', 'queued')
   redis.call('ZADD', KEYS[4], 0, ARGV[1])
   redis.call('ZREMRANGEBYLEX', KEYS[4], '-', '(' .. ARGV[9])
@@ -34,7 +41,7 @@ if ARGV[7] ~= 'batch' then
 end
 if KEYS[6] then
   redis.call('HSET', KEYS[1], 'idempotency', KEYS[6])
-  redis.call('HSET', KEYS[6], 'job_id', ARGV[1], 'fingerprint', ARGV[15])
-  redis.call('PEXPIRE', KEYS[6], ARGV[16])
+  redis.call('HSET', KEYS[6], 'job_id', ARGV[1], 'fingerprint', ARGV[16])
+  redis.call('PEXPIRE', KEYS[6], ARGV[17])
 end
 return {'accepted', num_waiting + 1, num_images}

@@ -94,7 +94,7 @@ class Arrivals:
         listed_since = make_job_id(max(0, now_ms - 1000 * limits.job_list_ttl_s), bytes(8))
         arguments: list[Any] = [
             job.job_id,
-            codec.JOB.dump_json(job),
+            codec.encode_job(job),
             place.model,
             job.created_at_ms,
             job.deadline_at_ms,
@@ -103,10 +103,11 @@ class Arrivals:
             keys.place_of(job.created_at_ms, job.lane),
             listed_since,
             1000 * limits.job_list_ttl_s,
-            job.request.num_images,
+            job.num_images,
             "" if quotas.images_per_day is None else quotas.images_per_day,
             day_of(now_ms),
             1000 * limits.usage_ttl_s,
+            "1" if job.kind.is_question else "",
         ]
         if idempotency is not None:
             touched.append(keys.idempotency_key(place.tenant_id, idempotency.key))
@@ -221,7 +222,7 @@ def _spent(job: Job, quotas: Quotas, *, num_used: int, now_ms: int) -> ImagesSpe
     num_left = max(0, most - num_used)
     return ImagesSpent(
         f"you may ask for {most} images a day, of which {num_left} are left, and this asks for"
-        f" {job.request.num_images}; the next day of UTC begins in {next_s} s",
+        f" {job.num_images}; the next day of UTC begins in {next_s} s",
         retry_after_s=next_s,
         limit=most,
         reset_after_s=next_s,

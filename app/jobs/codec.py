@@ -1,43 +1,82 @@
-"""JSON of jobs and results, and the record's hash. A value that does not fit the schema is CorruptRecord."""
+"""JSON of jobs and results, and the record's hash. A value that does not fit the schema is CorruptRecord.
+
+The kind, which is read first, says which schema that is: no job is taken for one of another kind.
+"""
 
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from app.domain.ids import JobId, TenantId, WorkerId
-from app.domain.job import Job, JobRecord, JobState
+from app.domain.job import Job, JobKind, JobRecord, JobResult, JobState
+from app.domain.question import SearchRequest, SearchResult
+from app.domain.request import GenerationRequest
 from app.domain.result import Failure, GenerationResult
 from app.errors import CorruptRecord
 from app.jobs.types import DeadLetter, WorkerInfo
 from app.redis.records import decode
 
-JOB: TypeAdapter[Job] = TypeAdapter(Job)
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    kind: JobKind
+
+
+_KIND: TypeAdapter[_Kind] = TypeAdapter(_Kind)
+_JOBS: Mapping[JobKind, TypeAdapter[Any]] = {
+    JobKind.GENERATE: TypeAdapter(Job[GenerationRequest]),
+    JobKind.EDIT: TypeAdapter(Job[GenerationRequest]),
+    JobKind.SEARCH: TypeAdapter(Job[SearchRequest]),
+}
 RESULT: TypeAdapter[GenerationResult] = TypeAdapter(GenerationResult)
+_RESULT_TYPES: Mapping[JobKind, type[JobResult]] = {
+    JobKind.GENERATE: GenerationResult,
+    JobKind.EDIT: GenerationResult,
+    JobKind.SEARCH: SearchResult,
+}
+_RESULTS: Mapping[type[JobResult], TypeAdapter[Any]] = {
+    GenerationResult: RESULT,
+    SearchResult: TypeAdapter(SearchResult),
+}
 FAILURE: TypeAdapter[Failure] = TypeAdapter(Failure)
 WORKER: TypeAdapter[WorkerInfo] = TypeAdapter(WorkerInfo)
 
 
-def encode_result(result: GenerationResult) -> bytes:
+def encode_job(job: Job) -> bytes:
+    """The job's JSON. Raises ValueError for a request that is not of the job's kind."""
+    return bytes(_JOBS[job.kind].dump_json(job, warnings="error"))
+
+
+def decode_job(data: bytes, *, where: str) -> Job:
+    """The job of some JSON. Raises CorruptRecord, also for a kind that this release does not know."""
+    job: Job = decode(_JOBS[decode(_KIND, data, where=where).kind], data, where=where)
+    return job
+
+
+def encode_result(result: JobResult) -> bytes:
     """The result's JSON. Raises ValueError on a number that JSON cannot carry, rather than store a broken record."""
-    for image in result.images:
-        for number in (image.push, image.nearest_similarity):
-            if number is not None and not math.isfinite(number):
-                raise ValueError(f"image {image.image_id}: expected finite numbers, got {number}")
-    return RESULT.dump_json(result)
+    for member, number in _floats(asdict(result), "result"):
+        if not math.isfinite(number):
+            raise ValueError(f"{member}: expected finite numbers, got {number}")
+    return bytes(_RESULTS[type(result)].dump_json(result))
 
 
 def decode_record(found: dict[bytes, bytes], *, where: str) -> JobRecord:
     """The record of a job's hash. Raises CorruptRecord."""
     try:
         state = JobState(found[b"state"].decode())
+        job = decode_job(found[b"job"], where=where)
         return JobRecord(
-            job=decode(JOB, found[b"job"], where=where),
+            job=job,
             state=state,
             fence=int(found.get(b"fence", b"0")),
             worker_id=WorkerId(found[b"worker_id"].decode()) if b"worker_id" in found else None,
             started_at_ms=_maybe_int(found, b"started_at_ms"),
             finished_at_ms=_maybe_int(found, b"finished_at_ms"),
-            result=decode(RESULT, found[b"result"], where=where) if b"result" in found else None,
+            result=_decode_result(job.kind, found[b"result"], where=where) if b"result" in found else None,
             failure=decode(FAILURE, found[b"failure"], where=where) if b"failure" in found else None,
             num_attempts=_maybe_int(found, b"attempts") or 0,
             cancel_requested_at_ms=_maybe_int(found, b"cancel_requested_at_ms"),
@@ -59,6 +98,23 @@ def decode_letter(found: dict[bytes, bytes]) -> DeadLetter:
         )
     except (KeyError, ValueError) as error:
         raise CorruptRecord(f"dead letter: {error!r}") from error
+
+
+def _decode_result(kind: JobKind, data: bytes, *, where: str) -> JobResult:
+    result: JobResult = decode(_RESULTS[_RESULT_TYPES[kind]], data, where=where)
+    return result
+
+
+def _floats(value: object, member: str) -> Iterator[tuple[str, float]]:
+    """Every float within dictionaries and sequences, with the member that it is."""
+    if isinstance(value, float):
+        yield member, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _floats(inner, f"{member}.{name}")
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from _floats(inner, f"{member}.{place}")
 
 
 def _maybe_int(found: dict[bytes, bytes], name: bytes) -> int | None:

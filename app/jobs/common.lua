@@ -9,7 +9,7 @@ local function lanes_waiting(waiting)
   return (tonumber(first) < BATCH_FROM and 1 or 0) + (tonumber(last) >= BATCH_FROM and 2 or 0)
 end
 
--- Says what happened to a job in its stream of events, where it has one: a batch's lines have none.
+-- Says what happened to a job in its stream of events, where it has one: a batch's lines and questions have none.
 local function tell(events, ...)
   if redis.call('EXISTS', events) == 1 then redis.call('XADD', events, 'MAXLEN', '~', 1000, '*', ...) end
 end
@@ -33,13 +33,13 @@ local function settle(job, usage, state, at_ms)
 end
 
 -- The same of its end, after which the events live as long as the record; and an entry in the tenant's outbox where it
--- has webhooks, but not of a batch's lines. `keys` begins as KEYS of the scripts that end jobs: job, waiting, released,
+-- has webhooks, but not of a batch's lines and of questions. `keys` begins as KEYS of the scripts that end jobs: job, waiting, released,
 -- events, webhooks, outbox, usage.
 local function tell_end(keys, job_id, ttl_ms, state)
   tell(keys[4], 'type', state)
   redis.call('PEXPIRE', keys[4], ttl_ms)
-  local json, lane, at_ms = unpack(redis.call('HMGET', keys[1], 'job', 'lane', 'finished_at_ms'))
-  if lane ~= 'batch' then tell_webhooks(keys[5], keys[6], 'job.' .. state, job_id, at_ms, json) end
+  local json, lane, at_ms, quiet = unpack(redis.call('HMGET', keys[1], 'job', 'lane', 'finished_at_ms', 'quiet'))
+  if lane ~= 'batch' and not quiet then tell_webhooks(keys[5], keys[6], 'job.' .. state, job_id, at_ms, json) end
   settle(keys[1], keys[7], state, at_ms)
 end
 

@@ -1,7 +1,8 @@
 """Names and times to live of every Redis key of jobs and workers, and of the channels.
 
 A key is tagged with its tenant `{t:…}`, its model `{m:…}` or `{workers}`: each tag is one slot of a Redis Cluster, and
-a script touches one slot. Tenant ids have no slash or colon, so members and channels need no quoting.
+a script touches one slot. Tenant ids have no slash or colon, so members and channels need no quoting. Where a key takes a
+model, it takes the name of a queue: `app.jobs.place` says which there are.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ WAKE_CHANNEL = "sparke:wake"  # messages `<model>`: its workers may find jobs
 
 
 def job_key(tenant_id: TenantId, job_id: JobId) -> str:
-    """Hash: the job's record. Lives until it is terminal, then `job_ttl_s`."""
+    """Hash: the job's record. Lives until it is terminal, then `job_ttl_s`; that of a question `question_ttl_s`."""
     return f"sparke:{{t:{tenant_id}}}:job:{job_id}"
 
 

@@ -45,7 +45,7 @@ class JobLister:
 
     @redis_errors
     async def read(self, tenant_id: TenantId, job_ids: Sequence[JobId]) -> list[JobRecord | None]:
-        """The records of some jobs of any lane; None for one that is gone or cannot be read. Cost: one pipeline."""
+        """The records of some jobs of any lane; None for one that is gone, cannot be read, or is a question. Cost: one pipeline."""
         return await self._read(tenant_id, list(job_ids))
 
     async def _older(self, tenant_id: TenantId, after: JobId | None) -> list[JobId]:
@@ -69,12 +69,13 @@ class JobLister:
 
 def _decode(job_id: JobId, fields: dict[bytes, bytes]) -> JobRecord | None:
     try:
-        return codec.decode_record(fields, where=f"job {job_id}") if fields else None
+        record = codec.decode_record(fields, where=f"job {job_id}") if fields else None
     except CorruptRecord as error:
         structlog.get_logger().error("job_unreadable", job_id=job_id, error=error.message)
         return None
+    return None if record is not None and record.job.kind.is_question else record
 
 
 def _fits(record: JobRecord, query: JobQuery) -> bool:
-    is_of_model = query.model is None or record.job.request.model == query.model
+    is_of_model = query.model is None or record.job.model == query.model
     return is_of_model and (query.state is None or record.state is query.state)

@@ -1,6 +1,10 @@
-"""Where a job stands: its name, and the keys that the scripts of its life touch."""
+"""Where a job stands: its name, its queue, and the keys that the scripts of its life touch.
 
-from collections.abc import Mapping
+A model has two queues: one named as the model itself, of jobs that make images, and one of questions about memories.
+So nobody's question waits behind images, and each has turns, leases and bounds of its own, by the same scripts.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from app.domain.ids import JobId, ModelId, TenantId, parse_job_id, parse_tenant_id
@@ -11,10 +15,22 @@ from app.redis.members import member_of
 from app.tenants.names import usage_key
 from app.webhooks.keys import outbox_key, webhooks_key
 
+_QUESTIONS = "~questions"  # no model's id has a tilde
+
+
+def queue_of_questions(model: ModelId) -> ModelId:
+    """The name of the queue of a model's questions, where keys take a model's."""
+    return ModelId(f"{model}{_QUESTIONS}")
+
+
+def queues_of(models: Iterable[ModelId]) -> tuple[ModelId, ...]:
+    """The names of all queues of some models."""
+    return tuple(queue for model in models for queue in (model, queue_of_questions(model)))
+
 
 @dataclass(frozen=True, slots=True)
 class JobPlace:
-    """A job and the model whose stream it goes through."""
+    """A job and the model whose stream it goes through; that of a question is the name of its queue."""
 
     tenant_id: TenantId
     job_id: JobId
@@ -23,7 +39,8 @@ class JobPlace:
     @classmethod
     def of(cls, job: Job) -> "JobPlace":
         """The place of a job."""
-        return cls(job.tenant_id, job.job_id, job.request.model)
+        queue = queue_of_questions(job.model) if job.kind.is_question else job.model
+        return cls(job.tenant_id, job.job_id, queue)
 
     @classmethod
     def of_entry(cls, model: ModelId, fields: Mapping[bytes, bytes] | None) -> "JobPlace | None":
@@ -33,6 +50,11 @@ class JobPlace:
             return cls(parse_tenant_id(found[b"t"].decode()), parse_job_id(found[b"j"].decode()), model)
         except (KeyError, ValueError, InvalidId):
             return None
+
+    @property
+    def is_question(self) -> bool:
+        """True where the job is in a queue of questions."""
+        return self.model.endswith(_QUESTIONS)
 
     @property
     def member(self) -> str:

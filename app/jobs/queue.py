@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from app.domain.ids import ModelId, WorkerId
-from app.domain.job import JobState, Lane
-from app.domain.result import Failure, GenerationResult
+from app.domain.job import JobResult, JobState, Lane
+from app.domain.result import Failure
 from app.errors import CorruptRecord
 from app.jobs import codec, keys
 from app.jobs.arrivals import Released, StreamEntry
@@ -26,7 +26,6 @@ from app.jobs.workers import now_ms
 from app.redis.cancelling import wait_at_most
 from app.redis.errors import redis_errors
 from app.redis.listener import Listener
-from app.redis.records import decode
 
 _MAX_TURNS = 64  # turns in vain that one look takes
 _POLL_S = 1.0  # how often to look without having been woken
@@ -68,6 +67,7 @@ class JobQueue:
     ) -> list[ReservedJob]:
         """Starts jobs until they have `max_images` images, and returns them; waits up to `block_ms` for the first.
 
+        `models` are names of queues, as `app.jobs.place` has them; a question counts as one image.
         The last one may have more images than there was room for; what follows it is left to other workers.
         Tenants take turns. Jobs past their deadline become EXPIRED, ended ones are skipped. Every job that
         is returned must be given to `commit`, `fail` or `give_back`, and its lease extended meanwhile. A call that was
@@ -86,7 +86,7 @@ class JobQueue:
                 await wait_at_most(self._wake, min(remaining_s, _POLL_S))
         except BaseException:
             # What this call started is held by nobody now: the next one finds it among our pending entries.
-            self._held -= {(job.job.request.model, job.stream_id) for job in reserved}
+            self._held -= {(JobPlace.of(job.job).model, job.stream_id) for job in reserved}
             self._recheck_at_s = 0.0
             raise
 
@@ -124,7 +124,7 @@ class JobQueue:
     async def commit(
         self,
         reserved: ReservedJob,
-        result: GenerationResult,
+        result: JobResult,
         entries: Sequence[bytes],
         *,
         seen_version: int | None = None,
@@ -269,7 +269,7 @@ class JobQueue:
         elif outcome == b"started":
             fence = int(details[0])
             try:
-                job = decode(codec.JOB, details[1], where=f"job {place.job_id}")
+                job = codec.decode_job(details[1], where=f"job {place.job_id}")
             except CorruptRecord as error:
                 await self._bury(place, fence, error)
             else:
@@ -294,7 +294,7 @@ class JobQueue:
 
     def _lose(self, reserved: ReservedJob) -> None:
         """The fence is lost: whether the entry is still ours to acknowledge shows when it is looked at again."""
-        self._held.discard((reserved.job.request.model, reserved.stream_id))
+        self._held.discard((JobPlace.of(reserved.job).model, reserved.stream_id))
         self._recheck_at_s = 0.0
 
 
@@ -310,4 +310,4 @@ class _View:
     @property
     def num_wanted(self) -> int:
         """Images for which there is room still."""
-        return self.max_images - sum(held.job.request.num_images for held in self.reserved)
+        return self.max_images - sum(max(1, held.job.num_images) for held in self.reserved)

@@ -38,10 +38,12 @@ class CountedRoom:
         self._stored_bytes = stored_bytes
 
     async def check(self, job: Job, quotas: Quotas) -> None:
-        """Raises MemoryFull, StorageFull and StoreUnavailable."""
+        """Raises MemoryFull, StorageFull and StoreUnavailable. A question leaves nothing behind."""
+        if job.kind.is_question:
+            return
         most = quotas.max_memory_entries
-        if most is not None and job.request.diversity.memory.write:
-            num_entries, num_images = await self._memory_entries(job.tenant_id), job.request.num_images
+        if most is not None and job.generation.diversity.memory.write:
+            num_entries, num_images = await self._memory_entries(job.tenant_id), job.num_images
             if num_entries + num_images > most:
                 raise MemoryFull(
                     f"your memories hold {num_entries} entries of {most}, and this would add {num_images}; forget some,"

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import JobState
 from app.jobs.keys import job_key, released_key
+from app.jobs.place import queues_of
 from app.redis.errors import redis_errors
 
 _POLL_S = 0.1
@@ -23,10 +24,10 @@ class RunningJobs:
 
     @redis_errors
     async def of(self, tenant_id: TenantId, models: Iterable[ModelId]) -> dict[JobId, int]:
-        """The jobs that run now for some models, each with its fence. Cost: two pipelines."""
+        """The jobs that run now for some models, questions too, each with its fence. Cost: two pipelines."""
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for model in models:
-                pipeline.zrange(released_key(tenant_id, model), 0, -1)
+            for queue in queues_of(models):
+                pipeline.zrange(released_key(tenant_id, queue), 0, -1)
             found: Any = await pipeline.execute()
         job_ids = [JobId(job_id.decode()) for released in found for job_id in released]
         return await self._still_running(tenant_id, job_ids)

@@ -159,6 +159,11 @@ class JobStore:
         return await self._end(tenant_id, job_id, Expectation(JobState.QUEUED), failure)
 
     @redis_errors
+    async def discard_question(self, tenant_id: TenantId, job_id: JobId) -> None:
+        """Removes the record of a question that has ended and was read: it would only say what was asked."""
+        await self._redis.unlink(keys.job_key(tenant_id, job_id))
+
+    @redis_errors
     async def count_open(self, model: ModelId) -> int:
         """The number of a model's unfinished jobs."""
         return int(await self._redis.zcard(keys.open_key(model)))

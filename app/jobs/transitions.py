@@ -9,8 +9,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from app.domain.ids import ModelId, WorkerId
-from app.domain.job import JobState, Lane
-from app.domain.result import Failure, GenerationResult
+from app.domain.job import JobResult, JobState, Lane
+from app.domain.result import Failure
 from app.jobs import codec, keys
 from app.jobs.arrivals import Arrivals
 from app.jobs.place import JobPlace
@@ -25,7 +25,7 @@ EXPIRED = Failure("expired", "the job was not done by its deadline; try again, o
 CANCELLED = Failure("cancelled", "the job was cancelled")
 POISON = Failure(
     "poison",
-    "every worker that began to make these images ended before it had; do not send the request again",
+    "every worker that began this job ended before it had done it; do not send the request again",
 )
 
 
@@ -94,7 +94,7 @@ class Transitions:
             worker_id,
             stream_id,
             self.clock_ms(),
-            self._ttl_ms,
+            self._ttl_ms(place),
             _EXPIRED_JSON,
         ]
         limits: list[Any] = [self._limits.max_attempts, _POISON_JSON]
@@ -112,7 +112,7 @@ class Transitions:
 
     async def cancel(self, place: JobPlace) -> tuple[Ended | None, Written]:
         """Cancels a job, or asks for it where it runs; the state after that, None where the job is unknown."""
-        arguments: list[Any] = [place.job_id, _CANCELLED_JSON, self.clock_ms(), self._ttl_ms]
+        arguments: list[Any] = [place.job_id, _CANCELLED_JSON, self.clock_ms(), self._ttl_ms(place)]
         arguments += [*_channels(place), keys.EVENTS_CHANNEL]
         written = await self._replicas.run(self._cancel, place.end_keys, arguments)
         if not written.reply:
@@ -123,12 +123,12 @@ class Transitions:
     async def commit(
         self,
         reserved: ReservedJob,
-        result: GenerationResult,
+        result: JobResult,
         entries: Sequence[bytes],
         *,
         seen_version: int | None = None,
     ) -> tuple[Ended, int | None] | None:
-        """Ends the job with its images; also the memory's version after it. None where the fence is lost."""
+        """Ends the job with its result; also the memory's version after it. None where the fence is lost."""
         place = JobPlace.of(reserved.job)
         memory = MemoryKey(place.tenant_id, result.latent_space, result.memory_name)
         memory_keys = [
@@ -141,7 +141,7 @@ class Transitions:
             place.job_id,
             reserved.fence,
             self.clock_ms(),
-            self._ttl_ms,
+            self._ttl_ms(place),
             codec.encode_result(result),
         ]
         seen = "" if seen_version is None else seen_version
@@ -169,7 +169,7 @@ class Transitions:
         """
         fence = "" if expected.fence is None else expected.fence
         arguments: list[Any] = [place.job_id, expected.state, fence, state, codec.FAILURE.dump_json(failure)]
-        times = [self.clock_ms(), self._ttl_ms]
+        times = [self.clock_ms(), self._ttl_ms(place)]
         reply: Any = await self._end(
             place.end_keys,
             [*arguments, *times, *_channels(place), _CANCELLED_JSON, "1" if is_dead else ""],
@@ -186,7 +186,7 @@ class Transitions:
         `is_forgiven`: the attempt does not count. The old entry is left to the caller, except where the job has ended.
         """
         conditions: list[Any] = ["" if fence is None else fence, stream_id, "1" if is_forgiven else ""]
-        times = [self.clock_ms(), self._ttl_ms]
+        times = [self.clock_ms(), self._ttl_ms(place)]
         reply: Any = await self._requeue(
             place.end_keys,
             [place.job_id, *conditions, _CANCELLED_JSON, *times, *_channels(place), keys.EVENTS_CHANNEL],
@@ -247,9 +247,10 @@ class Transitions:
         who = ["t", place.tenant_id, "j", place.job_id, "worker", worker_id or last_worker_id]
         return [*who, "reason", reason, "attempts", attempts or b"0", "at_ms", self.clock_ms()]
 
-    @property
-    def _ttl_ms(self) -> int:
-        return self._limits.job_ttl_s * 1000
+    def _ttl_ms(self, place: JobPlace) -> int:
+        """How long the record of the job is kept once it has ended."""
+        ttl_s = self._limits.question_ttl_s if place.is_question else self._limits.job_ttl_s
+        return ttl_s * 1000
 
 
 _LANES = (

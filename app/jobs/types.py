@@ -26,6 +26,7 @@ class JobLimits:
     max_attempts: int = 3
     max_dead_letters: int = 1000
     usage_ttl_s: int = 62 * 86_400
+    question_ttl_s: int = 60  # of the record of a question that has ended, which nobody may have read
 
     @classmethod
     def of(cls, settings: Settings) -> "JobLimits":
@@ -100,7 +101,7 @@ class ReservedJob:
     @property
     def runs_alone(self) -> bool:
         """True where no other job may share its batch: it asks for one fixed shape, or has been begun before."""
-        return self.job.request.reproducible or self.num_attempts > 0
+        return self.job.generation.reproducible or self.num_attempts > 0
 
 
 class Standing(StrEnum):

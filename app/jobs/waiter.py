@@ -72,7 +72,7 @@ class JobWaiter:
             if record.state.is_terminal:
                 return _unless_given_up(record)
             if record.state is JobState.QUEUED and record.fence == 0:
-                unserved_since_s = await self._note_service(record.job.request.model, unserved_since_s)
+                unserved_since_s = await self._note_service(record.job.model, unserved_since_s)
                 if (
                     unserved_since_s is not None
                     and time.monotonic() - unserved_since_s >= self._no_worker_grace_s

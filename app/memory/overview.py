@@ -1,5 +1,6 @@
 """What a tenant sees of its memories: which there are, how large they are, what they hold."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,6 +122,22 @@ class MemoryOverview:
                 break
             after = version_of(page[-1][0])
         return EntryPage(tuple(found[: query.limit]), len(found) > query.limit)
+
+    @redis_errors
+    async def check_there(self, memory: MemoryKey) -> None:
+        """Raises NotFound where there is no such memory."""
+        if not await self._is_there(memory):
+            raise no_such_memory(memory.memory_id)
+
+    @redis_errors
+    async def read_entries(self, memory: MemoryKey, versions: Sequence[int]) -> dict[int, MemoryEntry]:
+        """The entries of some versions that are there and can be read. Cost: one round trip."""
+        log = log_key(memory)
+        pipeline: Pipeline = self._redis.pipeline(transaction=False)
+        for version in versions:
+            pipeline.xrange(log, min=f"{version}-0", max=f"{version}-0")
+        pages: Any = await pipeline.execute() if versions else []
+        return dict(_readable(memory, [entry for page in pages for entry in page]))
 
     async def _is_there(self, memory: MemoryKey) -> bool:
         asked: Any = self._redis.sismember(index_key(memory.tenant_id), index_member(memory))

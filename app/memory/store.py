@@ -71,24 +71,25 @@ class MemoryStore:
         """What to read: the version `wanted` by a replay, else the current one. Cost: one round trip, mostly.
 
         Raises InvalidRequest where the memory has not come that far, and VersionGone where an entry that was there then
-        was forgotten since; `member` of the request wants it.
+        was forgotten since; `member` of the request wants it, or the request itself where that is empty.
         """
+        named = f"{member}.version".lstrip(".")
         names = ["version", "forget_version", "floor_version", "floor_first"]
         found: Any = self._redis.hmget(meta_key(memory), names)
         current, forget_version, floor, floor_first = (int(value or 0) for value in await found)
         version = current if wanted is None else wanted
         if not 0 <= version <= current:
             raise InvalidRequest(
-                f"{member}.version {wanted} is outside 0..{current}: memory {memory.name!r} is at version {current} now",
-                param=f"{member}.version",
+                f"{named} {wanted} is outside 0..{current}: memory {memory.name!r} is at version {current} now",
+                param=named,
             )
         if version < forget_version:
             is_gone = floor_first <= version < floor
             if is_gone or await self._has_lost(memory, version):
                 raise VersionGone(
-                    f"{member}.version {wanted}: something that memory {memory.name!r} held then was forgotten since,"
+                    f"{named} {wanted}: something that memory {memory.name!r} held then was forgotten since,"
                     f" so it cannot be read as it was; versions from {forget_version} on can",
-                    param=f"{member}.version",
+                    param=named,
                 )
         return ReadPoint(version, current, forget_version)
 

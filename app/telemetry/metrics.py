@@ -79,7 +79,7 @@ class Metrics:
         )
         self.jobs_finished = Counter(
             "sparke_jobs_finished",
-            "Jobs that this process ended, by model and terminal state.",
+            "Jobs that this process ended, by model and terminal state; questions about memories are counted elsewhere.",
             ("model", "state"),
             registry=registry,
         )
@@ -123,6 +123,13 @@ class Metrics:
             "sparke_jobs_oldest_seconds",
             "Age of the oldest unfinished job, by model; 0 where there is none.",
             ("model",),
+            registry=registry,
+        )
+        self.question_seconds = Histogram(
+            "sparke_question_seconds",
+            "Time from a question about a memory to its end, by model, kind and terminal state.",
+            ("model", "kind", "state"),
+            buckets=_REQUEST_S,
             registry=registry,
         )
         self.dead_letters = Gauge(

@@ -50,8 +50,8 @@ class BatchKey:
 
 
 def batch_key(job: Job) -> BatchKey:
-    """The key of a job."""
-    request = job.request
+    """The key of a job that makes images."""
+    request = job.generation
     edit = None if request.edit is None else (request.edit.kind, request.edit.strength)
     return BatchKey(
         request.model,
@@ -126,10 +126,8 @@ class Batcher(Generic[Reserved]):
 
     def add(self, reserved: Reserved, now_ms: int) -> None:
         """Let a job wait for its batch."""
-        request = reserved.job.request
-        self._waiting.append(
-            _Waiting(reserved, batch_key(reserved.job), request.num_images, now_ms, self._num_added)
-        )
+        num_images = reserved.job.num_images
+        self._waiting.append(_Waiting(reserved, batch_key(reserved.job), num_images, now_ms, self._num_added))
         self._num_added += 1
 
     def ready_at_ms(self) -> int | None:

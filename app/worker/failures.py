@@ -8,6 +8,7 @@
 | the engine's InvalidArgument and below | invalid_request | its own: it speaks of the request |
 | the engine's LoraNotLoadable | its own | which LoRA the worker could not load |
 | the engine's BrokenOutput and below | its own | the model's output was broken |
+| everything below, in a question | question_failed | the log has the cause under the job's id |
 | out of memory, host or device | out_of_memory | ask for fewer or smaller images |
 | everything else | generation_failed | the log has the cause under the job's id |
 """
@@ -21,6 +22,7 @@ from app.errors import CorruptRecord, InvalidRequest, Unavailable
 from sparke_engine.errors import BrokenOutput, InvalidArgument, LoraNotLoadable
 
 GENERATION_FAILED = "generation_failed"
+QUESTION_FAILED = "question_failed"
 OUT_OF_MEMORY = "out_of_memory"
 _NO_ROOM = (
     "DefaultCPUAllocator: ",
@@ -54,15 +56,17 @@ def _engine_failure(error: BaseException, job: Job) -> Failure:
     if isinstance(error, LoraNotLoadable):
         return Failure(
             error.code,
-            f"The LoRA {error.name!r} does not fit the model {job.request.model}: its operator has to correct the "
+            f"The LoRA {error.name!r} does not fit the model {job.model}: its operator has to correct the "
             "catalogue; images without it can be made.",
         )
     if isinstance(error, BrokenOutput):
         return Failure(
             error.code, "The model's output was broken; try another seed or a lower guidance scale."
         )
+    if job.kind.is_question:
+        return Failure(QUESTION_FAILED, f"The question could not be answered; {_see_log(job.job_id)}")
     if is_out_of_memory(error):
-        request = job.request
+        request = job.generation
         return Failure(
             OUT_OF_MEMORY,
             f"The device has no room for {request.num_images} images of {request.width_px}x{request.height_px};"

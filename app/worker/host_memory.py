@@ -41,6 +41,16 @@ class NeighbourQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class NearestQuery:
+    """Which entries up to `version` have the greatest cosine to the prompt, at least `min_cosine`; at most `limit`."""
+
+    prompt_embedding: Float32
+    version: int
+    limit: int
+    min_cosine: float = -1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Chosen:
     """The choice in version order, unit rows in fp32; each stands for so many of the `num_qualified` as its weight says."""
 
@@ -151,6 +161,27 @@ class HostMemory:
                 num_qualified=len(qualified),
             )
 
+    def nearest(self, query: NearestQuery) -> list[tuple[int, float]]:
+        """Versions and cosines, the nearest first; of equally near ones the lower version.
+
+        Exact, and the same whatever else the memory holds. Cost O(n·p) for n entries, exact sums only for those within
+        FAISS's rounding of the last place.
+        """
+        with self._lock:
+            num_then = int(np.searchsorted(self._versions[: self._num_entries], query.version, side="right"))
+            rows = np.flatnonzero(self._is_held[:num_then])
+            if len(rows) == 0:
+                return []
+            prompt = unit_rows(query.prompt_embedding[None])[0]
+            cosines = (self._indexed()[:num_then] @ prompt)[rows]
+            place = max(0, len(rows) - query.limit)
+            last = max(np.partition(cosines, place)[place] - FLOAT32_SLACK, query.min_cosine)
+            rows = rows[cosines >= last - FLOAT32_SLACK]
+            exact = np.clip(exact_cosines(unit_rows(self._prompts[rows]), prompt), -1.0, 1.0)
+            rows, exact = rows[exact >= query.min_cosine], exact[exact >= query.min_cosine]
+            order = np.lexsort((rows, -exact))[: query.limit]
+            return list(zip(self._versions[rows[order]].tolist(), exact[order].tolist(), strict=True))
+
     def _qualified(self, query: NeighbourQuery, num_then: int) -> tuple[Indices, NDArray[np.float64]]:
         """Places, ascending, and cosines; where all qualify at equal influence, every cosine is said to be 1."""
         if num_then == 0 or (query.min_cosine <= -1.0 and query.steepness == 0.0):
@@ -172,9 +203,13 @@ class HostMemory:
         for array in (self._is_held, self._features, self._prompts, self._id_hashes):
             array[rows] = 0
         if self._num_entries:
-            num_values = self._num_entries * self._prompts.shape[1]
-            indexed = faiss.rev_swig_ptr(self._index.get_xb(), num_values)
-            indexed.reshape(self._num_entries, -1)[rows] = 0.0
+            self._indexed()[rows] = 0.0
+
+    def _indexed(self) -> Float32:
+        """The unit rows `[n, p]` that the index holds: a view of its memory, good until it grows."""
+        num_values = self._num_entries * self._prompts.shape[1]
+        values: Float32 = faiss.rev_swig_ptr(self._index.get_xb(), num_values)
+        return values.reshape(self._num_entries, -1)
 
     def _close_gaps(self) -> None:
         rows = np.flatnonzero(self._is_held[: self._num_entries])

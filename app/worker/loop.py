@@ -6,34 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
-
 from app.domain.ids import ModelId, WorkerId
-from app.errors import ServiceError, StoreUnavailable
 from app.jobs.types import ReservedJob
 from app.telemetry.metrics import Metrics
 from app.worker.batcher import Batcher
 from app.worker.patience import Patience
+from app.worker.reserving import JobSource, Reserving
 
 _IDLE_BLOCK_MS = 1000  # also how long a stop may have to wait for a worker that has nothing to do
-_FIRST_OUTAGE_PAUSE_S = 0.2
-_MAX_OUTAGE_PAUSE_S = 5.0
-
-_log = structlog.get_logger(__name__)
-
-
-class JobSource(Protocol):
-    """Where jobs come from, and where those go back to that were not run."""
-
-    async def reserve(
-        self, models: Sequence[ModelId], worker_id: WorkerId, max_images: int, block_ms: int
-    ) -> list[ReservedJob]:
-        """Start jobs until they have `max_images` images; wait up to `block_ms` for the first."""
-        ...
-
-    async def give_back(self, reserved: ReservedJob, *, is_forgiven: bool) -> bool:
-        """Make a job that was not done queued again; forgiven, its attempt does not count."""
-        ...
 
 
 class Runner(Protocol):
@@ -68,7 +48,9 @@ class WorkerLoop:
     def __init__(self, parts: LoopParts) -> None:
         self._parts = parts
         self._batch: tuple[ReservedJob, ...] = ()
-        self._outage_pause_s = _FIRST_OUTAGE_PAUSE_S
+        self._reserving = Reserving(
+            parts.source, parts.models, parts.worker_id, parts.patience, parts.metrics
+        )
 
     async def run(self) -> None:
         """Work until `stop` is set; then finish the running batch and give back what was not begun.
@@ -90,7 +72,7 @@ class WorkerLoop:
             is_forgiven = False
             raise
         finally:
-            await self._give_back((*self._batch, *parts.batcher.drain()), is_forgiven=is_forgiven)
+            await self._reserving.give_back((*self._batch, *parts.batcher.drain()), is_forgiven=is_forgiven)
             self._batch = ()
             self._count_held()
 
@@ -102,22 +84,13 @@ class WorkerLoop:
         if room_images <= 0:
             await parts.patience.pause(block_ms / 1000)
             return
-        try:
-            reserved = await parts.source.reserve(parts.models, parts.worker_id, room_images, block_ms)
-        except ServiceError as error:
-            parts.metrics.store_errors.labels("redis").inc()
-            _log.warning("nothing_reserved", pause_s=self._outage_pause_s, reason=error.message)
-            await parts.patience.pause(self._outage_pause_s)
-            self._outage_pause_s = min(2 * self._outage_pause_s, _MAX_OUTAGE_PAUSE_S)
-            return
-        self._outage_pause_s = _FIRST_OUTAGE_PAUSE_S
-        for one in reserved:
+        for one in await self._reserving.reserve(room_images, block_ms):
             waited_s = max(0, parts.clock_ms() - one.job.created_at_ms) / 1000
-            parts.metrics.job_wait_seconds.labels(one.job.request.model).observe(waited_s)
+            parts.metrics.job_wait_seconds.labels(one.job.model).observe(waited_s)
             parts.batcher.add(one, parts.clock_ms())
 
     def _count_held(self) -> None:
-        held = Counter(one.job.request.model for one in (*self._batch, *self._parts.batcher.waiting()))
+        held = Counter(one.job.model for one in (*self._batch, *self._parts.batcher.waiting()))
         for model in self._parts.models:
             self._parts.metrics.jobs_running.labels(model).set(held[model])
 
@@ -126,13 +99,3 @@ class WorkerLoop:
         if ready_at_ms is None:
             return _IDLE_BLOCK_MS
         return min(max(ready_at_ms - self._parts.clock_ms(), 0), _IDLE_BLOCK_MS)
-
-    async def _give_back(self, left: Sequence[ReservedJob], *, is_forgiven: bool) -> None:
-        for reserved in left:
-            log = _log.bind(job_id=reserved.job.job_id)
-            try:
-                given = await self._parts.source.give_back(reserved, is_forgiven=is_forgiven)
-            except StoreUnavailable as error:
-                log.warning("job_not_given_back", reason=error.message)
-            else:
-                log.info("job_given_back" if given else "job_no_longer_ours")

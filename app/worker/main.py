@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +22,7 @@ from app.images.store import ImageStore
 from app.images.sweeper import ImageSweeper
 from app.jobs.leases import JobReclaimer
 from app.jobs.orphans import OrphanSweeper
+from app.jobs.place import queue_of_questions, queues_of
 from app.jobs.queue import JobQueue
 from app.jobs.sweeper import JobSweeper
 from app.jobs.types import JobLimits, ReservedJob, WorkerInfo
@@ -50,7 +51,11 @@ from app.worker.models import (
     load_spec,
 )
 from app.worker.patience import Patience
+from app.worker.question_loop import QuestionLoop, QuestionParts
+from app.worker.questions import QuestionRunner
+from app.worker.reserving import Reserving
 from app.worker.runner import BatchRunner, RunnerParts
+from app.worker.together import run_together
 from sparke_engine.diffusion.engine import ImageEngine
 
 _NUM_ENCODERS = 4
@@ -103,11 +108,11 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
             return
         stack.push_async_callback(_close_engines, thread, loaded, settings.drain_timeout_s)
         images = ImageStore.open(settings.image_store_url)
-        queue = await _open_queue(stack, desk)
-        leasing = await stack.enter_async_context(_background(_extend_leases(desk, queue)))
+        queue, asked = await _open_queue(stack, desk), await _open_queue(stack, desk)
+        leasing = await stack.enter_async_context(_background(_extend_leases(desk, (queue, asked))))
         store, budget_bytes = MemoryStore(desk.redis), settings.memory_cache_bytes
         memories = MemoryCache(store, budget_bytes=budget_bytes, metrics=metrics)
-        loop = _build_loop(stack, desk, _Means(loaded, images, queue, memories))
+        loop, questions = _build_loops(stack, desk, _Means(loaded, images, queue, asked, memories))
         reclaiming = await stack.enter_async_context(_background(_reclaim(desk, models)))
         sweeping = await stack.enter_async_context(_background(_sweep(desk, models)))
         tidying = await stack.enter_async_context(_background(_sweep_images(desk, images)))
@@ -119,7 +124,8 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         draining = asyncio.create_task(_say_draining(stop, heartbeat))
         stack.callback(draining.cancel)
         guards = (beating, leasing, reclaiming, sweeping, tidying, forgetting)
-        await _until_stopped(loop.run(), stop, guards, patience_s=settings.drain_timeout_s)
+        working = run_together(loop.run(), questions.run())
+        await _until_stopped(working, stop, guards, patience_s=settings.drain_timeout_s)
         log.info("worker_stopped")
 
 
@@ -169,44 +175,43 @@ async def _open_queue(stack: AsyncExitStack, desk: _Desk) -> JobQueue:
 
 @dataclass(frozen=True, slots=True)
 class _Means:
-    """What jobs are done with."""
+    """What jobs are done with. `asked` is the queue as those see it who answer questions."""
 
     loaded: dict[ModelId, LoadedModel]
     images: ImageStore
     queue: JobQueue
+    asked: JobQueue
     memories: MemoryCache
 
 
-def _build_loop(stack: AsyncExitStack, desk: _Desk, means: _Means) -> WorkerLoop:
+def _build_loops(stack: AsyncExitStack, desk: _Desk, means: _Means) -> tuple[WorkerLoop, QuestionLoop]:
     settings, metrics, queue, loaded = desk.settings, desk.metrics, means.queue, means.loaded
     encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="png")
     stack.callback(encoders.shutdown)
     caps = BatchCaps(max_images=settings.max_batch_images)
     for model in loaded:
         metrics.batch_cap_images.labels(model).set(caps.max_images)
-    runner = BatchRunner(
-        RunnerParts(
-            models=loaded,
-            device=desk.thread,
-            memories=means.memories,
-            versions=MemoryStore(desk.redis),
-            jobs=queue,
-            images=means.images,
-            encoders=encoders,
-            patience=desk.patience,
-            caps=CapKeeper(caps, metrics, now_ms),
-            clock_ms=now_ms,
-            service_version=version("sparke"),
-            metrics=metrics,
-        )
+    parts = RunnerParts(
+        models=loaded,
+        device=desk.thread,
+        memories=means.memories,
+        versions=MemoryStore(desk.redis),
+        jobs=queue,
+        images=means.images,
+        encoders=encoders,
+        patience=desk.patience,
+        caps=CapKeeper(caps, metrics, now_ms),
+        clock_ms=now_ms,
+        service_version=version("sparke"),
+        metrics=metrics,
     )
     batcher: Batcher[ReservedJob] = Batcher(
         max_images=settings.max_batch_images, window_ms=settings.batch_window_ms, cap_of=caps.cap_of
     )
-    return WorkerLoop(
+    loop = WorkerLoop(
         LoopParts(
             source=queue,
-            runner=runner,
+            runner=BatchRunner(parts),
             batcher=batcher,
             models=tuple(loaded),
             worker_id=desk.worker_id,
@@ -216,11 +221,15 @@ def _build_loop(stack: AsyncExitStack, desk: _Desk, means: _Means) -> WorkerLoop
             metrics=metrics,
         )
     )
+    names = tuple(queue_of_questions(model) for model in loaded)
+    reserving = Reserving(means.asked, names, desk.worker_id, desk.patience, metrics)
+    answer = QuestionRunner(replace(parts, jobs=means.asked)).run
+    return loop, QuestionLoop(QuestionParts(reserving, answer, desk.stop))
 
 
-async def _extend_leases(desk: _Desk, queue: JobQueue) -> None:
+async def _extend_leases(desk: _Desk, queues: tuple[JobQueue, ...]) -> None:
     async def extend_once() -> None:
-        num_lost = await queue.extend_leases(desk.worker_id)
+        num_lost = sum([await queue.extend_leases(desk.worker_id) for queue in queues])
         if num_lost:
             _log.warning("leases_lost", num_jobs=num_lost)
 
@@ -233,8 +242,9 @@ async def _reclaim(desk: _Desk, models: tuple[ModelId, ...]) -> None:
 
     async def reclaim_once() -> None:
         for model in models:
-            report = await reclaimer.reclaim(model)
-            desk.metrics.jobs_redelivered.labels(model).inc(report.num_redelivered)
+            for queue in queues_of([model]):
+                report = await reclaimer.reclaim(queue)
+                desk.metrics.jobs_redelivered.labels(model).inc(report.num_redelivered)
 
     await repeat(reclaim_once, "leases_not_reclaimed", interval_s=settings.heartbeat_interval_s)
 
@@ -244,7 +254,7 @@ async def _sweep(desk: _Desk, models: tuple[ModelId, ...]) -> None:
     sweeper = JobSweeper(desk.redis, JobLimits.of(desk.settings), desk.registry, interval_s=interval_s)
 
     async def sweep_once() -> None:
-        report = await sweeper.sweep(models)
+        report = await sweeper.sweep(queues_of(models))
         desk.metrics.jobs_repaired.inc(report.num_repaired)
 
     await repeat(sweep_once, "sweep_failed", interval_s=interval_s)

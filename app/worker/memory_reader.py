@@ -1,8 +1,9 @@
 """Reads memories for jobs: which version, and which of its entries."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -10,11 +11,13 @@ from app.domain.job import Job
 from app.memory.keys import MemoryKey
 from app.memory.store import ReadPoint
 from app.telemetry.metrics import Metrics
-from app.worker.host_memory import Chosen, NeighbourQuery
+from app.worker.host_memory import Chosen, HostMemory, NeighbourQuery
 from app.worker.memory_cache import Dimensions, MemoryCache
 from app.worker.models import LoadedModel
 from app.worker.neighbours import neighbour_query, to_neighbours
 from sparke_engine.types import Neighbours
+
+T = TypeVar("T")
 
 
 class MemoryVersions(Protocol):
@@ -56,7 +59,7 @@ class MemoryReader:
         self, job: Job, model: LoadedModel, prompt_embedding: Tensor
     ) -> tuple[ReadPoint, Neighbours | None]:
         """Where a job reads its own memory, and the neighbours that it has there, if any. Raises as `open` does."""
-        diversity = job.request.diversity
+        diversity = job.generation.diversity
         key = MemoryKey(job.tenant_id, model.spec.latent_space, diversity.memory.name)
         reading = await self.open(key, diversity.memory.version)
         if not diversity.memory.read or reading.version == 0:
@@ -69,12 +72,19 @@ class MemoryReader:
         return Reading(key, member, wanted, await self.versions.resolve_version(key, wanted, member=member))
 
     async def choose(self, reading: Reading, dimensions: Dimensions, query: NeighbourQuery) -> Chosen:
-        """The entries of a query. A replay looks again when it has them: had any been forgotten meanwhile, VersionGone."""
+        """The entries of a query, as `ask` has it."""
+        return await self.ask(reading, dimensions, lambda memory: memory.select(query))
+
+    async def ask(self, reading: Reading, dimensions: Dimensions, question: Callable[[HostMemory], T]) -> T:
+        """What a copy of the memory answers, in a thread, once it has followed its log.
+
+        A replay looks again when it has that: had anything been forgotten meanwhile, VersionGone.
+        """
         synced = await self.memories.sync(
             reading.key, dimensions, forget_version=reading.point.forget_version
         )
         with self.metrics.memory_search_seconds.time():
-            chosen = await asyncio.to_thread(synced.memory.select, query)
+            answer = await asyncio.to_thread(question, synced.memory)
         if reading.wanted is not None:
             await self.open(reading.key, reading.wanted, member=reading.member)
-        return chosen
+        return answer

@@ -7,9 +7,14 @@ from torch import Tensor
 from app.domain.request import Diversity
 from app.worker.host_memory import Chosen, NeighbourQuery
 from app.worker.memory_cache import Dimensions
-from app.worker.selection import min_cosine
+from app.worker.selection import Float32, min_cosine
 from sparke_engine.guidance.push import Entries
 from sparke_engine.types import NeighbourRule, Neighbours
+
+
+def prompt_row(prompt_embedding: Tensor) -> Float32:
+    """The prompt's embedding `[p]` as copies of memories are asked with it."""
+    return prompt_embedding.to(torch.float32).numpy()
 
 
 def neighbour_query(
@@ -21,7 +26,7 @@ def neighbour_query(
     if diversity.num_neighbours is not None:
         cap = min(cap, diversity.num_neighbours)
     return NeighbourQuery(
-        prompt_embedding=prompt_embedding.to(torch.float32).numpy(),
+        prompt_embedding=prompt_row(prompt_embedding),
         version=version,
         min_cosine=min_cosine(bandwidth, rule.power, rule.min_prompt_kernel),
         steepness=rule.power / bandwidth**2 if rule.min_prompt_kernel > 0 else 0.0,

@@ -29,7 +29,7 @@ async def read_picture(
 
     Raises CannotEdit, PictureGone, CorruptRecord and StoreUnavailable.
     """
-    edit = job.request.edit
+    edit = job.generation.edit
     if edit is None:
         return None
     if edit.kind not in model.engine.edits:

@@ -35,7 +35,7 @@ class ReferenceReader:
         """
         found: list[Reference] = []
         numbers: list[int | None] = []
-        diversity = job.request.diversity
+        diversity = job.generation.diversity
         for member, selection, sign in (
             ("novelty", diversity.novelty, 1),
             ("context", diversity.context, -1),

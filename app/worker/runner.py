@@ -11,12 +11,12 @@ import structlog
 from torch import Tensor
 
 from app.domain.ids import ModelId, image_id
-from app.domain.job import Job, JobState
+from app.domain.job import Job, JobResult, JobState
 from app.domain.request import GenerationRequest
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import StoreUnavailable
 from app.images.store import image_key
-from app.jobs.transitions import CANCELLED, EXPIRED
+from app.jobs.transitions import EXPIRED
 from app.jobs.types import Cancelled, Committed, Progress, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.store import ReadPoint
@@ -24,7 +24,7 @@ from app.telemetry.metrics import Metrics
 from app.worker.batcher import batch_key
 from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
-from app.worker.failures import failure_of
+from app.worker.ending import JobEnder
 from app.worker.memory_cache import MemoryCache
 from app.worker.memory_reader import MemoryReader, MemoryVersions
 from app.worker.models import LoadedModel
@@ -59,7 +59,7 @@ class JobEnds(Protocol):
     async def commit(
         self,
         reserved: ReservedJob,
-        result: GenerationResult,
+        result: JobResult,
         entries: Sequence[bytes],
         *,
         seen_version: int | None = None,
@@ -137,6 +137,7 @@ class BatchRunner:
 
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
+        self._ender = JobEnder(parts.jobs, parts.patience, parts.metrics, parts.clock_ms)
         self._reader = MemoryReader(parts.versions, parts.memories, parts.metrics)
         self._references = ReferenceReader(self._reader)
 
@@ -153,7 +154,7 @@ class BatchRunner:
         reserved = [one.reserved for one in prepared]
         async with (
             Previewer(self._parts.jobs, self._parts.images, self._parts.encoders) as previewer,
-            BatchWatch(self._parts.jobs, reserved, self._let_go) as watch,
+            BatchWatch(self._parts.jobs, reserved, self._ender.let_go) as watch,
         ):
             showing = [one.showing(previewer) for one in prepared]
             outcomes = await self._generate(showing, watch)
@@ -165,29 +166,9 @@ class BatchRunner:
             )
         )
 
-    async def fail(self, reserved: ReservedJob, failure: Failure) -> None:
-        """End a job with a failure, and say so in the log where even that cannot be written."""
-        model = reserved.job.request.model
-        log = _log.bind(job_id=reserved.job.job_id, code=failure.code)
-        try:
-            state = await self._parts.patience.call(lambda: self._parts.jobs.fail(reserved, failure))
-        except StoreUnavailable as error:
-            log.error("failure_not_written", reason=error.message)  # noqa: TRY400 - no fault of the code
-            return
-        if state in (JobState.FAILED, JobState.EXPIRED):
-            self._parts.metrics.job_failures.labels(model, failure.code).inc()
-        self._count_end(reserved, state)
-
-    async def _let_go(self, reserved: ReservedJob, standing: Standing) -> None:
-        """A job that is not wanted any more: it ends as cancelled, or is another worker's already."""
-        if standing is Standing.CANCELLED:
-            await self.fail(reserved, CANCELLED)
-        else:
-            self._count_end(reserved, None)
-
     async def _prepare_or_fail(self, reserved: ReservedJob) -> _Prepared | None:
-        if self._is_late(reserved):
-            await self.fail(reserved, EXPIRED)
+        if self._ender.is_late(reserved):
+            await self._ender.fail(reserved, EXPIRED)
             return None
         until_ms = reserved.job.deadline_at_ms
         try:
@@ -195,19 +176,19 @@ class BatchRunner:
                 lambda: self._parts.jobs.begin(reserved), until_ms=until_ms
             )
             if standing is not Standing.OURS:
-                await self._let_go(reserved, standing)
+                await self._ender.let_go(reserved, standing)
                 return None
             prepared = await self._parts.patience.call(lambda: self._prepare(reserved), until_ms=until_ms)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and its batch-mates go on
-            await self._fail_for(reserved, error, "job_not_prepared")
+            await self._ender.fail_for(reserved, error, "job_not_prepared")
             return None
-        if self._is_late(reserved):
-            await self.fail(reserved, EXPIRED)
+        if self._ender.is_late(reserved):
+            await self._ender.fail(reserved, EXPIRED)
             return None
         return prepared
 
     async def _prepare(self, reserved: ReservedJob) -> _Prepared:
-        request = reserved.job.request
+        request = reserved.job.generation
         model = self._parts.models[request.model]
         embedding = await self._parts.device.run(lambda: model.engine.embed_prompts([request.prompt])[0])
         point, neighbours = await self._reader.read(reserved.job, model, embedding)
@@ -229,7 +210,7 @@ class BatchRunner:
         self, prepared: Sequence[_Prepared], watch: BatchWatch
     ) -> list[_Generated | Exception]:
         """Each job's images, or what went wrong with it: the batch at once, and after an error each job alone."""
-        model, request = prepared[0].model, prepared[0].job.request
+        model, request = prepared[0].model, prepared[0].job.generation
         groups = [one.group for one in prepared]
         plan = _plan_of(request)
         work = partial(_generate_checked, model, groups, plan, BatchSteps(self._parts.metrics, watch))
@@ -255,19 +236,19 @@ class BatchRunner:
 
     async def _finish_or_fail(self, prepared: _Prepared, outcome: _Generated | Exception) -> None:
         if isinstance(outcome, Exception):
-            await self._fail_for(prepared.reserved, outcome, "job_not_generated")
+            await self._ender.fail_for(prepared.reserved, outcome, "job_not_generated")
             return
         try:
             await self._finish(prepared, outcome)
         except Exception as error:  # noqa: BLE001 - likewise
-            await self._fail_for(prepared.reserved, error, "job_not_finished")
+            await self._ender.fail_for(prepared.reserved, error, "job_not_finished")
 
     async def _finish(self, prepared: _Prepared, generated: _Generated) -> None:
         job, reserved, samples = prepared.job, prepared.reserved, generated.samples
         images = await asyncio.gather(
             *(self._store_image(prepared, index, generated) for index in range(len(samples)))
         )
-        memory = job.request.diversity.memory
+        memory = job.generation.diversity.memory
         result = GenerationResult(
             tuple(images),
             prepared.model.spec.latent_space,
@@ -283,11 +264,11 @@ class BatchRunner:
             lambda: self._parts.jobs.commit(reserved, result, written, seen_version=prepared.point.current)
         )
         if isinstance(committed, Committed):
-            self._count_end(reserved, JobState.SUCCEEDED)
+            self._ender.count(reserved, JobState.SUCCEEDED)
             num_written = 0 if committed.memory_version is None else len(written)
             self._count_images(prepared, samples, num_written=num_written)
             return
-        self._count_end(reserved, JobState.CANCELLED if committed else None)
+        self._ender.count(reserved, JobState.CANCELLED if committed else None)
         await self._remove(images)
 
     async def _remove(self, images: Sequence[GeneratedImage]) -> None:
@@ -309,7 +290,7 @@ class BatchRunner:
             context_version=prepared.references.context_version,
         )
         loop = asyncio.get_running_loop()
-        metadata = image_metadata(job.request, origin)
+        metadata = image_metadata(job.generation, origin)
         png = await loop.run_in_executor(self._parts.encoders, encode_png, sample.image, metadata)
         key = image_key(job.tenant_id, job.job_id, prepared.reserved.fence, index)
         await self._parts.patience.call(
@@ -325,37 +306,13 @@ class BatchRunner:
             push=sample.push,
         )
 
-    async def _fail_for(self, reserved: ReservedJob, error: Exception, event: str) -> None:
-        if (
-            isinstance(error, StoreUnavailable)
-            and self._parts.patience.is_over
-            and not self._is_late(reserved)
-        ):
-            _log.warning("job_left_to_its_lease", job_id=reserved.job.job_id, reason=error.message)
-            return
-        failure = failure_of(error, reserved.job)
-        _log.warning(event, job_id=reserved.job.job_id, code=failure.code, exc_info=error)
-        await self.fail(reserved, failure)
-
-    def _count_end(self, reserved: ReservedJob, state: JobState | None) -> None:
-        """Count and log the end of a job; None where somebody else had ended or taken it."""
-        model = reserved.job.request.model
-        if state is None:
-            self._parts.metrics.jobs_fence_lost.labels(model).inc()
-        else:
-            self._parts.metrics.jobs_finished.labels(model, state).inc()
-        _log.info("job_ended" if state else "job_no_longer_ours", job_id=reserved.job.job_id, state=state)
-
     def _count_images(self, prepared: _Prepared, samples: Sequence[Sample], *, num_written: int) -> None:
-        metrics, model = self._parts.metrics, prepared.job.request.model
+        metrics, model = self._parts.metrics, prepared.job.model
         metrics.images.labels(model).inc(len(samples))
         metrics.memory_entries_appended.labels(model).inc(num_written)
         for sample in samples:
             metrics.push.labels(model).observe(sample.push)
             metrics.neighbours.labels(model).observe(sample.num_neighbours)
-
-    def _is_late(self, reserved: ReservedJob) -> bool:
-        return self._parts.clock_ms() >= reserved.job.deadline_at_ms
 
 
 def _generate_checked(

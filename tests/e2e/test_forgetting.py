@@ -123,6 +123,8 @@ def test_nothing_of_what_was_forgotten_is_left(start: Any, tmp_path: Path) -> No
         job = httpx.post(f"{url}/v1/jobs", json={**asked, "n": 1, "num_previews": 2}).json()
         _until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["status"] == "succeeded", "no image")
         batch = _run_batch(url)
+        asked = httpx.post(f"{url}/v1/memories/toy.secret/search", json={"prompt": f"an asked {SECRET}"})
+        assert len(asked.json()["data"]) == 5
         features = _features(server)
         assert len(features) == 5
         _rewrite(server)

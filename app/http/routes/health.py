@@ -12,6 +12,7 @@ from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
 from app.http.errors import service_problem
 from app.http.openapi import METRICS_DOCS, READY_DOCS
+from app.jobs.place import queues_of
 
 router = APIRouter(tags=["health"])
 
@@ -50,7 +51,8 @@ async def metrics(deps: DepsOf) -> Response:
             age_ms = 0 if oldest_at_ms is None else max(0, deps.now_ms() - oldest_at_ms)
             deps.metrics.jobs_oldest_seconds.labels(model).set(age_ms / 1000)
             deps.metrics.jobs_open.labels(model).set(await deps.jobs.count_open(model))
-            deps.metrics.dead_letters.labels(model).set(await deps.jobs.count_dead_letters(model))
+            num_letters = [await deps.jobs.count_dead_letters(queue) for queue in queues_of([model])]
+            deps.metrics.dead_letters.labels(model).set(sum(num_letters))
     except StoreUnavailable:
         deps.metrics.store_errors.labels("redis").inc()
         for gauge in (deps.metrics.jobs_oldest_seconds, deps.metrics.jobs_open, deps.metrics.dead_letters):

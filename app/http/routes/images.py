@@ -76,8 +76,7 @@ async def show_image(  # noqa: PLR0917 - the members of a signed URL
     except Unauthenticated as error:
         raise HTTPException(403, error.message) from error
     record = await deps.jobs.get(tenant_id, job_id)
-    images = record.result.images if record.result else ()
-    image = next((found for found in images if found.image_id == image_id), None)
+    image = next((found for found in record.images if found.image_id == image_id), None)
     if image is None:
         raise NotFound(f"job {job_id} has no image {index}")
     data = await deps.images.get(image.storage_key)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from app.domain.ids import JOB_FORM, JobId, ModelId, TenantId, parse_job_id
-from app.domain.job import JobState, Lane
+from app.domain.job import JobRecord, JobState, Lane
 from app.errors import InvalidId, NotFound
 from app.http.auth import Tenant
 from app.http.deps import Deps, DepsOf
@@ -108,6 +108,7 @@ async def show_job(request: Request, job_id: str, tenant_id: Tenant, deps: DepsO
 async def cancel(request: Request, job_id: str, tenant_id: Tenant, deps: DepsOf) -> Response:
     """Cancel a job: nothing of it enters a memory from now on. One that has ended stays as it is."""
     parsed = _parse(job_id)
+    await _get(tenant_id, parsed, deps)
     await cancel_job(tenant_id, parsed, deps)
     return await _show(request, tenant_id, parsed, deps)
 
@@ -136,7 +137,7 @@ async def follow_job(
     """
     parsed = _parse(job_id)
     after = _parse_event(last_event_id)
-    if (await deps.jobs.get(tenant_id, parsed)).job.lane is Lane.BATCH:
+    if (await _get(tenant_id, parsed, deps)).job.lane is Lane.BATCH:
         raise NotFound(f"job {parsed} is a line of a batch, which has no events")
     last = await deps.job_events.last(tenant_id, parsed)
     if last.is_last and order_of(after) >= order_of(last.event_id):
@@ -171,9 +172,21 @@ def _describe_event(event: JobEvent, job_id: JobId) -> dict[str, str | int | Non
 
 
 async def _show(request: Request, tenant_id: TenantId, job_id: JobId, deps: Deps) -> Response:
-    record = await deps.jobs.get(tenant_id, job_id)
+    record = await _get(tenant_id, job_id, deps)
     answer = describe_job(record, deps, base_url=base_url_of(request, deps))
     return Response(job_json(answer), media_type="application/json")
+
+
+async def _get(tenant_id: TenantId, job_id: JobId, deps: Deps) -> JobRecord:
+    """A job's record. Raises NotFound, also for a question: nobody was told its id."""
+    record = await deps.jobs.get(tenant_id, job_id)
+    if record.job.kind.is_question:
+        raise _no_such_job(job_id)
+    return record
+
+
+def _no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"there is no job {job_id[:80]!r}")
 
 
 def _parse(job_id: str) -> JobId:
@@ -181,7 +194,7 @@ def _parse(job_id: str) -> JobId:
     try:
         return parse_job_id(job_id)
     except InvalidId as error:
-        raise NotFound(f"there is no job {job_id[:80]!r}") from error
+        raise _no_such_job(job_id) from error
 
 
 def _parse_event(given: str | None) -> str:

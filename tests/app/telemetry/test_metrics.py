@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 import app
 from app.telemetry.metrics import Metrics
 
-_LABELS = {"model", "state", "reason", "route", "method", "status", "store", "direction", "outcome"}
+_LABELS = {"model", "state", "reason", "route", "method", "status", "store", "direction", "outcome", "kind"}
 
 
 def test_names_units_and_help_are_in_order():

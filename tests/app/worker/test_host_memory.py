@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from app.worker.host_memory import HostEntry, HostMemory, NeighbourQuery
+from app.worker.host_memory import HostEntry, HostMemory, NearestQuery, NeighbourQuery
 from app.worker.selection import exact_cosines, min_cosine, unit_rows
 from sparke_engine.core.sampling import uniforms
 
@@ -256,3 +256,37 @@ def test_a_range_is_dropped_whole():
     assert memory.drop([(0, first - 1), (10**6, 10**7)]) == 4
     assert memory.drop([(0, 10**9)]) == 18
     assert len(memory) == 0
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    num_entries=st.integers(0, 60),
+    limit=st.integers(1, 70),
+    least=st.sampled_from([-1.0, 0.0, 0.5, 0.99]),
+)
+@settings(deadline=None)
+def test_the_nearest_are_those_of_a_slow_and_obvious_sort(seed, num_entries, limit, least):
+    """By cosine in float64, then by version: none that came later, none that was forgotten."""
+    rng = np.random.default_rng(seed)
+    entries = _entries(rng, num_entries)
+    memory = _memory_of(entries)
+    prompt = rng.normal(size=PROMPT_DIM).astype(np.float32)
+    version = int(rng.integers(0, entries[-1].version + 2)) if entries else 5
+    gone = {entry.version for entry in entries if rng.random() < 0.3}
+    memory.drop([(one, one) for one in sorted(gone)])
+    there = [entry for entry in entries if entry.version <= version and entry.version not in gone]
+    cosines = {entry.version: _cosine(entry.prompt_embedding, prompt) for entry in there}
+    near = [one for one, cosine in cosines.items() if cosine >= least]
+    found = memory.nearest(NearestQuery(prompt, version, limit, least))
+    # Rows are rounded to fp32 before the exact sums, so cosines that are closer than that may be told apart or not.
+    assert [round(cosine, 5) for _, cosine in found] == pytest.approx(
+        sorted((cosines[one] for one in near), reverse=True)[:limit], abs=2e-5
+    )
+    assert {one for one, _ in found} <= set(near)
+    assert found == sorted(found, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _cosine(left, right):
+    left, right = [float(value) for value in left], [float(value) for value in right]
+    product = math.fsum(a * b for a, b in zip(left, right, strict=True))
+    return product / (math.hypot(*left) * math.hypot(*right))

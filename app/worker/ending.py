@@ -1,0 +1,83 @@
+"""How a worker ends jobs without what they were for, and counts and logs how each of them ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from app.domain.job import JobState
+from app.domain.result import Failure
+from app.errors import StoreUnavailable
+from app.jobs.transitions import CANCELLED
+from app.jobs.types import ReservedJob, Standing
+from app.telemetry.metrics import Metrics
+from app.worker.failures import failure_of
+from app.worker.patience import Patience
+
+_log = structlog.get_logger(__name__)
+
+
+class Fails(Protocol):
+    """Who ends a job with a failure."""
+
+    async def fail(self, reserved: ReservedJob, failure: Failure) -> JobState | None:
+        """End the job with a failure; the state it then has. None where the job is not ours."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnder:
+    """`clock_ms` is Unix time in milliseconds."""
+
+    jobs: Fails
+    patience: Patience
+    metrics: Metrics
+    clock_ms: Callable[[], int]
+
+    def is_late(self, reserved: ReservedJob) -> bool:
+        """True where the job's deadline is over."""
+        return self.clock_ms() >= reserved.job.deadline_at_ms
+
+    async def fail(self, reserved: ReservedJob, failure: Failure) -> None:
+        """End a job with a failure, and say so in the log where even that cannot be written."""
+        log = _log.bind(job_id=reserved.job.job_id, code=failure.code)
+        try:
+            state = await self.patience.call(lambda: self.jobs.fail(reserved, failure))
+        except StoreUnavailable as error:
+            log.error("failure_not_written", reason=error.message)  # noqa: TRY400 - no fault of the code
+            return
+        if state in (JobState.FAILED, JobState.EXPIRED):
+            self.metrics.job_failures.labels(reserved.job.model, failure.code).inc()
+        self.count(reserved, state)
+
+    async def let_go(self, reserved: ReservedJob, standing: Standing) -> None:
+        """A job that is not wanted any more: it ends as cancelled, or is another worker's already."""
+        if standing is Standing.CANCELLED:
+            await self.fail(reserved, CANCELLED)
+        else:
+            self.count(reserved, None)
+
+    async def fail_for(self, reserved: ReservedJob, error: Exception, event: str) -> None:
+        """End a job for what went wrong with it, which the log gets as `event`.
+
+        Where a store is away and the worker stops, the job is left to its lease instead.
+        """
+        if isinstance(error, StoreUnavailable) and self.patience.is_over and not self.is_late(reserved):
+            _log.warning("job_left_to_its_lease", job_id=reserved.job.job_id, reason=error.message)
+            return
+        failure = failure_of(error, reserved.job)
+        _log.warning(event, job_id=reserved.job.job_id, code=failure.code, exc_info=error)
+        await self.fail(reserved, failure)
+
+    def count(self, reserved: ReservedJob, state: JobState | None) -> None:
+        """Count and log the end of a job; None where somebody else had ended or taken it."""
+        job = reserved.job
+        if state is None:
+            self.metrics.jobs_fence_lost.labels(job.model).inc()
+        elif job.kind.is_question:
+            age_s = max(0, self.clock_ms() - job.created_at_ms) / 1000
+            self.metrics.question_seconds.labels(job.model, job.kind, state).observe(age_s)
+        else:
+            self.metrics.jobs_finished.labels(job.model, state).inc()
+        _log.info("job_ended" if state else "job_no_longer_ours", job_id=job.job_id, state=state)

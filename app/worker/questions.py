@@ -1,0 +1,108 @@
+"""Answers one question of a memory: its prompt on the device, the rest in threads, the answer by the commit of every job."""
+
+from functools import partial
+
+from torch import Tensor
+
+from app.domain.job import JobResult, JobState
+from app.domain.question import SearchRequest, SearchResult, Similar
+from app.jobs.transitions import EXPIRED
+from app.jobs.types import Committed, ReservedJob, Standing
+from app.memory.keys import MemoryKey
+from app.worker.ending import JobEnder
+from app.worker.host_memory import NearestQuery
+from app.worker.memory_reader import MemoryReader
+from app.worker.models import LoadedModel
+from app.worker.neighbours import prompt_row
+from app.worker.runner import RunnerParts
+
+
+class _NotWanted(Exception):
+    """The job was cancelled, or is another worker's by now."""
+
+    def __init__(self, standing: Standing) -> None:
+        super().__init__(standing)
+        self.standing = standing
+
+
+class _TooLate(Exception):
+    """Its deadline passed while it waited for the device."""
+
+
+class QuestionRunner:
+    """Ends the jobs of questions, each by its own merit."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+        self._ender = JobEnder(parts.jobs, parts.patience, parts.metrics, parts.clock_ms)
+        self._reader = MemoryReader(parts.versions, parts.memories, parts.metrics)
+
+    async def run(self, reserved: ReservedJob) -> None:
+        """End the job with its answer, or with what went wrong. Raises nothing for its sake.
+
+        Redis away: what reads or writes it is repeated, until the job's deadline or the worker's end.
+        """
+        if self._ender.is_late(reserved):
+            await self._ender.fail(reserved, EXPIRED)
+            return
+        try:
+            state = await self._run(reserved)
+        except _NotWanted as found:
+            await self._ender.let_go(reserved, found.standing)
+        except _TooLate:
+            await self._ender.fail(reserved, EXPIRED)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and the others go on
+            await self._ender.fail_for(reserved, error, "question_not_answered")
+        else:
+            self._ender.count(reserved, state)
+
+    async def _run(self, reserved: ReservedJob) -> JobState | None:
+        patience, jobs, until_ms = self._parts.patience, self._parts.jobs, reserved.job.deadline_at_ms
+        standing = await patience.call(lambda: jobs.begin(reserved), until_ms=until_ms)
+        if standing is not Standing.OURS:
+            raise _NotWanted(standing)
+        result = await patience.call(lambda: self._answer(reserved), until_ms=until_ms)
+        committed = await patience.call(lambda: jobs.commit(reserved, result, ()))
+        if isinstance(committed, Committed):
+            return JobState.SUCCEEDED
+        return None if committed is None else JobState.CANCELLED
+
+    async def _answer(self, reserved: ReservedJob) -> JobResult:
+        request = reserved.job.request
+        if isinstance(request, SearchRequest):
+            return await self._search(reserved, request)
+        raise TypeError(f"expected a question, got {reserved.job.job_id} of the kind {reserved.job.kind}")
+
+    async def _search(self, reserved: ReservedJob, request: SearchRequest) -> SearchResult:
+        model = self._parts.models[request.model]
+        embedding = await self._embed(reserved, model, request.prompt)
+        key = MemoryKey(reserved.job.tenant_id, model.spec.latent_space, request.memory)
+        reading = await self._reader.open(key, request.version, member="")
+        query = NearestQuery(
+            prompt_embedding=prompt_row(embedding),
+            version=reading.version,
+            limit=request.limit,
+            min_cosine=-1.0 if request.min_similarity is None else request.min_similarity,
+        )
+        found = await self._reader.ask(reading, model.dimensions, lambda memory: memory.nearest(query))
+        return SearchResult(
+            found=tuple(Similar(version, similarity) for version, similarity in found),
+            latent_space=key.latent_space,
+            memory_name=key.name,
+            memory_version=reading.version,
+        )
+
+    async def _embed(self, reserved: ReservedJob, model: LoadedModel, prompt: str) -> Tensor:
+        """The prompt's embedding, after whatever the device was at. Nothing more is done for a job that nobody wants."""
+        embedding = await self._parts.device.run(partial(_embed_on_device, model, prompt))
+        standing = await self._parts.jobs.standing(reserved)
+        if standing is not Standing.OURS:
+            raise _NotWanted(standing)
+        if self._ender.is_late(reserved):
+            raise _TooLate
+        return embedding
+
+
+def _embed_on_device(model: LoadedModel, prompt: str) -> Tensor:
+    embedding: Tensor = model.engine.embed_prompts([prompt])[0]
+    return embedding

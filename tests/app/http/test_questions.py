@@ -1,0 +1,182 @@
+"""Questions about memories over HTTP, with a real worker."""
+
+import asyncio
+import time
+
+import httpx
+import pytest
+
+from app.redis.connection import connect
+
+pytestmark = pytest.mark.usefixtures("worker")
+
+
+def _remember(http, name, prompt, **members):
+    body = {"prompt": prompt, "diversity": {"memory": {"name": name}}, "response_format": "url", **members}
+    answer = http.post("/v1/images/generations", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+def _search(http, name, **members):
+    return http.post(f"/v1/memories/toy.{name}/search", json={"prompt": "a star", **members})
+
+
+def test_a_search_shows_entries_the_nearest_first(http):
+    """As the list of entries shows them, each with its similarity; limits, versions and a model of the same space."""
+    [circle] = _remember(http, "searched", "a circle", seed=4)
+    first, second = _remember(http, "searched", "a star", n=2, seed=7)
+    answer = _search(http, "searched").json()
+    assert (answer["object"], answer["model"], answer["memory_version"]) == ("list", "toy", 3)
+    assert [one["image_id"] for one in answer["data"]] == [first["id"], second["id"], circle["id"]]
+    assert [one["similarity"] for one in answer["data"]][:2] == pytest.approx([1, 1], abs=1e-3)
+    assert answer["data"][2]["similarity"] < 0.99
+    listed = {one["version"]: one for one in http.get("/v1/memories/toy.searched/entries").json()["data"]}
+    for one in answer["data"]:
+        without = {name: value for name, value in one.items() if name != "similarity"}
+        expected = listed[one["version"]]
+        assert without.keys() == expected.keys()
+        assert {**without, "image_url": None} == {**expected, "image_url": None}
+        assert http.get(one["image_url"]).status_code == 200
+    near = _search(http, "searched", min_similarity=0.999, limit=1).json()["data"]
+    assert [one["version"] for one in near] == [2]
+    then = _search(http, "searched", version=1).json()
+    assert ([one["version"] for one in then["data"]], then["memory_version"]) == ([1], 1)
+    assert _search(http, "searched", model="toy").json() == answer | {"data": answer["data"]}
+
+
+def test_what_cannot_be_searched_is_refused(http):
+    """With what is wrong, and before a worker is asked wherever that can be told."""
+    _remember(http, "refusing", "a star")
+    for name, members, (status, code, param) in (
+        ("nothing", {}, (404, "not_found", None)),
+        ("refusing", {"model": "none"}, (404, "model_not_found", "model")),
+        ("refusing", {"model": "elsewhere"}, (404, "model_not_found", "model")),
+        ("refusing", {"version": 7}, (400, "invalid_request", "version")),
+        ("refusing", {"prompt": "  "}, (400, "invalid_value", "prompt")),
+        ("refusing", {"limit": 101}, (400, "invalid_value", "limit")),
+        ("refusing", {"min_similarity": 2}, (400, "invalid_value", "min_similarity")),
+    ):
+        answer = _search(http, name, **members)
+        error = answer.json()["error"]
+        assert answer.status_code == status, (name, members, answer.text)
+        assert error["param"] == param
+        if code != "invalid_value":
+            assert error["code"] == code
+    http.delete("/v1/memories/toy.refusing/entries/1")
+    gone = _search(http, "refusing", version=1)
+    assert (gone.status_code, gone.json()["error"]["code"]) == (410, "memory_version_gone")
+
+
+def test_without_a_worker_for_the_model_the_answer_is_that_of_images(http):
+    """503 no_worker, though another model of the same space has a worker: this one was asked for."""
+    _remember(http, "unanswered", "a star")
+    answer = _search(http, "unanswered", model="unserved")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_worker")
+    assert _search(http, "unanswered").json()["model"] == "toy"
+
+
+def _keys_with(redis_url, needle):
+    async def look():
+        redis = connect(redis_url)
+        try:
+            return [
+                key async for key in redis.scan_iter("sparke:*:job:*") if needle in str(await redis.dump(key))
+            ]
+        finally:
+            await redis.aclose()
+
+    return asyncio.run(look())
+
+
+def test_a_question_leaves_nothing(http, settings):
+    """No job in the list, nothing charged, and of its prompt no record once it is answered."""
+    _remember(http, "quiet", "a star")
+    usage, jobs = http.get("/v1/usage").json(), http.get("/v1/jobs").json()["data"]
+    assert _search(http, "quiet", prompt="zqxjkvbw").status_code == 200
+    assert http.get("/v1/jobs").json()["data"][0]["id"] == jobs[0]["id"]
+    charged = [
+        {name: day[name] for name in ("jobs", "images")}
+        for day in (usage["data"][-1], http.get("/v1/usage").json()["data"][-1])
+    ]
+    assert charged[0] == charged[1]
+    assert _keys_with(settings.redis_url, "zqxjkvbw") == []
+
+
+def test_a_question_is_answered_beside_many_images(http):
+    """The images of the same tenant that wait do not go before it: only the batch that runs does."""
+    _remember(http, "busy", "a star")
+    jobs = [http.post("/v1/jobs", json={"prompt": "a star", "steps": 400}).json()["id"] for _ in range(40)]
+    assert _search(http, "busy").status_code == 200
+    states = [http.get(f"/v1/jobs/{job}").json()["status"] for job in jobs]
+    assert states.count("queued") > 0
+    for job in jobs:
+        http.post(f"/v1/jobs/{job}/cancel")
+
+
+def test_forgetting_is_seen_by_the_next_search(http):
+    """And what is forgotten while a question waits is not in its answer."""
+    _remember(http, "forgetful", "a star", n=3)
+    assert [one["version"] for one in _search(http, "forgetful").json()["data"]] == [1, 2, 3]
+    http.delete("/v1/memories/toy.forgetful/entries/2")
+    assert [one["version"] for one in _search(http, "forgetful").json()["data"]] == [1, 3]
+
+
+def test_whoever_goes_away_cancels_the_question(http, settings):
+    """Nobody else could use its answer."""
+    _remember(http, "left", "a star")
+    blocker = http.post("/v1/jobs", json={"prompt": "a star", "steps": 100_000}).json()["id"]
+    with http.stream("GET", f"/v1/jobs/{blocker}/events") as events:
+        assert any("progress" in line for line in events.iter_lines())  # the device is busy
+    with pytest.raises(httpx.ReadTimeout):
+        http.post("/v1/memories/toy.left/search", json={"prompt": "vwpqzzk"}, timeout=0.4)
+    until_s, states = time.monotonic() + 20, []
+    while "cancelled" not in states and "cancel" not in states:
+        states = _states(settings.redis_url, "vwpqzzk")
+        assert time.monotonic() < until_s, states
+        time.sleep(0.02)
+    http.post(f"/v1/jobs/{blocker}/cancel")
+
+
+def _states(redis_url, needle):
+    """The states of the records that hold the needle; `cancel` where that was asked for."""
+
+    async def look():
+        redis = connect(redis_url)
+        try:
+            found = []
+            async for key in redis.scan_iter("sparke:*:job:job_*"):
+                if await redis.type(key) != b"hash":
+                    continue
+                job, state, cancel = await redis.hmget(key, "job", "state", "cancel_requested_at_ms")
+                if needle in str(job):
+                    found.append("cancel" if cancel else state.decode())
+            return found
+        finally:
+            await redis.aclose()
+
+    return asyncio.run(look())
+
+
+def test_a_question_is_no_job_of_anybodys(http, settings):
+    """Whoever guesses its id is told that there is none, and can neither follow nor cancel it."""
+
+    async def plant():
+        redis = connect(settings.redis_url)
+        try:
+            async for key in redis.scan_iter("sparke:{t:default}:job:job_*"):
+                if await redis.type(key) == b"hash" and await redis.hget(key, "quiet"):
+                    return key.decode().rpartition(":")[2]
+        finally:
+            await redis.aclose()
+
+    _remember(http, "hidden", "a star")
+    _search(http, "hidden", model="unserved")  # fails, so its record stays for a while
+    job_id = asyncio.run(plant())
+    assert job_id
+    for answer in (
+        http.get(f"/v1/jobs/{job_id}"),
+        http.get(f"/v1/jobs/{job_id}/events"),
+        http.post(f"/v1/jobs/{job_id}/cancel"),
+    ):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
