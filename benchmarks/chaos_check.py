@@ -114,7 +114,7 @@ def stored_images(folder: Path) -> set[str]:
 
 
 def _is_poison(job: Job) -> bool:
-    return job.request.prompt.startswith(POISON)
+    return job.generation.prompt.startswith(POISON)
 
 
 def _check_end(record: JobRecord, told: Told, letters: Counter[str]) -> list[str]:

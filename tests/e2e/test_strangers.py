@@ -73,6 +73,7 @@ BODIES: dict[tuple[str, str], list[Callable[[Ids], Sent]]] = {
         lambda _: {"json": {"all": True}},
     ],
     ("PATCH", "/v1/memories/{memory_id}"): [lambda _: {"json": {"frozen": True}}],
+    ("POST", "/v1/memories/{memory_id}/search"): [lambda _: {"json": {"prompt": "a star"}}],
     ("POST", "/v1/memories/import"): [
         lambda ids: {"params": {"import_id": ids["import_id"]}, "content": b"x"}
     ],
