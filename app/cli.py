@@ -9,6 +9,7 @@ import typer
 from app.cli_archives import memories
 from app.cli_keys import keys
 from app.cli_redis import DataDir, read_settings
+from app.cli_references import references
 from app.cli_tenants import tenants
 from app.cli_webhooks import webhooks
 from app.errors import ConfigurationError, ServiceError
@@ -25,6 +26,7 @@ batch = typer.Typer(no_args_is_help=True, help="Many prompts in one file, throug
 cli.add_typer(batch, name="batch")
 cli.add_typer(webhooks, name="webhooks")
 cli.add_typer(memories, name="memories")
+cli.add_typer(references, name="references")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [SPARKE_HOST, else 127.0.0.1].")]
 Port = Annotated[

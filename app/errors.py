@@ -18,6 +18,7 @@ ServiceError
 ├── NotFound              not_found
 ├── BatchOver             batch_over           the batch has ended, or nearly so: it cannot be cancelled
 ├── MemoryExists          memory_exists        an import would write into a memory that has held something
+├── MemoryFrozen         memory_frozen        the memory takes nothing new, so pictures cannot go to it
 ├── ImportConflict        import_conflict      somebody else sends the same import just now
 ├── Unauthenticated       invalid_api_key
 ├── Forbidden             permission_error     the API key has not the scope that the route needs
@@ -157,6 +158,12 @@ class MemoryExists(ServiceError):
     """An archive cannot become a memory under a name that has versions already."""
 
     code = "memory_exists"
+
+
+class MemoryFrozen(ServiceError):
+    """The memory was frozen: what is sent to it would not be remembered."""
+
+    code = "memory_frozen"
 
 
 class ImportConflict(ServiceError):

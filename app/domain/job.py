@@ -7,13 +7,15 @@ from typing import Generic
 
 from typing_extensions import TypeVar
 
+from app.domain.encoding import EncodedImage, EncodeRequest, EncodeResult
 from app.domain.ids import JobId, ModelId, TenantId, WorkerId
 from app.domain.question import SearchRequest, SearchResult
 from app.domain.request import GenerationRequest
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 
-JobRequest = GenerationRequest | SearchRequest
-JobResult = GenerationResult | SearchResult
+JobRequest = GenerationRequest | EncodeRequest | SearchRequest
+JobResult = GenerationResult | EncodeResult | SearchResult
+StoredImage = GeneratedImage | EncodedImage
 Asked_co = TypeVar("Asked_co", bound=JobRequest, default=JobRequest, covariant=True)
 
 
@@ -22,11 +24,17 @@ class JobKind(StrEnum):
 
     GENERATE = "generate"
     EDIT = "edit"  # its request has an edit
+    ENCODE = "encode"
     SEARCH = "search"
 
     @property
     def is_question(self) -> bool:
-        """True where it makes no images: somebody waits for what a model says of a memory, and nothing changes."""
+        """True where somebody waits for what a model says of a memory, and nothing changes."""
+        return self not in (JobKind.GENERATE, JobKind.EDIT, JobKind.ENCODE)
+
+    @property
+    def is_quiet(self) -> bool:
+        """True where it makes no images, so it has no events, is in no list and is told to no webhook."""
         return self not in (JobKind.GENERATE, JobKind.EDIT)
 
 
@@ -57,7 +65,7 @@ class JobState(StrEnum):
 class Job(Generic[Asked_co]):
     """An accepted request; its type goes with the kind. Times are Unix milliseconds.
 
-    The lines of a batch and questions have no events and are in no list.
+    The lines of a batch and quiet kinds have no events and are in no list.
     """
 
     tenant_id: TenantId
@@ -77,12 +85,29 @@ class Job(Generic[Asked_co]):
 
     @property
     def num_images(self) -> int:
-        """How many images it makes: none where it is a question."""
-        return self.request.num_images if isinstance(self.request, GenerationRequest) else 0
+        """How many images it leaves behind: none where it is a question."""
+        return 0 if isinstance(self.request, SearchRequest) else self.request.num_images
+
+    @property
+    def prompt(self) -> str:
+        """The prompt that its images are remembered under, or that is asked about."""
+        return self.request.prompt
+
+    @property
+    def remembers(self) -> bool:
+        """True where its images are to become entries of a memory."""
+        if isinstance(self.request, GenerationRequest):
+            return self.request.diversity.memory.write
+        return isinstance(self.request, EncodeRequest)
+
+    @property
+    def runs_alone(self) -> bool:
+        """True where no other job may share its batch: it asks for one fixed shape, or makes none of its images."""
+        return not isinstance(self.request, GenerationRequest) or self.request.reproducible
 
     @property
     def generation(self) -> GenerationRequest:
-        """What images it makes. To be asked only of jobs that make images; TypeError for a question."""
+        """What images it makes. To be asked only of jobs that make images; TypeError for others."""
         if isinstance(self.request, GenerationRequest):
             return self.request
         raise TypeError(f"expected a job that makes images, got {self.job_id} of the kind {self.kind}")
@@ -107,6 +132,6 @@ class JobRecord:
     cancel_requested_at_ms: int | None = None
 
     @property
-    def images(self) -> tuple[GeneratedImage, ...]:
+    def images(self) -> tuple[StoredImage, ...]:
         """The images that it ended with; none where it did not, or is a question."""
-        return self.result.images if isinstance(self.result, GenerationResult) else ()
+        return self.result.images if isinstance(self.result, GenerationResult | EncodeResult) else ()

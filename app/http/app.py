@@ -22,6 +22,7 @@ from app.http.routes import (
     memories,
     models,
     questions,
+    references,
     usage,
     webhooks,
 )
@@ -73,6 +74,7 @@ def create_app(deps: Deps) -> FastAPI:
         archives,
         memories,
         questions,
+        references,
         usage,
     )
     for routes in (health, *user_routes, admin):

@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_core import PydanticCustomError
 
 from app.domain.ids import IMAGE_FORM, TenantId, parse_image_id
-from app.domain.job import JobRecord
-from app.domain.result import GeneratedImage
+from app.domain.job import JobRecord, StoredImage
 from app.http.deps import Deps
 from app.http.generation import WireModel
 from app.http.showing import image_url
@@ -147,7 +146,7 @@ class EntryAnswer(BaseModel):
     version: int
     object: Literal["memory.entry"] = "memory.entry"
     created_at: int
-    seed: int
+    seed: int = Field(description="0 for a picture that was uploaded.")
     image_id: str
     job_id: str
     image_url: str | None = Field(description="Signed; null where the image is not kept any more.")
@@ -211,16 +210,16 @@ async def describe_entries(
             job_id=job_id,
             image_url=url,
             thumbnail_url=url and f"{url}&max_px={USUAL_PX}",
-            prompt=record.job.generation.prompt if record else None,
+            prompt=record.job.prompt if record else None,
         )
         for (version, entry), job_id, record, url in zip(entries, job_ids, records, urls, strict=True)
     ]
 
 
-def _image_of(record: JobRecord | None, entry: MemoryEntry) -> GeneratedImage | None:
+def _image_of(record: JobRecord | None, entry: MemoryEntry) -> StoredImage | None:
     images = record.images if record else ()
     return next((image for image in images if image.image_id == entry.image_id), None)
 
 
-async def _is_kept(image: GeneratedImage | None, deps: Deps) -> bool:
+async def _is_kept(image: StoredImage | None, deps: Deps) -> bool:
     return image is not None and await deps.images.has(image.storage_key)

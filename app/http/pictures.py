@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,20 @@ class PictureReader:
         """The picture at the size that was asked for, which is its own where none was. Raises InvalidValue."""
         async with self._room:
             return await to_thread.run_sync(self._prepare, image, mask, size, limits)
+
+    async def fit(self, image: IO[bytes], what: str, limits: SizeLimits) -> bytes:
+        """A PNG file of the picture in RGB, of a size that the model makes: `nearest_size`. Raises InvalidValue for `what`."""
+        async with self._room:
+            return await to_thread.run_sync(self._fit, image, what, limits)
+
+    def _fit(self, image: IO[bytes], what: str, limits: SizeLimits) -> bytes:
+        picture = self._open(image, what)
+        with self._readable(what):
+            picture = _opaque(picture)
+        size_px = nearest_size(picture.size, limits)
+        if picture.size != size_px:
+            picture = ImageOps.fit(picture, size_px, Image.Resampling.LANCZOS)
+        return _to_png(picture)
 
     def _prepare(
         self, image: IO[bytes], mask: IO[bytes] | None, size: str | None, limits: SizeLimits
@@ -123,6 +138,22 @@ def target_size(own_px: tuple[int, int], size: str | None, limits: SizeLimits) -
             param="size",
         )
     return wanted_px
+
+
+def nearest_size(own_px: tuple[int, int], limits: SizeLimits) -> tuple[int, int]:
+    """The size that the model makes whose proportions are nearest to a picture's, of about the area of its usual size.
+
+    To cut what does not fit off the picture's edges is then to cut little, unless no image of the model is so long.
+    """
+    step_px, least, most = limits.multiple_px, limits.min_px, limits.max_px
+    ratio = own_px[0] / own_px[1]
+    height_px = math.sqrt(limits.default_width_px * limits.default_height_px / ratio)
+
+    def allowed(side_px: float) -> int:
+        lowest, highest = -(-least // step_px), most // step_px
+        return step_px * min(max(round(side_px / step_px), lowest), highest)
+
+    return allowed(ratio * height_px), allowed(height_px)
 
 
 def _marked(mask: Image.Image, size_px: tuple[int, int]) -> Image.Image:

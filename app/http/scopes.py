@@ -20,6 +20,7 @@ NEEDED: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/v1/images/edits"): _GENERATE,
     ("POST", "/v1/jobs"): _GENERATE,
     ("POST", "/v1/jobs/{job_id}/cancel"): _GENERATE,
+    ("POST", "/v1/references"): _GENERATE,
     ("POST", "/v1/files"): _GENERATE,
     ("DELETE", "/v1/files/{file_id}"): _GENERATE,
     ("POST", "/v1/batches"): _GENERATE,

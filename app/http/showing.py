@@ -7,7 +7,7 @@ from anyio import to_thread
 from fastapi import Request
 
 from app.domain.ids import TenantId
-from app.domain.job import JobRecord, JobState
+from app.domain.job import JobRecord, JobState, StoredImage
 from app.domain.result import GeneratedImage, GenerationResult
 from app.errors import JobFailed, ServiceError, WaitTimeout
 from app.http.answers import GenerationAnswer, ImageAnswer, count_usage, describe_image
@@ -38,7 +38,7 @@ def show_by_url(
     return _answer(record, images)
 
 
-def image_url(record: JobRecord, image: GeneratedImage, deps: Deps, *, base_url: str) -> str:
+def image_url(record: JobRecord, image: StoredImage, deps: Deps, *, base_url: str) -> str:
     """A URL that shows one image of a job, for as long as the settings say."""
     expires_s = deps.now_ms() // 1000 + deps.settings.image_url_ttl_s
     return f"{base_url}{_signed_path(record.job.tenant_id, image, expires_s, deps)}"
@@ -88,7 +88,7 @@ async def _encode(deps: Deps, image: GeneratedImage) -> ImageAnswer:
     return describe_image(image, b64_json=encoded.decode("ascii"))
 
 
-def _signed_path(tenant_id: TenantId, image: GeneratedImage, expires_s: int, deps: Deps) -> str:
+def _signed_path(tenant_id: TenantId, image: StoredImage, expires_s: int, deps: Deps) -> str:
     query = urlencode(
         {
             "tenant": tenant_id,

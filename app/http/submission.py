@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from pydantic import BaseModel
 
+from app.domain.encoding import EncodeRequest
 from app.domain.ids import JobId, TenantId, make_job_id
 from app.domain.job import Job, JobKind, JobState
 from app.domain.request import GenerationRequest
@@ -77,7 +78,7 @@ async def submit(tenant_id: TenantId, body: ImagesBody, wish: Wish, deps: Deps) 
 
 async def accept_job(
     tenant_id: TenantId,
-    generation: GenerationRequest,
+    asked: GenerationRequest | EncodeRequest,
     wish: Wish,
     *,
     kind: JobKind,
@@ -85,14 +86,15 @@ async def accept_job(
     deps: Deps,
 ) -> Accepted:
     """Accepts a job; the job that stands for it, as `submit` has it. Raises QueueFull, IdempotencyMismatch, StoreUnavailable."""
-    if wish.idempotency is None:  # what a key stands for may be of a time before something was forgotten
-        await check_replay(tenant_id, generation, deps)
+    if wish.idempotency is None and isinstance(asked, GenerationRequest):
+        # what a key stands for may be of a time before something was forgotten
+        await check_replay(tenant_id, asked, deps)
     now_ms = deps.now_ms()
-    job = Job(
+    job: Job = Job(
         tenant_id=tenant_id,
         job_id=job_id,
         kind=kind,
-        request=generation,
+        request=asked,
         created_at_ms=now_ms,
         deadline_at_ms=now_ms + int(wish.deadline_s * 1000),
         metadata=wish.metadata,
@@ -101,10 +103,10 @@ async def accept_job(
     try:
         accepted = await deps.jobs.accept(job, wish.idempotency)
     except QueueFull:
-        deps.metrics.jobs_refused.labels(generation.model).inc()
+        deps.metrics.jobs_refused.labels(asked.model).inc()
         raise
     if accepted.job_id == job.job_id:
-        deps.metrics.jobs_accepted.labels(generation.model).inc()
+        deps.metrics.jobs_accepted.labels(asked.model).inc()
     return accepted
 
 

@@ -11,7 +11,7 @@ from app.objects.folder import ObjectFolder
 
 _FOLDER = "images"
 _KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/[0-9]+-([0-9]+)(?:-preview-[0-9]+)?\.png")
-_PICTURE_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/(?:picture|mask)\.png")
+_PICTURE_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/(?:picture(?:-[0-9]+)?|mask)\.png")
 
 
 def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str:
@@ -29,13 +29,18 @@ def picture_key(tenant_id: TenantId, job_id: JobId, part: Literal["picture", "ma
     return f"{_FOLDER}/{tenant_id}/{job_id}/{part}.png"
 
 
+def sent_picture_key(tenant_id: TenantId, job_id: JobId, index: int) -> str:
+    """Where one of the pictures lies that a job makes entries of, likewise."""
+    return f"{_FOLDER}/{tenant_id}/{job_id}/picture-{index}.png"
+
+
 def parse_image_key(key: str) -> tuple[TenantId, JobId] | None:
     """The tenant and the job of an image or preview; None where the key is not of `image_key` or `preview_key`."""
     return _owner(_KEY.fullmatch(key))
 
 
 def parse_picture_key(key: str) -> tuple[TenantId, JobId] | None:
-    """The tenant and the job of a picture or mask; None where the key is not of `picture_key`."""
+    """The tenant and the job of a picture or mask; None where the key is of neither function above."""
     return _owner(_PICTURE_KEY.fullmatch(key))
 
 

@@ -3,8 +3,8 @@
 -- KEYS: job, waiting, events, jobs, usage, [idempotency]
 -- ARGV: job id, job JSON, model, created_at_ms, deadline_at_ms, max_waiting, lane, score, oldest job id listed,
 --   time to live of the list, number of images, most images a day or '', day, time to live of usage, '1' for a
---   question, [fingerprint, its time to live]
--- A question is quiet: it has no events, is in no list, is told to no webhook, and nothing is charged.
+--   quiet job, [fingerprint, its time to live]
+-- A quiet job has no events, is in no list and is told to no webhook. Where there are no images, nothing is charged.
 -- Returns {'accepted', number waiting, images of the day}, {'over', number waiting, images of the day}: it was accepted
 -- before and has ended, {'known', number waiting, images of the day, job id of the first}, {'other'}: the key's first
 -- request was another one, {'full', number waiting, score of the oldest}, or {'spent', images of the day}.
@@ -20,13 +20,12 @@ if state then return {(state == 'queued' or state == 'running') and 'accepted' o
 if num_waiting >= tonumber(ARGV[6]) then
   return {'full', num_waiting, redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]}
 end
-local is_quiet = ARGV[15] ~= ''
-if not is_quiet and ARGV[12] ~= '' and num_images + tonumber(ARGV[11]) > tonumber(ARGV[12]) then return {'spent', num_images} end
+local is_quiet, is_charged = ARGV[15] ~= '', ARGV[11] ~= '0'
+if is_charged and ARGV[12] ~= '' and num_images + tonumber(ARGV[11]) > tonumber(ARGV[12]) then return {'spent', num_images} end
 redis.call('HSET', KEYS[1], 'job', ARGV[2], 'state', 'queued', 'fence', '0', 'model', ARGV[3],
   'deadline_at_ms', ARGV[5], 'lane', ARGV[7])
-if is_quiet then
-  redis.call('HSET', KEYS[1], 'quiet', '1')
-else
+if is_quiet then redis.call('HSET', KEYS[1], 'quiet', '1') end
+if is_charged then
   num_images = redis.call('HINCRBY', KEYS[5], ARGV[13] .. ':images', ARGV[11])
   redis.call('HINCRBY', KEYS[5], ARGV[13] .. ':jobs', 1)
   redis.call('PEXPIRE', KEYS[5], ARGV[14])

@@ -107,7 +107,7 @@ class Arrivals:
             "" if quotas.images_per_day is None else quotas.images_per_day,
             day_of(now_ms),
             1000 * limits.usage_ttl_s,
-            "1" if job.kind.is_question else "",
+            "1" if job.kind.is_quiet else "",
         ]
         if idempotency is not None:
             touched.append(keys.idempotency_key(place.tenant_id, idempotency.key))

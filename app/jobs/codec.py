@@ -4,13 +4,14 @@ The kind, which is read first, says which schema that is: no job is taken for on
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from app.domain.ids import JobId, TenantId, WorkerId
+from app.domain.encoding import EncodeRequest, EncodeResult
+from app.domain.ids import ImageId, JobId, TenantId, WorkerId
 from app.domain.job import Job, JobKind, JobRecord, JobResult, JobState
 from app.domain.question import SearchRequest, SearchResult
 from app.domain.request import GenerationRequest
@@ -29,20 +30,35 @@ _KIND: TypeAdapter[_Kind] = TypeAdapter(_Kind)
 _JOBS: Mapping[JobKind, TypeAdapter[Any]] = {
     JobKind.GENERATE: TypeAdapter(Job[GenerationRequest]),
     JobKind.EDIT: TypeAdapter(Job[GenerationRequest]),
+    JobKind.ENCODE: TypeAdapter(Job[EncodeRequest]),
     JobKind.SEARCH: TypeAdapter(Job[SearchRequest]),
 }
-RESULT: TypeAdapter[GenerationResult] = TypeAdapter(GenerationResult)
 _RESULT_TYPES: Mapping[JobKind, type[JobResult]] = {
     JobKind.GENERATE: GenerationResult,
     JobKind.EDIT: GenerationResult,
+    JobKind.ENCODE: EncodeResult,
     JobKind.SEARCH: SearchResult,
 }
 _RESULTS: Mapping[type[JobResult], TypeAdapter[Any]] = {
-    GenerationResult: RESULT,
+    GenerationResult: TypeAdapter(GenerationResult),
+    EncodeResult: TypeAdapter(EncodeResult),
     SearchResult: TypeAdapter(SearchResult),
 }
 FAILURE: TypeAdapter[Failure] = TypeAdapter(Failure)
 WORKER: TypeAdapter[WorkerInfo] = TypeAdapter(WorkerInfo)
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptImage:
+    storage_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    images: tuple[_KeptImage, ...]
+
+
+_KEPT: TypeAdapter[_Kept] = TypeAdapter(_Kept)
 
 
 def encode_job(job: Job) -> bytes:
@@ -62,6 +78,27 @@ def encode_result(result: JobResult) -> bytes:
         if not math.isfinite(number):
             raise ValueError(f"{member}: expected finite numbers, got {number}")
     return bytes(_RESULTS[type(result)].dump_json(result))
+
+
+def decode_storage_keys(data: bytes, *, where: str) -> frozenset[str]:
+    """Where the images of a result lie, whatever kind of job it is of that leaves images. Raises CorruptRecord."""
+    kept = decode(_KEPT, data, where=where)
+    return frozenset(image.storage_key for image in kept.images)
+
+
+def without_images(job: bytes, result: bytes, gone: Collection[ImageId], *, where: str) -> bytes:
+    """The JSON of a result without some images; empty where none is left, or nobody can read which there are."""
+    try:
+        read = _decode_result(decode_job(job, where=where).kind, result, where=where)
+    except CorruptRecord:
+        return b""
+    if isinstance(read, SearchResult):
+        return b""
+    if isinstance(read, GenerationResult):
+        read = replace(read, images=tuple(image for image in read.images if image.image_id not in gone))
+    else:
+        read = replace(read, images=tuple(image for image in read.images if image.image_id not in gone))
+    return encode_result(read) if read.images else b""
 
 
 def decode_record(found: dict[bytes, bytes], *, where: str) -> JobRecord:

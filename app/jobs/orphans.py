@@ -16,7 +16,6 @@ from app.errors import CorruptRecord
 from app.images.store import ImageStore, parse_image_key, parse_picture_key
 from app.jobs import codec, keys
 from app.redis.errors import redis_errors
-from app.redis.records import decode
 from app.redis.turns import take_turn
 
 _Owner = tuple[TenantId, JobId]
@@ -102,8 +101,7 @@ def _named(job_id: JobId, state: bytes | None, result: bytes | None) -> frozense
             return None
         if state.decode() != JobState.SUCCEEDED:
             return frozenset()
-        read = decode(codec.RESULT, result or b"", where=f"job {job_id}")
+        return codec.decode_storage_keys(result or b"", where=f"job {job_id}")
     except (ValueError, CorruptRecord) as error:
         structlog.get_logger().error("job_unreadable", job_id=job_id, error=str(error))
         return None
-    return frozenset(image.storage_key for image in read.images)

@@ -3,7 +3,6 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +20,7 @@ from app.domain.ids import (
     parse_image_id,
     parse_tenant_id,
 )
-from app.domain.result import GenerationResult
-from app.errors import CorruptRecord, InvalidId
+from app.errors import InvalidId
 from app.images.store import ImageStore, index_of, parse_picture_key
 from app.jobs import codec, keys
 from app.memory.keys import (
@@ -36,7 +34,6 @@ from app.memory.keys import (
     remains_key,
 )
 from app.redis.errors import redis_errors
-from app.redis.records import decode
 from app.redis.scripts import load_script
 from app.redis.turns import take_turn
 
@@ -174,19 +171,9 @@ class RemainsCleaner:
         """Takes the images out of the job's record; whether the record went with the last of them."""
         job, events = keys.job_key(tenant_id, job_id), keys.events_key(tenant_id, job_id)
         while True:
-            found: Any = self._redis.hmget(job, ["result", "idempotency"])
-            result, idempotency = await found
+            found: Any = self._redis.hmget(job, ["job", "result", "idempotency"])
+            asked, result, idempotency = await found
             touched = [job, events, keys.jobs_key(tenant_id), *([idempotency] if idempotency else [])]
-            left = _without(result, gone, where=f"job {job_id}")
+            left = codec.without_images(asked or b"", result or b"", gone, where=f"job {job_id}")
             if await self._forget_job(touched, [job_id, result or b"", left]):
                 return not left
-
-
-def _without(data: bytes | None, gone: set[ImageId], *, where: str) -> bytes:
-    """The result without some images; empty where none is left, or nobody can read which there are."""
-    try:
-        result: GenerationResult = decode(codec.RESULT, data or b"", where=where)
-    except CorruptRecord:
-        return b""
-    images = tuple(image for image in result.images if image.image_id not in gone)
-    return codec.encode_result(replace(result, images=images)) if images else b""

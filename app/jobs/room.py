@@ -6,6 +6,7 @@ from typing import Protocol
 from app.domain.ids import TenantId
 from app.domain.job import Job
 from app.domain.quota import Quotas
+from app.domain.request import GenerationRequest
 from app.errors import MemoryFull, StorageFull
 
 Count = Callable[[TenantId], Awaitable[int]]
@@ -42,14 +43,10 @@ class CountedRoom:
         if job.kind.is_question:
             return
         most = quotas.max_memory_entries
-        if most is not None and job.generation.diversity.memory.write:
+        if most is not None and job.remembers:
             num_entries, num_images = await self._memory_entries(job.tenant_id), job.num_images
             if num_entries + num_images > most:
-                raise MemoryFull(
-                    f"your memories hold {num_entries} entries of {most}, and this would add {num_images}; forget some,"
-                    " or ask with diversity.memory.write false",
-                    param="diversity.memory.write",
-                )
+                raise _memory_full(job, f"{num_entries} entries of {most}")
         if quotas.max_stored_bytes is not None:
             num_bytes = await self._stored_bytes(job.tenant_id)
             if num_bytes >= quotas.max_stored_bytes:
@@ -57,3 +54,10 @@ class CountedRoom:
                     f"your files and images have {num_bytes} bytes of {quotas.max_stored_bytes}; delete files, or wait"
                     " until images expire"
                 )
+
+
+def _memory_full(job: Job, held: str) -> MemoryFull:
+    told = f"your memories hold {held}, and this would add {job.num_images}; forget some"
+    if isinstance(job.request, GenerationRequest):
+        return MemoryFull(f"{told}, or ask with diversity.memory.write false", param="diversity.memory.write")
+    return MemoryFull(told)

@@ -101,7 +101,7 @@ class ReservedJob:
     @property
     def runs_alone(self) -> bool:
         """True where no other job may share its batch: it asks for one fixed shape, or has been begun before."""
-        return self.job.generation.reproducible or self.num_attempts > 0
+        return self.job.runs_alone or self.num_attempts > 0
 
 
 class Standing(StrEnum):

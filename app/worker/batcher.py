@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from app.domain.ids import ModelId, TenantId
 from app.domain.job import Job
 from app.domain.lora import LoraSelection
-from app.domain.request import EditKind
+from app.domain.request import EditKind, GenerationRequest
 
 _MAX_REMEMBERED_TENANTS = (
     4096  # whoever is forgotten counts as never served, which is what the oldest nearly are
@@ -50,8 +50,10 @@ class BatchKey:
 
 
 def batch_key(job: Job) -> BatchKey:
-    """The key of a job that makes images."""
-    request = job.generation
+    """The key of a job. One that makes no images runs alone, whatever else its key says."""
+    if not isinstance(job.request, GenerationRequest):
+        return BatchKey(job.model, width_px=0, height_px=0, steps=0, guidance_scale=0.0)
+    request = job.request
     edit = None if request.edit is None else (request.edit.kind, request.edit.strength)
     return BatchKey(
         request.model,

@@ -9,6 +9,7 @@
 | the engine's LoraNotLoadable | its own | which LoRA the worker could not load |
 | the engine's BrokenOutput and below | its own | the model's output was broken |
 | everything below, in a question | question_failed | the log has the cause under the job's id |
+| everything below, of pictures to be remembered | encoding_failed | the log has the cause under the job's id |
 | out of memory, host or device | out_of_memory | ask for fewer or smaller images |
 | everything else | generation_failed | the log has the cause under the job's id |
 """
@@ -16,13 +17,14 @@
 import torch
 
 from app.domain.ids import JobId
-from app.domain.job import Job
+from app.domain.job import Job, JobKind
 from app.domain.result import Failure
 from app.errors import CorruptRecord, InvalidRequest, Unavailable
 from sparke_engine.errors import BrokenOutput, InvalidArgument, LoraNotLoadable
 
 GENERATION_FAILED = "generation_failed"
 QUESTION_FAILED = "question_failed"
+ENCODING_FAILED = "encoding_failed"
 OUT_OF_MEMORY = "out_of_memory"
 _NO_ROOM = (
     "DefaultCPUAllocator: ",
@@ -63,8 +65,14 @@ def _engine_failure(error: BaseException, job: Job) -> Failure:
         return Failure(
             error.code, "The model's output was broken; try another seed or a lower guidance scale."
         )
+    return _unexpected(error, job)
+
+
+def _unexpected(error: BaseException, job: Job) -> Failure:
     if job.kind.is_question:
         return Failure(QUESTION_FAILED, f"The question could not be answered; {_see_log(job.job_id)}")
+    if job.kind is JobKind.ENCODE:
+        return Failure(ENCODING_FAILED, f"The pictures could not be encoded; {_see_log(job.job_id)}")
     if is_out_of_memory(error):
         request = job.generation
         return Failure(

@@ -38,6 +38,7 @@ from app.worker.batch_caps import BatchCaps
 from app.worker.batcher import Batcher
 from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
+from app.worker.encoding import PictureRunner, RunnerByKind
 from app.worker.heartbeat import Heartbeat, quietly, repeat
 from app.worker.loop import LoopParts, WorkerLoop
 from app.worker.memory_cache import MemoryCache
@@ -211,7 +212,7 @@ def _build_loops(stack: AsyncExitStack, desk: _Desk, means: _Means) -> tuple[Wor
     loop = WorkerLoop(
         LoopParts(
             source=queue,
-            runner=BatchRunner(parts),
+            runner=RunnerByKind(BatchRunner(parts), PictureRunner(parts)),
             batcher=batcher,
             models=tuple(loaded),
             worker_id=desk.worker_id,

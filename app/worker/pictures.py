@@ -49,10 +49,10 @@ async def read_picture(
 
 
 def _decode_both(picture: bytes, mask: bytes | None) -> Picture:
-    return Picture(_decode(picture, "RGB"), None if mask is None else _decode(mask, "L"))
+    return Picture(decode_picture(picture, "RGB"), None if mask is None else decode_picture(mask, "L"))
 
 
-def _decode(png: bytes, mode: str) -> Image.Image:
+def decode_picture(png: bytes, mode: str) -> Image.Image:
     """An image as the API stored it. Raises CorruptRecord."""
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:

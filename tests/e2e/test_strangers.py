@@ -38,6 +38,7 @@ NO_IDS = {  # neither a path nor a body of theirs has the id of anything that is
     ("POST", "/v1/webhooks"),
     ("POST", "/v1/files"),
     ("POST", "/v1/images/edits"),
+    ("POST", "/v1/references"),
     ("POST", "/v1/jobs"),
     ("GET", "/v1/admin/tenants"),
 }
@@ -72,8 +73,8 @@ BODIES: dict[tuple[str, str], list[Callable[[Ids], Sent]]] = {
         lambda ids: {"json": {"images": [ids["entry"]]}},
         lambda _: {"json": {"all": True}},
     ],
-    ("PATCH", "/v1/memories/{memory_id}"): [lambda _: {"json": {"frozen": True}}],
     ("POST", "/v1/memories/{memory_id}/search"): [lambda _: {"json": {"prompt": "a star"}}],
+    ("PATCH", "/v1/memories/{memory_id}"): [lambda _: {"json": {"frozen": True}}],
     ("POST", "/v1/memories/import"): [
         lambda ids: {"params": {"import_id": ids["import_id"]}, "content": b"x"}
     ],

@@ -180,7 +180,7 @@ async def _show(request: Request, tenant_id: TenantId, job_id: JobId, deps: Deps
 async def _get(tenant_id: TenantId, job_id: JobId, deps: Deps) -> JobRecord:
     """A job's record. Raises NotFound, also for a question: nobody was told its id."""
     record = await deps.jobs.get(tenant_id, job_id)
-    if record.job.kind.is_question:
+    if record.job.kind.is_quiet:
         raise _no_such_job(job_id)
     return record
 

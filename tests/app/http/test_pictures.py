@@ -1,6 +1,7 @@
 """Files of clients become pictures that a worker may trust, or are refused with what was expected."""
 
 import io
+import math
 import re
 import struct
 import tracemalloc
@@ -8,12 +9,15 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageOps
 
 from app.domain.model import SizeLimits
 from app.errors import InvalidValue
+from app.http.generation import is_allowed_size
 from app.http.picture_sections import MAX_JPEG_SECTIONS, MAX_SCANS, MAX_SECTIONS, find_excess
-from app.http.pictures import PictureReader, PreparedPicture, target_size
+from app.http.pictures import PictureReader, PreparedPicture, nearest_size, target_size
 
 pytestmark = pytest.mark.anyio
 
@@ -302,3 +306,52 @@ def test_the_size_of_an_edit(own: tuple[int, int], size: str | None, expected: t
     with pytest.raises(InvalidValue) as caught:
         target_size(own, size, LIMITS)
     assert caught.value.param == expected
+
+
+@given(
+    own=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+    least=st.integers(1, 40),
+    more=st.integers(0, 120),
+    step=st.sampled_from([1, 8, 16, 64]),
+    data=st.data(),
+)
+def test_a_picture_finds_a_size_of_the_model(own, least, more, step, data):
+    """One that the model makes; where its own proportions fit within the bounds, they are kept to a step of each side."""
+    least_px, most_px = step * least, step * (least + more)
+    usual = data.draw(st.tuples(*[st.integers(least, least + more).map(lambda n: n * step)] * 2))
+    limits = SizeLimits(*usual, least_px, most_px, step)
+    found = nearest_size(own, limits)
+    assert is_allowed_size(found, limits)
+    height_px = math.sqrt(usual[0] * usual[1] * own[1] / own[0])
+    for side, ideal in zip(found, (height_px * own[0] / own[1], height_px), strict=True):
+        if least_px <= ideal <= most_px:
+            assert abs(side - ideal) <= step
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [((64, 64), (64, 64)), ((100, 100), (64, 64)), ((100, 50), (88, 48)), ((270, 27), (128, 32))],
+)
+async def test_a_picture_is_fitted_without_distortion(own, expected):
+    """Scaled, and cut at the edges where it must be: what was a circle is one."""
+    picture = Image.new("RGB", own, "white")
+    middle, radius = (own[0] / 2, own[1] / 2), min(own) / 4
+    box = (middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius)
+    ImageDraw.Draw(picture).ellipse(box, fill="black")
+    fitted = opened(await PictureReader(max_pixels=MAX_PIXELS).fit(file_of(picture), "image", LIMITS))
+    assert (fitted.size, fitted.mode) == (expected, "RGB")
+    left, top, right, bottom = (
+        ImageOps.invert(fitted.convert("L")).point(lambda level: 255 * (level > 127)).getbbox()
+    )
+    assert abs((right - left) - (bottom - top)) <= 2
+
+
+async def test_a_picture_of_the_models_size_is_kept_to_the_pixel():
+    """Nothing is scaled twice; what is wrong is said of the member that was sent."""
+    picture = noise(size=(64, 64))
+    reader = PictureReader(max_pixels=MAX_PIXELS)
+    assert opened(await reader.fit(file_of(picture), "image", LIMITS)).tobytes() == picture.tobytes()
+    with pytest.raises(InvalidValue, match="image 3: expected a whole"):
+        await reader.fit(io.BytesIO(b"no picture"), "image 3", LIMITS)
+    with pytest.raises(InvalidValue, match="at most 10000 pixels"):
+        await reader.fit(file_of(noise(size=(101, 100))), "image", LIMITS)

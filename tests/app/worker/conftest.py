@@ -153,22 +153,21 @@ class Bench:
             **{name: getattr(self.queue, name) for name in ("begin", "standing", "show", "commit", "fail")}
         )
         self.model = LoadedModel(TOY, engine)
-        self.runner = BatchRunner(
-            RunnerParts(
-                models={TOY.model_id: self.model},
-                device=self.device,
-                memories=self.memories,
-                versions=self.memory_store,
-                jobs=self.jobs_seen,
-                images=images or self.images,
-                encoders=self.encoders,
-                patience=Patience(self.stop, now_ms, self.metrics),
-                caps=CapKeeper(self.caps, self.metrics, now_ms),
-                clock_ms=now_ms,
-                service_version="0.1.0",
-                metrics=self.metrics,
-            )
+        self.parts = RunnerParts(
+            models={TOY.model_id: self.model},
+            device=self.device,
+            memories=self.memories,
+            versions=self.memory_store,
+            jobs=self.jobs_seen,
+            images=images or self.images,
+            encoders=self.encoders,
+            patience=Patience(self.stop, now_ms, self.metrics),
+            caps=CapKeeper(self.caps, self.metrics, now_ms),
+            clock_ms=now_ms,
+            service_version="0.1.0",
+            metrics=self.metrics,
         )
+        self.runner = BatchRunner(self.parts)
 
     async def reserve(self, *jobs: Job) -> list[ReservedJob]:
         """Accept the jobs and reserve them all, in their order."""
