@@ -12,8 +12,13 @@ from dataclasses import dataclass, replace
 from app.domain.ids import LatentSpace, MemoryName, parse_latent_space, parse_memory_name
 from app.errors import CorruptRecord, InvalidArchive, InvalidId
 from app.memory.codec import decode_entry
+from app.memory.upgrading import upgrade_entry
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (
+    1,
+    2,
+)  # format 1 is format 2 with entries of codec version 1, which are upgraded as they come
 BLOCK_BYTES = 256 * 1024  # a block is closed once its entries have so many
 MAX_BLOCK_BYTES = 4 * 1024 * 1024  # a larger one is refused before it is read
 MAX_BLOCK_ENTRIES = 4096  # the smallest entries close a block at 3,361
@@ -212,9 +217,10 @@ class ArchiveReader:
             raise InvalidArchive(
                 f"this is no archive of a memory: it begins with {magic!r}, expected {_MAGIC!r}"
             )
-        if version != FORMAT_VERSION:
+        if version not in READ_VERSIONS:
             raise InvalidArchive(
-                f"this archive has the format version {version}; this release reads {FORMAT_VERSION}"
+                f"this archive has the format version {version}; this release reads {READ_VERSIONS[0]} to"
+                f" {READ_VERSIONS[-1]}: take one that is as new as what wrote it"
             )
         del self._buffer[: _PREAMBLE.size]
         self._progress = Progress(_PREAMBLE.size, _first_digest(preamble).hex())
@@ -282,8 +288,9 @@ class ArchiveReader:
             data = bytes(body[at : at + size_bytes])
             if not last < version <= newest:
                 raise ValueError(f"version {version} comes after {last} in a memory of version {newest}")
-            decode_entry(data, where=f"version {version}")
-            yield version, data
+            current = upgrade_entry(data, where=f"version {version}")
+            decode_entry(current, where=f"version {version}")
+            yield version, current
             at, last = at + size_bytes, version
         if at != len(body):
             raise ValueError(f"{num_entries} entries take {at} bytes, the block has {len(body)}")

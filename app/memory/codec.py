@@ -1,13 +1,14 @@
 """Bytes of a memory entry. Never pickle.
 
 Layout, little-endian: magic `SPKE`, codec version u8, dtype u8 (1 = IEEE half), length of the image id u16, length d
-of the feature u32, length p of the prompt embedding u32, created_at_ms i64, seed u64; then the image id in ASCII, d and
-p halves; last the CRC32 of everything before it. A record of another length than it announces is corrupt.
+of the feature u32, length p of the prompt embedding u32, created_at_ms i64, seed u64, length of the prompt u32; then the
+image id in ASCII, d and p halves, the prompt in UTF-8, empty where it is not kept; last the CRC32 of everything before
+it. A record of another length than it announces is corrupt. `app.memory.upgrading` reads the layout before this one.
 """
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,22 +16,26 @@ from numpy.typing import NDArray
 from app.domain.ids import ImageId, parse_image_id
 from app.errors import CorruptRecord, InvalidId
 
-CODEC_VERSION = 1
+CODEC_VERSION = 2
 _MAGIC = b"SPKE"
 _HALF = 1
-_HEADER = struct.Struct("<4sBBHIIqQ")
+_HEADER = struct.Struct("<4sBBHIIqQI")
 _CHECKSUM = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MemoryEntry:
-    """What is remembered of one image: unit feature [d] and unit prompt embedding [p], both float16."""
+    """What is remembered of one image: unit feature [d] and unit prompt embedding [p], both float16.
+
+    `prompt` is empty where the memory does not keep prompts.
+    """
 
     image_id: ImageId
     seed: int
     created_at_ms: int
     feature: NDArray[np.float16]
     prompt_embedding: NDArray[np.float16]
+    prompt: str = ""
 
 
 def encode_entry(entry: MemoryEntry) -> bytes:
@@ -38,9 +43,11 @@ def encode_entry(entry: MemoryEntry) -> bytes:
     image_id = entry.image_id.encode("ascii")
     feature = np.asarray(entry.feature, dtype="<f2").reshape(-1)
     prompt_embedding = np.asarray(entry.prompt_embedding, dtype="<f2").reshape(-1)
+    prompt = entry.prompt.encode()
     sizes = (len(image_id), feature.size, prompt_embedding.size)
-    header = _HEADER.pack(_MAGIC, CODEC_VERSION, _HALF, *sizes, entry.created_at_ms, entry.seed)
-    body = b"".join((header, image_id, feature.tobytes(), prompt_embedding.tobytes()))
+    facts = (entry.created_at_ms, entry.seed, len(prompt))
+    header = _HEADER.pack(_MAGIC, CODEC_VERSION, _HALF, *sizes, *facts)
+    body = b"".join((header, image_id, feature.tobytes(), prompt_embedding.tobytes(), prompt))
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
@@ -54,23 +61,29 @@ def decode_entry(data: bytes, *, where: str = "a memory entry") -> MemoryEntry:
     actual = zlib.crc32(memoryview(data)[: -_CHECKSUM.size])
     if actual != expected:
         raise CorruptRecord(f"{where}: checksum {actual:08x}, expected {expected:08x}")
-    magic, version, dtype, id_bytes, feature_dim, prompt_dim, created_at_ms, seed = _HEADER.unpack_from(data)
+    magic, version, dtype, id_bytes, feature_dim, prompt_dim, created_at_ms, seed, prompt_bytes = (
+        _HEADER.unpack_from(data)
+    )
     if (magic, version, dtype) != (_MAGIC, CODEC_VERSION, _HALF):
         raise CorruptRecord(
             f"{where}: magic {magic!r}, codec version {version}, dtype {dtype};"
             f" this release reads {_MAGIC!r}, {CODEC_VERSION}, {_HALF}"
         )
-    expected_bytes = _HEADER.size + id_bytes + 2 * (feature_dim + prompt_dim) + _CHECKSUM.size
+    num_halves = feature_dim + prompt_dim
+    expected_bytes = _HEADER.size + id_bytes + 2 * num_halves + prompt_bytes + _CHECKSUM.size
     if len(data) != expected_bytes:
         raise CorruptRecord(f"{where}: {len(data)} bytes, expected {expected_bytes} by its header")
     start = _HEADER.size + id_bytes
-    image_id = ImageId(data[_HEADER.size : start].decode("ascii", errors="replace"))
-    try:
-        parse_image_id(image_id)
-    except InvalidId as error:
-        raise CorruptRecord(f"{where}: {error.message}") from error
-    halves = np.frombuffer(data, dtype="<f2", count=feature_dim + prompt_dim, offset=start)
-    return MemoryEntry(image_id, seed, created_at_ms, halves[:feature_dim], halves[feature_dim:])
+    image_id = _parse_image(data[_HEADER.size : start], where)
+    prompt = _parse_prompt(data[start + 2 * num_halves : -_CHECKSUM.size], where)
+    halves = np.frombuffer(data, dtype="<f2", count=num_halves, offset=start)
+    return MemoryEntry(image_id, seed, created_at_ms, halves[:feature_dim], halves[feature_dim:], prompt)
+
+
+def without_prompt(data: bytes, *, where: str = "a memory entry") -> bytes:
+    """The same entry without its prompt's text. Raises CorruptRecord."""
+    entry = decode_entry(data, where=where)
+    return encode_entry(replace(entry, prompt="")) if entry.prompt else data
 
 
 def read_time_ms(data: bytes) -> int:
@@ -82,3 +95,19 @@ def read_image_id(data: bytes) -> ImageId:
     """The image that an entry was made of, likewise; empty for bytes that are none."""
     end = _HEADER.size + (_HEADER.unpack_from(data)[3] if len(data) >= _HEADER.size else 0)
     return ImageId(data[_HEADER.size : end].decode("ascii", errors="replace"))
+
+
+def _parse_image(name: bytes, where: str) -> ImageId:
+    image_id = ImageId(name.decode("ascii", errors="replace"))
+    try:
+        parse_image_id(image_id)
+    except InvalidId as error:
+        raise CorruptRecord(f"{where}: {error.message}") from error
+    return image_id
+
+
+def _parse_prompt(text: bytes, where: str) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptRecord(f"{where}: its prompt is not UTF-8: {error.reason}") from error

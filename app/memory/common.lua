@@ -3,13 +3,13 @@
 -- A version as text: numbers of Lua are doubles, whose own form has too few digits.
 local function text_of(version) return string.format('%.0f', version) end
 
--- The id of the image that an entry was made of, as codec.py lays it out: its length from byte 7 on, itself from byte 33.
+-- The id of the image that an entry was made of, as codec.py lays it out: its length from byte 7 on, itself from byte 37.
 local function image_of(fields)
   for place = 1, #fields, 2 do
     local data = fields[place] == 'e' and fields[place + 1] or ''
-    if #data > 36 then
+    if #data > 40 then
       local length = data:byte(7) + 256 * data:byte(8)
-      local id = data:sub(33, 32 + length)
+      local id = data:sub(37, 36 + length)
       if id:match('^job_%x+%-%d+$') then return id end
     end
   end
@@ -28,7 +28,7 @@ local function time_of(fields)
   local at_ms = 0
   for place = 1, #fields, 2 do
     local data = fields[place] == 'e' and fields[place + 1] or ''
-    if #data > 36 then
+    if #data > 40 then
       for index = 24, 17, -1 do at_ms = 256 * at_ms + data:byte(index) end
     end
   end

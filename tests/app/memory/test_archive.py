@@ -161,8 +161,8 @@ def test_what_is_no_archive_is_said_to_be_none():
     archive = _write([], 0)
     with pytest.raises(InvalidArchive, match="no archive of a memory"):
         ArchiveReader().feed(b"PK\x03\x04 and so on")
-    with pytest.raises(InvalidArchive, match=f"format version 2; this release reads {FORMAT_VERSION}"):
-        ArchiveReader().feed(archive[:6] + b"\2\0" + archive[8:])
+    with pytest.raises(InvalidArchive, match=f"format version 3; this release reads 1 to {FORMAT_VERSION}"):
+        ArchiveReader().feed(archive[:6] + b"\3\0" + archive[8:])
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_entries_are_looked_at(entries, said):
 def test_the_bytes_are_as_documented():
     """The preamble, the header and the end mark of an empty archive, by the offsets of docs/archive.md."""
     archive = _write([], 5, forget_version=4)
-    assert archive[:8] == b"SPKMEM\1\0"
+    assert archive[:8] == b"SPKMEM\2\0"
     assert archive[8:16] == b"HEAD" + struct.pack("<I", 34 + 11)
     assert struct.unpack("<QqQII", archive[16:48]) == (5, 1234, 0, 3, 2)
     assert archive[48:61] == bytes([4, 7]) + b"demodefault"

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from app.domain.ids import image_id, make_job_id
 from app.errors import CorruptRecord
-from app.memory.codec import MemoryEntry, decode_entry, encode_entry
+from app.memory.codec import MemoryEntry, decode_entry, encode_entry, without_prompt
 
 _HALVES = arrays.arrays(np.float16, st.integers(0, 40))
 _ENTRIES = st.builds(
@@ -26,6 +27,7 @@ _ENTRIES = st.builds(
     created_at_ms=st.integers(0, 2**48),
     feature=_HALVES,
     prompt_embedding=_HALVES,
+    prompt=st.text(max_size=40),
 )
 
 
@@ -37,10 +39,11 @@ def _sealed(body: bytes) -> bytes:
 def test_an_entry_comes_back_as_it_was(entry):
     """Every member survives, each half bit for bit, infinities and NaNs too."""
     found = decode_entry(encode_entry(entry))
-    assert (found.image_id, found.seed, found.created_at_ms) == (
+    assert (found.image_id, found.seed, found.created_at_ms, found.prompt) == (
         entry.image_id,
         entry.seed,
         entry.created_at_ms,
+        entry.prompt,
     )
     assert found.feature.tobytes() == entry.feature.tobytes()
     assert found.prompt_embedding.tobytes() == entry.prompt_embedding.tobytes()
@@ -79,14 +82,38 @@ def test_any_bytes_are_an_entry_or_corrupt(data):
             decode_entry(candidate)
 
 
+@given(_ENTRIES)
+def test_a_prompt_can_be_taken_out(entry):
+    """What is left is the entry that never had one, to the byte."""
+    encoded = encode_entry(entry)
+    assert without_prompt(encoded) == encode_entry(replace(entry, prompt=""))
+    assert without_prompt(without_prompt(encoded)) == without_prompt(encoded)
+
+
+def test_a_prompt_that_is_no_text_is_corrupt():
+    """Bytes that are no UTF-8 are not handed on, whatever the checksum says."""
+    entry = MemoryEntry(
+        image_id(make_job_id(1, b"12345678"), 0),
+        1,
+        2,
+        np.ones(2, np.float16),
+        np.ones(3, np.float16),
+        prompt="ab",
+    )
+    body = bytearray(encode_entry(entry)[:-4])
+    body[-1] = 0xFF
+    with pytest.raises(CorruptRecord, match="here: its prompt is not UTF-8"):
+        decode_entry(_sealed(bytes(body)), where="here")
+
+
 def test_another_release_s_entry_says_so():
     """An entry of a later codec version is refused by number."""
     entry = MemoryEntry(
         image_id(make_job_id(1, b"12345678"), 0), 1, 2, np.ones(2, np.float16), np.ones(3, np.float16)
     )
     body = bytearray(encode_entry(entry)[:-4])
-    body[4] = 2
-    with pytest.raises(CorruptRecord, match="codec version 2"):
+    body[4] = 3
+    with pytest.raises(CorruptRecord, match="codec version 3"):
         decode_entry(_sealed(bytes(body)))
 
 
