@@ -27,7 +27,7 @@ async def acknowledge(
     models = [spec.model_id for spec in deps.catalogue.values() if spec.latent_space == memory.latent_space]
     running = await deps.memories.running.of(memory.tenant_id, models)
     num_running, num_remaining = await asyncio.gather(
-        deps.memories.running.wait_ended(memory.tenant_id, running, wait_s), _clean(memory, deps)
+        deps.memories.running.wait_ended(memory.tenant_id, running, wait_s), remove_remains(memory, deps)
     )
     return ForgottenAnswer(
         id=memory.memory_id,
@@ -38,7 +38,7 @@ async def acknowledge(
     )
 
 
-async def _clean(memory: MemoryKey, deps: Deps) -> int:
+async def remove_remains(memory: MemoryKey, deps: Deps) -> int:
     """Removes what it can in time; how many images and logs are left."""
     try:
         async with asyncio.timeout(CLEAN_S):

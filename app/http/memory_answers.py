@@ -73,11 +73,18 @@ class ShapeBody(WireModel):
         le=MAX_AGE_S,
         description="How old an entry becomes; looked at whenever one is added.",
     )
+    keep_prompts: bool | None = Field(
+        default=None,
+        description="Whether the prompts of images are kept with them from now on. False, or null, also removes those that are"
+        " there.",
+    )
 
     @model_validator(mode="after")
     def _check_any(self) -> Self:
         if not self.model_fields_set:
-            raise PydanticCustomError("invalid_value", "give one of frozen, max_entries, max_age_s")
+            raise PydanticCustomError(
+                "invalid_value", "give one of frozen, max_entries, max_age_s, keep_prompts"
+            )
         return self
 
     def changes(self) -> dict[Setting, int | None]:
@@ -89,6 +96,8 @@ class ShapeBody(WireModel):
             found["max_entries"] = self.max_entries
         if "max_age_s" in self.model_fields_set:
             found["max_age_s"] = self.max_age_s
+        if "keep_prompts" in self.model_fields_set:
+            found["keep_prompts"] = 1 if self.keep_prompts else None
         return found
 
 
@@ -128,6 +137,7 @@ class MemoryAnswer(BaseModel):
     frozen: bool = Field(description="Whether it takes nothing new.")
     max_entries: int | None = Field(description="Above it the oldest go; null: no cap.")
     max_age_s: int | None = Field(description="Older ones go when the next is remembered; null: no cap.")
+    keep_prompts: bool = Field(description="Whether the prompts of images are kept with them.")
 
 
 class MemoriesAnswer(BaseModel):
@@ -154,7 +164,7 @@ class EntryAnswer(BaseModel):
         description=f"The same in WebP, {USUAL_PX} px at most; `max_px` takes another number."
     )
     prompt: str | None = Field(
-        description="Of the job's record; null once that is over: a memory keeps no text."
+        description="As the memory keeps it, or the job's record; null once that is over and the memory keeps no prompts."
     )
 
 
@@ -183,6 +193,7 @@ def describe_memory(stats: MemoryStats) -> MemoryAnswer:
         frozen=stats.shape.is_frozen,
         max_entries=stats.shape.max_entries,
         max_age_s=stats.shape.max_age_s,
+        keep_prompts=stats.shape.keeps_prompts,
     )
 
 
@@ -210,7 +221,7 @@ async def describe_entries(
             job_id=job_id,
             image_url=url,
             thumbnail_url=url and f"{url}&max_px={USUAL_PX}",
-            prompt=record.job.prompt if record else None,
+            prompt=entry.prompt or (record.job.prompt if record else None),
         )
         for (version, entry), job_id, record, url in zip(entries, job_ids, records, urls, strict=True)
     ]

@@ -207,6 +207,7 @@ SHAPE_DOCS: dict[str, Any] = {
                         "value": {"max_entries": 1000, "max_age_s": 2_592_000},
                     },
                     "frozen": {"summary": "Nothing new", "value": {"frozen": True}},
+                    "prompts": {"summary": "Entries with their prompts", "value": {"keep_prompts": True}},
                 },
             }
         },

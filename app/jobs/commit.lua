@@ -3,9 +3,10 @@
 -- KEYS: job, waiting, released, events, webhooks, outbox, usage, memory meta, memory log, memory index, what was forgotten of the
 --   memory
 -- ARGV: job id, fence, now_ms, ttl_ms, result JSON, channel, message, failure JSON of a cancelled job,
---   name in the index, how far the memory had come when the job read it or '', entry, entry, ...
--- Nothing is remembered where the memory is frozen, or all of it was forgotten since the job had read it. What is beyond
--- its caps then goes.
+--   name in the index, how far the memory had come when the job read it or '', number of entries, entry, entry, ..., and
+--   where they have prompts the same entries without
+-- Whether the memory keeps prompts is asked here, so that none is kept once it does not. Nothing is remembered where the
+-- memory is frozen, or all of it was forgotten since the job had read it. What is beyond its caps then goes.
 -- Returns {'succeeded', lanes waiting, version after it or ''}, {'cancelled', lanes waiting}, or {'lost'}: the fence
 -- is. A second call changes nothing.
 local state, fence, version, cancel = unpack(redis.call('HMGET', KEYS[1], 'state', 'fence', 'committed_version',
@@ -19,12 +20,15 @@ if cancel then
   redis.call('HSET', KEYS[1], 'state', state, 'failure', ARGV[8], 'finished_at_ms', ARGV[3])
 else
   state, version = 'succeeded', ''
-  local before, cleared, frozen = unpack(redis.call('HMGET', KEYS[8], 'version', 'cleared_version', 'frozen'))
+  local before, cleared, frozen, keeps = unpack(redis.call('HMGET', KEYS[8], 'version', 'cleared_version', 'frozen',
+    'keep_prompts'))
+  local num_entries = tonumber(ARGV[11])
+  local first = (keeps or #ARGV == 11 + num_entries) and 12 or 12 + num_entries
   local is_forgotten = cleared and ARGV[10] ~= '' and tonumber(ARGV[10]) < tonumber(cleared)
-  if #ARGV > 10 and not is_forgotten and not frozen then
-    for index = 11, #ARGV do
-      version = string.format('%.0f', tonumber(before or 0) + index - 10)
-      redis.call('XADD', KEYS[9], version .. '-0', 'e', ARGV[index])
+  if num_entries > 0 and not is_forgotten and not frozen then
+    for index = 0, num_entries - 1 do
+      version = string.format('%.0f', tonumber(before or 0) + index + 1)
+      redis.call('XADD', KEYS[9], version .. '-0', 'e', ARGV[first + index])
     end
     redis.call('HSETNX', KEYS[8], 'created_at_ms', ARGV[3])
     redis.call('HSET', KEYS[8], 'version', version)

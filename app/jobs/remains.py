@@ -1,4 +1,4 @@
-"""Removes what is left of forgotten entries: image files, the records of their jobs, the bytes in logs."""
+"""Removes what is left of forgotten entries: image files, the records of their jobs, the bytes in logs, prompts."""
 
 import asyncio
 from collections import defaultdict
@@ -33,6 +33,7 @@ from app.memory.keys import (
     log_key,
     remains_key,
 )
+from app.memory.rewriting import LogRewriter
 from app.redis.errors import redis_errors
 from app.redis.scripts import load_script
 from app.redis.turns import take_turn
@@ -59,6 +60,7 @@ class RemainsCleaner:
         load = partial(load_script, redis, "app.memory", after=COMMON)
         self._discard = load("discard")
         self._compact = load("compact")
+        self._rewriter = LogRewriter(redis)
         self._forget_job = load_script(redis, "app.jobs", "forget_job")
         self._forget_tenant = load_script(redis, "app.jobs", "forget_tenant")
 
@@ -94,6 +96,9 @@ class RemainsCleaner:
         while images := await self._named(tenant_id, "image"):
             await self._remove_images(tenant_id, images)
             num_images += len(images)
+        while logs := await self._named(tenant_id, "prompts"):
+            for member in logs:
+                await self._rewriter.take_prompts_out(_memory_of(tenant_id, member))
         while logs := await self._named(tenant_id, "compact"):
             for member in logs:
                 await self._compact_log(tenant_id, member)
@@ -137,8 +142,7 @@ class RemainsCleaner:
             continue
 
     async def _compact_log(self, tenant_id: TenantId, member: str) -> None:
-        _, space, name = member.split(":")
-        memory = MemoryKey(tenant_id, LatentSpace(space), MemoryName(name))
+        memory = _memory_of(tenant_id, member)
         touched = [log_key(memory), copy_key(memory), remains_key(tenant_id)]
         while not await self._compact(touched, [PAGE, member]):
             continue
@@ -177,3 +181,8 @@ class RemainsCleaner:
             left = codec.without_images(asked or b"", result or b"", gone, where=f"job {job_id}")
             if await self._forget_job(touched, [job_id, result or b"", left]):
                 return not left
+
+
+def _memory_of(tenant_id: TenantId, member: str) -> MemoryKey:
+    _, space, name = member.split(":")
+    return MemoryKey(tenant_id, LatentSpace(space), MemoryName(name))

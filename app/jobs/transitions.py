@@ -15,6 +15,7 @@ from app.jobs import codec, keys
 from app.jobs.arrivals import Arrivals
 from app.jobs.place import JobPlace
 from app.jobs.types import JobLimits, Progress, ReservedJob, Standing
+from app.memory.codec import without_prompt
 from app.memory.keys import COMMON as MEMORY_COMMON
 from app.memory.keys import MemoryKey, forgotten_key, index_key, index_member, log_key, meta_key
 from app.redis.records import decode
@@ -128,7 +129,10 @@ class Transitions:
         *,
         seen_version: int | None = None,
     ) -> tuple[Ended, int | None] | None:
-        """Ends the job with its result; also the memory's version after it. None where the fence is lost."""
+        """Ends the job with its result; also the memory's version after it. None where the fence is lost.
+
+        Prompts of entries are remembered only where the memory keeps them when this is done.
+        """
         place = JobPlace.of(reserved.job)
         memory = MemoryKey(place.tenant_id, result.latent_space, result.memory_name)
         memory_keys = [
@@ -144,10 +148,12 @@ class Transitions:
             self._ttl_ms(place),
             codec.encode_result(result),
         ]
+        arguments += [*_channels(place), _CANCELLED_JSON, index_member(memory)]
         seen = "" if seen_version is None else seen_version
+        bare = [without_prompt(entry) for entry in entries]
+        either = [*entries, *bare] if bare != list(entries) else entries
         reply: Any = await self._commit(
-            [*place.end_keys, *memory_keys],
-            [*arguments, *_channels(place), _CANCELLED_JSON, index_member(memory), seen, *entries],
+            [*place.end_keys, *memory_keys], [*arguments, seen, len(entries), *either]
         )
         if reply[0] == b"lost":
             return None

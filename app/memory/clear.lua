@@ -21,7 +21,7 @@ redis.call('HSET', KEYS[1], 'forget_version', version, 'cleared_version', versio
   'floor_first', 1, 'forget_token', ARGV[1], 'forget_count', num_gone)
 if ARGV[4] == '1' then
   redis.call('SREM', KEYS[5], ARGV[3])
-  redis.call('HDEL', KEYS[1], 'created_at_ms', 'frozen', 'max_entries', 'max_age_s')
+  redis.call('HDEL', KEYS[1], 'created_at_ms', 'frozen', 'max_entries', 'max_age_s', 'keep_prompts')
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
 end
 return {num_gone, version}

@@ -18,6 +18,7 @@ from app.errors import CorruptRecord, InvalidId
 
 CODEC_VERSION = 2
 _MAGIC = b"SPKE"
+_MAX_ID_BYTES = 64
 _HALF = 1
 _HEADER = struct.Struct("<4sBBHIIqQI")
 _CHECKSUM = struct.Struct("<I")
@@ -80,9 +81,12 @@ def decode_entry(data: bytes, *, where: str = "a memory entry") -> MemoryEntry:
     return MemoryEntry(image_id, seed, created_at_ms, halves[:feature_dim], halves[feature_dim:], prompt)
 
 
-def without_prompt(data: bytes, *, where: str = "a memory entry") -> bytes:
-    """The same entry without its prompt's text. Raises CorruptRecord."""
-    entry = decode_entry(data, where=where)
+def without_prompt(data: bytes) -> bytes:
+    """The same entry without its prompt's text. Of one that is corrupt only the header and the image id are left."""
+    try:
+        entry = decode_entry(data)
+    except CorruptRecord:
+        return data[: _HEADER.size + len(read_image_id(data))]
     return encode_entry(replace(entry, prompt="")) if entry.prompt else data
 
 
@@ -93,8 +97,14 @@ def read_time_ms(data: bytes) -> int:
 
 def read_image_id(data: bytes) -> ImageId:
     """The image that an entry was made of, likewise; empty for bytes that are none."""
-    end = _HEADER.size + (_HEADER.unpack_from(data)[3] if len(data) >= _HEADER.size else 0)
+    id_bytes = _HEADER.unpack_from(data)[3] if len(data) >= _HEADER.size else 0
+    end = _HEADER.size + min(id_bytes, _MAX_ID_BYTES)
     return ImageId(data[_HEADER.size : end].decode("ascii", errors="replace"))
+
+
+def read_prompt_bytes(data: bytes) -> int:
+    """How many bytes the prompt of an entry has, likewise; 0 for bytes that are none."""
+    return int(_HEADER.unpack_from(data)[8]) if len(data) >= _HEADER.size else 0
 
 
 def _parse_image(name: bytes, where: str) -> ImageId:

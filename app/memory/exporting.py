@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from app.errors import CorruptRecord, InvalidRequest, InvalidValue
 from app.memory.archive import ArchiveHeader, ArchiveWriter, Entry
-from app.memory.codec import decode_entry
+from app.memory.codec import decode_entry, without_prompt
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
 from app.memory.overview import no_such_memory
 from app.memory.store import describe_entry, entry_bytes, version_of
@@ -26,11 +26,15 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A memory on its way out: what its archive begins with, and how many entries are read at once."""
+    """A memory on its way out: what its archive begins with, and how many entries are read at once.
+
+    Prompts of entries up to `bare_version` are not to be kept any more, and do not go out either.
+    """
 
     memory: MemoryKey
     header: ArchiveHeader
     page_entries: int
+    bare_version: int = 0
 
 
 class MemoryExporter:
@@ -53,12 +57,12 @@ class MemoryExporter:
         async with self._redis.pipeline(transaction=True) as opened:
             pipeline: Any = opened
             pipeline.sismember(index_key(memory.tenant_id), index_member(memory))
-            pipeline.hmget(meta_key(memory), ["version", "created_at_ms"])
+            pipeline.hmget(meta_key(memory), ["version", "created_at_ms", "bare_version"])
             pipeline.xlen(log_key(memory))
             is_there, meta, num_entries = await pipeline.execute()
         if not is_there:
             raise no_such_memory(memory.memory_id)
-        current, created_at_ms = (int(value or 0) for value in meta)
+        current, created_at_ms, bare_version = (int(value or 0) for value in meta)
         if version is not None and version > current:
             raise InvalidRequest(
                 f"version {version} is outside 0..{current}: memory {memory.name!r} is at version {current} now",
@@ -76,7 +80,8 @@ class MemoryExporter:
             feature_dim=feature_dim,
             prompt_dim=prompt_dim,
         )
-        return Export(memory, header, max(1, min(MAX_PAGE_ENTRIES, PAGE_BYTES // max(1, size_bytes))))
+        page_entries = max(1, min(MAX_PAGE_ENTRIES, PAGE_BYTES // max(1, size_bytes)))
+        return Export(memory, header, page_entries, bare_version)
 
     async def write(self, export: Export) -> AsyncIterator[bytes]:
         """The archive's bytes, some at a time. Raises NotFound where the memory is deleted meanwhile.
@@ -87,7 +92,7 @@ class MemoryExporter:
         yield writer.begin()
         while page := await self._page(export, after):
             after = version_of(page[-1][0])
-            chunk = await asyncio.to_thread(_add, writer, export.memory, page)
+            chunk = await asyncio.to_thread(_add, writer, export, page)
             if chunk:
                 yield chunk
         yield writer.end(forget_version=await self._forget_version(export.memory))
@@ -153,12 +158,12 @@ def _measure(memory: MemoryKey, newest: Any) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
-def _add(writer: ArchiveWriter, memory: MemoryKey, page: Any) -> bytes:
-    return writer.add(_readable(memory, page))
+def _add(writer: ArchiveWriter, export: Export, page: Any) -> bytes:
+    return writer.add(_readable(export, page))
 
 
-def _readable(memory: MemoryKey, page: Any) -> list[Entry]:
-    found = []
+def _readable(export: Export, page: Any) -> list[Entry]:
+    found, memory = [], export.memory
     for entry_id, fields in page:
         version = version_of(entry_id)
         try:
@@ -167,5 +172,5 @@ def _readable(memory: MemoryKey, page: Any) -> list[Entry]:
         except CorruptRecord as error:
             _log.error("memory_entry_left_out", memory=str(memory), version=version, reason=error.message)
             continue
-        found.append((version, data))
+        found.append((version, without_prompt(data) if version <= export.bare_version else data))
     return found

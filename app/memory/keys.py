@@ -1,7 +1,8 @@
 """Names of every Redis key of a memory. The tenant is the hash tag, so a script may touch jobs and memory together.
 
 What is left to do after something was forgotten is named in the tenant's remains: `image:<image id>`, `log:<latent
-space>:<name>:<token>` for a discarded log, `compact:<latent space>:<name>` for a log that is to be written anew.
+space>:<name>:<token>` for a discarded log, `compact:<latent space>:<name>` for a log that is to be written anew,
+`prompts:<latent space>:<name>` for one whose prompts are to be taken out.
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ def log_key(memory: MemoryKey) -> str:
 def meta_key(memory: MemoryKey) -> str:
     """Hash of `version` (entries and acts of forgetting take one each), `created_at_ms`, what was forgotten last, settings.
 
-    Those are `frozen`, `max_entries` and `max_age_s`, where there are such. Lives as long as the memory; of one that was deleted the versions are remembered for DELETED_TTL_S.
+    Those are `frozen`, `keep_prompts`, `max_entries` and `max_age_s`, where there are such. Prompts of entries up to
+    `bare_version` are not shown any more, and are taken out. Lives as long as the memory; of one that was deleted the
+    versions are remembered for DELETED_TTL_S.
     """
     return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:meta"
 
@@ -67,6 +70,11 @@ def discarded_key(memory: MemoryKey, token: str) -> str:
 def copy_key(memory: MemoryKey) -> str:
     """A log on its way to be written anew, without what was deleted. Lives until it takes the log's place."""
     return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:copy"
+
+
+def rewritten_key(log: str) -> str:
+    """A log on its way to be written anew with other bytes. Lives until it takes the log's place, else a day."""
+    return f"{log}:rewritten"
 
 
 def remains_key(tenant_id: TenantId) -> str:

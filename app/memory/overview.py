@@ -1,7 +1,7 @@
 """What a tenant sees of its memories: which there are, how large they are, what they hold."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import structlog
@@ -16,16 +16,17 @@ from app.memory.store import describe_entry, entry_bytes, version_of
 from app.redis.errors import redis_errors
 
 _PAGE_ENTRIES = 100
-_META = ("version", "created_at_ms", "max_entries", "max_age_s", "frozen")
+_META = ("version", "created_at_ms", "max_entries", "max_age_s", "frozen", "keep_prompts")
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryShape:
-    """A memory's settings: whether it takes nothing new, and how much it holds at most; None is no cap."""
+    """A memory's settings: whether it takes nothing new, how much it holds at most (None: no cap), whether prompts are kept."""
 
     is_frozen: bool = False
     max_entries: int | None = None
     max_age_s: int | None = None
+    keeps_prompts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,11 @@ class MemoryOverview:
         if not await self._is_there(memory):
             raise no_such_memory(memory.memory_id)
         found: list[tuple[int, MemoryEntry]] = []
+        bare_version = await self._bare_version(memory)
         after = query.after
         while len(found) <= query.limit:
             page = await self._page(memory, after, query.order)
-            found += _readable(memory, page)
+            found += _readable(memory, page, bare_version=bare_version)
             if len(page) < _PAGE_ENTRIES:
                 break
             after = version_of(page[-1][0])
@@ -131,13 +133,19 @@ class MemoryOverview:
 
     @redis_errors
     async def read_entries(self, memory: MemoryKey, versions: Sequence[int]) -> dict[int, MemoryEntry]:
-        """The entries of some versions that are there and can be read. Cost: one round trip."""
+        """The entries of some versions that are there and can be read. Cost: two round trips."""
         log = log_key(memory)
         pipeline: Pipeline = self._redis.pipeline(transaction=False)
         for version in versions:
             pipeline.xrange(log, min=f"{version}-0", max=f"{version}-0")
         pages: Any = await pipeline.execute() if versions else []
-        return dict(_readable(memory, [entry for page in pages for entry in page]))
+        found = [entry for page in pages for entry in page]
+        return dict(_readable(memory, found, bare_version=await self._bare_version(memory)))
+
+    async def _bare_version(self, memory: MemoryKey) -> int:
+        """Up to where prompts are not shown."""
+        found: Any = await self._redis.hget(meta_key(memory), "bare_version")
+        return int(found or 0)
 
     async def _is_there(self, memory: MemoryKey) -> bool:
         asked: Any = self._redis.sismember(index_key(memory.tenant_id), index_member(memory))
@@ -171,7 +179,9 @@ def no_such_memory(memory_id: str) -> NotFound:
 
 
 def _stats(memory: MemoryKey, meta: Any, log: Any) -> MemoryStats:
-    version, created_at_ms, *caps = (None if value is None else int(value) for value in meta[:4])
+    version, created_at_ms, max_entries, max_age_s = (
+        None if value is None else int(value) for value in meta[:4]
+    )
     num_entries, size_bytes, newest = log
     readable = _readable(memory, newest)
     return MemoryStats(
@@ -181,17 +191,19 @@ def _stats(memory: MemoryKey, meta: Any, log: Any) -> MemoryStats:
         size_bytes=size_bytes or 0,
         created_at_ms=created_at_ms or 0,
         newest_at_ms=readable[0][1].created_at_ms if readable else None,
-        shape=MemoryShape(meta[4] is not None, *caps),
+        shape=MemoryShape(meta[4] is not None, max_entries, max_age_s, meta[5] is not None),
     )
 
 
-def _readable(memory: MemoryKey, page: Any) -> list[tuple[int, MemoryEntry]]:
+def _readable(memory: MemoryKey, page: Any, *, bare_version: int = 0) -> list[tuple[int, MemoryEntry]]:
+    """The entries of a page. Prompts that are still to be taken out are out already for whoever looks."""
     found = []
     for entry_id, fields in page:
         version = version_of(entry_id)
         try:
             data = entry_bytes(memory, entry_id, fields)
-            found.append((version, decode_entry(data, where=describe_entry(memory, version))))
+            entry = decode_entry(data, where=describe_entry(memory, version))
+            found.append((version, replace(entry, prompt="") if version <= bare_version else entry))
         except CorruptRecord as error:
             structlog.get_logger().error("memory_entry_left_out", memory=str(memory), reason=error.message)
     return found

@@ -16,11 +16,15 @@ PAGE_ENTRIES = 512
 
 @dataclass(frozen=True, slots=True)
 class ReadPoint:
-    """What a request reads of a memory: `version` of it, and how far it had come and what was forgotten last by then."""
+    """What a request reads of a memory: `version` of it, and how far it had come and what was forgotten last by then.
+
+    Also whether prompts were to be kept of what is added.
+    """
 
     version: int
     current: int
     forget_version: int
+    keeps_prompts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,11 @@ class MemoryStore:
         was forgotten since; `member` of the request wants it, or the request itself where that is empty.
         """
         named = f"{member}.version".lstrip(".")
-        names = ["version", "forget_version", "floor_version", "floor_first"]
+        names = ["version", "forget_version", "floor_version", "floor_first", "keep_prompts"]
         found: Any = self._redis.hmget(meta_key(memory), names)
-        current, forget_version, floor, floor_first = (int(value or 0) for value in await found)
+        current, forget_version, floor, floor_first, keeps_prompts = (
+            int(value or 0) for value in await found
+        )
         version = current if wanted is None else wanted
         if not 0 <= version <= current:
             raise InvalidRequest(
@@ -91,7 +97,7 @@ class MemoryStore:
                     f" so it cannot be read as it was; versions from {forget_version} on can",
                     param=named,
                 )
-        return ReadPoint(version, current, forget_version)
+        return ReadPoint(version, current, forget_version, bool(keeps_prompts))
 
     async def _has_lost(self, memory: MemoryKey, version: int) -> bool:
         """Whether an act after `version` was on entries up to it."""

@@ -119,6 +119,7 @@ class PictureRunner:
                     now_ms,
                     feature.numpy().astype(np.float16),
                     embedding.numpy().astype(np.float16),
+                    request.prompt if point.keeps_prompts else "",
                 )
             )
             for index, feature in enumerate(features)

@@ -345,5 +345,6 @@ def _entry(prepared: _Prepared, index: int, sample: Sample, now_ms: int) -> byte
             created_at_ms=now_ms,
             feature=sample.feature.numpy(),
             prompt_embedding=prepared.prompt_embedding.numpy(),
+            prompt=prepared.group.prompt if prepared.point.keeps_prompts else "",
         )
     )

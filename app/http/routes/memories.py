@@ -10,7 +10,7 @@ from app.errors import InvalidId, NotFound
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
-from app.http.forgetting import acknowledge
+from app.http.forgetting import acknowledge, remove_remains
 from app.http.json_body import read_json
 from app.http.memory_answers import (
     MAX_VERSION,
@@ -81,9 +81,15 @@ async def read_shape_body(request: Request, _tenant: Tenant, deps: DepsOf) -> Sh
 async def shape_memory(
     memory_id: str, tenant_id: Tenant, deps: DepsOf, body: Annotated[ShapeBody, Depends(read_shape_body)]
 ) -> MemoryAnswer:
-    """Freeze or cap a memory. What is beyond a cap goes at once, the oldest first; its images and jobs stay for their time."""
-    memory = parse_memory(memory_id, tenant_id)
-    await deps.memories.shaper.shape(memory, body.changes())
+    """Freeze or cap a memory, or keep prompts in it.
+
+    What is beyond a cap goes at once, the oldest first; its images and jobs stay for their time. Prompts that are not to be
+    kept are not shown from then on, and are removed.
+    """
+    memory, changes = parse_memory(memory_id, tenant_id), body.changes()
+    await deps.memories.shaper.shape(memory, changes)
+    if "keep_prompts" in changes and not changes["keep_prompts"]:
+        await remove_remains(memory, deps)
     return describe_memory(await deps.memories.overview.get(memory))
 
 

@@ -12,7 +12,8 @@ from app.errors import CorruptRecord
 from app.jobs import keys
 from app.jobs.leases import Reclaimed
 from app.jobs.types import Committed, JobLimits, Standing
-from app.memory.codec import decode_entry
+from app.memory.codec import decode_entry, encode_entry
+from app.memory.keys import meta_key
 
 pytestmark = pytest.mark.anyio
 
@@ -255,3 +256,19 @@ async def test_strange_stream_entries_are_passed_over(bench, redis):
     await redis.xadd(keys.stream_key(MODEL), {"t": "acme", "j": bench.job().job_id})
     assert await bench.queue().reserve(MODELS, WORKER, 5, 0) == []
     assert (await redis.xpending(keys.stream_key(MODEL), keys.GROUP))["pending"] == 0
+
+
+@pytest.mark.parametrize(("is_kept", "prompts"), [(True, ["a cat", "a cat"]), (False, ["", ""])])
+async def test_whether_prompts_are_remembered_is_asked_at_the_commit(bench, redis, is_kept, prompts):
+    """What the worker knew of the setting when it began is not asked: none is kept once it is turned off."""
+    await bench.store().accept(bench.job(num_images=2))
+    queue = bench.queue()
+    [reserved] = await queue.reserve(MODELS, WORKER, 2, 0)
+    bare = bench.entries(reserved)
+    told = [encode_entry(replace(decode_entry(entry), prompt="a cat")) for entry in bare]
+    if is_kept:
+        await redis.hset(meta_key(bench.memory()), "keep_prompts", 1)
+    assert await queue.commit(reserved, bench.result(reserved), told) == Committed(2)
+    log = await bench.memories().read_after(bench.memory(), 0)
+    assert log == list(zip((1, 2), told if is_kept else bare, strict=True))
+    assert [decode_entry(data).prompt for _, data in log] == prompts

@@ -1,0 +1,29 @@
+-- Gives a copy the name of its log once it has all that the log has. Entries that went since they were copied are found by
+-- their number; then, and where other prompts are to be taken out by now, the copy is begun anew.
+-- KEYS: log, copy, compacted copy, meta, remains   ARGV: bare_version of the meta or '', member of the remains or ''
+-- Returns 1 where it is done, else 0.
+local function place_of(entry) return entry and tonumber(entry[1]:match('^%d+')) or 0 end
+
+local guard = redis.call('HGET', KEYS[4], 'bare_version') or ''
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('DEL', KEYS[2])
+else
+  if guard ~= ARGV[1] then
+    redis.call('DEL', KEYS[2])
+    return 0
+  end
+  local from = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  local to = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  if redis.call('XLEN', KEYS[1]) ~= redis.call('XLEN', KEYS[2]) or (from and from[1]) ~= (to and to[1]) then
+    if place_of(to) >= place_of(from) then redis.call('DEL', KEYS[2]) end
+    return 0
+  end
+  if to then
+    local ttl_ms = redis.call('PTTL', KEYS[1])
+    redis.call('RENAME', KEYS[2], KEYS[1])
+    if ttl_ms > 0 then redis.call('PEXPIRE', KEYS[1], ttl_ms) else redis.call('PERSIST', KEYS[1]) end
+  end
+  redis.call('DEL', KEYS[3])
+end
+if ARGV[2] ~= '' then redis.call('ZREM', KEYS[5], ARGV[2]) end
+return 1
