@@ -8,6 +8,7 @@ import typer
 
 from app.cli_archives import memories
 from app.cli_keys import keys
+from app.cli_migration import redis
 from app.cli_redis import DataDir, read_settings
 from app.cli_references import references
 from app.cli_tenants import tenants
@@ -27,6 +28,7 @@ cli.add_typer(batch, name="batch")
 cli.add_typer(webhooks, name="webhooks")
 cli.add_typer(memories, name="memories")
 cli.add_typer(references, name="references")
+cli.add_typer(redis, name="redis")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [SPARKE_HOST, else 127.0.0.1].")]
 Port = Annotated[

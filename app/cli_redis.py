@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 from redis.asyncio import Redis
 
+from app.memory.migration import check_format
 from app.redis.connection import connect
 from app.redis.embedded import running_or_started
 from app.redis.replicas import Replicas
@@ -31,12 +32,19 @@ def read_settings(**overrides: object) -> Settings:
     return settings
 
 
-def run_on_redis(settings: Settings, deed: Callable[[Redis, Replicas], Awaitable[_T]]) -> _T:
-    """What a deed gives: on the shared Redis, on that of a running server, or on one started for the moment."""
+def run_on_redis(
+    settings: Settings, deed: Callable[[Redis, Replicas], Awaitable[_T]], *, of_any_format: bool = False
+) -> _T:
+    """What a deed gives: on the shared Redis, on that of a running server, or on one started for the moment.
+
+    Raises ConfigurationError where what is stored has another format than this release's, unless any will do.
+    """
 
     async def run(url: str) -> _T:
         redis = connect(url, timeout_s=settings.redis_timeout_s)
         try:
+            if not of_any_format:
+                await check_format(redis)
             return await deed(redis, Replicas.of(redis, settings))
         finally:
             await redis.aclose()

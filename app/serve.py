@@ -16,12 +16,15 @@ from types import TracebackType
 from typing import Any, Self
 
 import structlog
+from redis.asyncio import Redis
 
 from app.errors import ConfigurationError, StoreUnavailable
 from app.http.app import create_app
 from app.http.deps import Deps
 from app.http.main import bind, open_deps, refuse_to_be_open, serving, url_of
+from app.memory.migration import migrate
 from app.redis.cancelling import end_task
+from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis, running_url
 from app.settings import Settings
 from app.signals import stop_signals
@@ -118,6 +121,8 @@ class RedisKeeper:
 async def _serve(settings: Settings, redis: RedisKeeper, listener: socket.socket) -> None:
     started_ms = time.time_ns() // 1_000_000
     with stop_signals() as stop:
+        if settings.redis_url is None and not await _migrate(settings, redis.url, stop):
+            return
         async with open_deps(settings, redis.url) as deps:
             await refuse_to_be_open(deps)
             async with (
@@ -130,6 +135,26 @@ async def _serve(settings: Settings, redis: RedisKeeper, listener: socket.socket
                 _background(_wait(stop)) as stopping,
             ):
                 await _until_stopped(stopping, (redis_task, worker, http), announcing)
+
+
+async def _migrate(settings: Settings, redis_url: str, stop: asyncio.Event) -> bool:
+    """Brings the data directory of an older release to the present form; False where `stop` came before that was done."""
+    redis = connect(redis_url, timeout_s=settings.redis_timeout_s)
+    try:
+        async with (
+            _background(_migrate_on(redis), talks_to_redis=True) as migrating,
+            _background(_wait(stop)) as stopping,
+        ):
+            await asyncio.wait({migrating, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if migrating.done():
+                migrating.result()
+            return migrating.done()
+    finally:
+        await redis.aclose()
+
+
+async def _migrate_on(redis: Redis) -> None:
+    await migrate(redis)
 
 
 async def _wait(stop: asyncio.Event) -> None:

@@ -50,6 +50,7 @@ from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry, now_ms
 from app.memory.importing import ImportLimits
+from app.memory.migration import check_format
 from app.memory.overview import MemoryOverview
 from app.redis.connection import check_server, connect
 from app.redis.replicas import Replicas
@@ -80,6 +81,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         redis = connect(redis_url, timeout_s=settings.redis_timeout_s)
         stack.push_async_callback(redis.aclose)
         await check_server(redis)
+        await check_format(redis)
         given = settings.url_signing_key
         key = given.get_secret_value().encode() if given else await SigningKeyStore(redis).get_or_create()
         registry = WorkerRegistry(redis, ttl_s=settings.heartbeat_ttl_s)

@@ -14,6 +14,10 @@ MAX_RANGES = 1000
 DELETED_TTL_S = 30 * 86_400
 FORGETTING_KEY = "sparke:forgetting"
 """Sorted set of tenants by when they forgot something last: from before they did until an hour after all is removed."""
+DATA_FORMAT_KEY = "sparke:data-format"
+"""The number of the form that stored entries have, written at the first start. Lives for ever."""
+MIGRATED_KEY = "sparke:data-migrated:2"
+"""Set of the logs that a migration to this format has done. Lives until the migration is done."""
 REMAINS_SWEEP_KEY = "sparke:remains-sweep"  # held by whoever sweeps now; lives one interval
 
 

@@ -1,10 +1,11 @@
 -- Gives a copy the name of its log once it has all that the log has. Entries that went since they were copied are found by
 -- their number; then, and where other prompts are to be taken out by now, the copy is begun anew.
--- KEYS: log, copy, compacted copy, meta, remains   ARGV: bare_version of the meta or '', member of the remains or ''
+-- KEYS: log, copy, and of a memory: compacted copy, meta, remains   ARGV: bare_version of the meta or '', member of the
+--   remains or ''
 -- Returns 1 where it is done, else 0.
 local function place_of(entry) return entry and tonumber(entry[1]:match('^%d+')) or 0 end
 
-local guard = redis.call('HGET', KEYS[4], 'bare_version') or ''
+local guard = KEYS[4] and redis.call('HGET', KEYS[4], 'bare_version') or ''
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('DEL', KEYS[2])
 else
@@ -23,7 +24,7 @@ else
     redis.call('RENAME', KEYS[2], KEYS[1])
     if ttl_ms > 0 then redis.call('PEXPIRE', KEYS[1], ttl_ms) else redis.call('PERSIST', KEYS[1]) end
   end
-  redis.call('DEL', KEYS[3])
+  if KEYS[3] then redis.call('DEL', KEYS[3]) end
 end
 if ARGV[2] ~= '' then redis.call('ZREM', KEYS[5], ARGV[2]) end
 return 1

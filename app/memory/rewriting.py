@@ -21,13 +21,20 @@ Change = Callable[[int, bytes], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A log to be written anew, with the keys beside it that the copy must agree with. `noted` is struck off the remains."""
+    """A log to be written anew, with the keys beside it that its copy must agree with: compacted copy, meta and remains.
 
-    log: str
-    compacted: str
-    meta: str
-    remains: str
+    Logs that are no memory's have none. `noted` is the remains' member to strike off.
+    """
+
+    name: str
+    beside: tuple[str, str, str] | None = None
     noted: str = ""
+
+    @classmethod
+    def of(cls, memory: MemoryKey, *, noted: str = "") -> "Log":
+        """A memory's log."""
+        beside = (copy_key(memory), meta_key(memory), remains_key(memory.tenant_id))
+        return cls(log_key(memory), beside, noted)
 
 
 class LogRewriter:
@@ -46,13 +53,8 @@ class LogRewriter:
     @redis_errors
     async def take_prompts_out(self, memory: MemoryKey) -> None:
         """Writes the memory's log without the prompts that are not to be kept; where there are none, nothing."""
-        log = Log(
-            log_key(memory),
-            copy_key(memory),
-            meta_key(memory),
-            remains_key(memory.tenant_id),
-            f"prompts:{index_member(memory)}",
-        )
+        log = Log.of(memory, noted=f"prompts:{index_member(memory)}")
+        touched = [meta_key(memory), remains_key(memory.tenant_id)]
         while True:
             guard = await self._guard(log)
             last = int(guard or 0)
@@ -60,8 +62,8 @@ class LogRewriter:
             def change(version: int, data: bytes, last: int = last) -> bytes:
                 return without_prompt(data) if version <= last else data
 
-            if not await self._has_prompts(log.log, last):
-                await self._strike([log.meta, log.remains], [guard, log.noted])
+            if not await self._has_prompts(log.name, last):
+                await self._strike(touched, [guard, log.noted])
             elif not await self._rewrite_once(log, change, guard):
                 continue
             if await self._guard(log) == guard:
@@ -74,23 +76,27 @@ class LogRewriter:
             continue
 
     async def _guard(self, log: Log) -> str:
-        found: Any = await self._redis.hget(log.meta, "bare_version")
+        if log.beside is None:
+            return ""
+        found: Any = await self._redis.hget(log.beside[1], "bare_version")
         return "" if found is None else found.decode()
 
     async def _rewrite_once(self, log: Log, change: Change, guard: str) -> bool:
         """Copies what the copy lacks, and tries to publish it; False where it has to be looked at again."""
-        copy = rewritten_key(log.log)
+        copy = rewritten_key(log.name)
         while True:
             newest: Any = await self._redis.xrevrange(copy, count=1)
             last = newest[0][0].decode() if newest else ""
-            page: Any = await self._redis.xrange(log.log, min=f"({last}" if last else "-", count=PAGE_ENTRIES)
+            page: Any = await self._redis.xrange(
+                log.name, min=f"({last}" if last else "-", count=PAGE_ENTRIES
+            )
             if not page:
                 break
             arguments: list[Any] = [last, _TTL_MS]
             for entry_id, fields in page:
                 arguments += (entry_id, change(version_of(entry_id), fields.get(b"e", b"")))
             await self._write([copy], arguments)
-        touched = [log.log, copy, log.compacted, log.meta, log.remains]
+        touched = [log.name, copy, *(log.beside or ())]
         return bool(await self._publish(touched, [guard, log.noted]))
 
     async def _has_prompts(self, log: str, last: int) -> bool:

@@ -27,6 +27,7 @@ from app.jobs.queue import JobQueue
 from app.jobs.sweeper import JobSweeper
 from app.jobs.types import JobLimits, ReservedJob, WorkerInfo
 from app.jobs.workers import WorkerRegistry, make_worker_id, now_ms
+from app.memory.migration import check_format
 from app.memory.store import MemoryStore
 from app.redis.cancelling import end_task
 from app.redis.connection import check_server, connect
@@ -153,6 +154,7 @@ async def _open_desk(
     stack.push_async_callback(redis.aclose)
     patience = Patience(stop, now_ms, metrics)
     await patience.call(lambda: check_server(redis))
+    await patience.call(lambda: check_format(redis))
     registry = WorkerRegistry(redis, ttl_s=settings.heartbeat_ttl_s)
     thread = DeviceThread()
     stack.push_async_callback(_close_device, thread)

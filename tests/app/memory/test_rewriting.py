@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 TENANT = TenantId("acme")
 MEMORY = MemoryKey(TENANT, LatentSpace("demo"), MemoryName("default"))
-LOG = Log(log_key(MEMORY), copy_key(MEMORY), meta_key(MEMORY), remains_key(TENANT))
+LOG = Log.of(MEMORY)
 
 
 def _told(data, prompt="a cat"):
@@ -55,11 +55,11 @@ async def test_every_entry_is_changed_under_its_version(redis, fill_memory):
     """Gaps stay, the log lives as long as it did, and nothing is left beside it."""
     versions = [v for v in range(1, 451) if v % 7]
     await fill_memory(MEMORY, versions)
-    await redis.pexpire(LOG.log, 1_000_000)
+    await redis.pexpire(LOG.name, 1_000_000)
     await LogRewriter(redis).rewrite(LOG, lambda _, data: _told(data))
     assert await _prompts(redis) == dict.fromkeys(versions, "a cat")
-    assert 0 < await redis.pttl(LOG.log) <= 1_000_000
-    assert await redis.exists(rewritten_key(LOG.log)) == 0
+    assert 0 < await redis.pttl(LOG.name) <= 1_000_000
+    assert await redis.exists(rewritten_key(LOG.name)) == 0
 
 
 @pytest.mark.parametrize("at", [3, 250, 440])
@@ -74,13 +74,13 @@ async def test_what_happens_meanwhile_happens_to_the_copy(redis, redis_url, fill
         if version == at and at not in seen:
             seen.add(at)
             if act == "add":
-                other.xadd(LOG.log, {"e": make_entry(441)}, id="441-0")
+                other.xadd(LOG.name, {"e": make_entry(441)}, id="441-0")
             elif act == "forget":
-                other.xdel(LOG.log, "2-0", "260-0")
+                other.xdel(LOG.name, "2-0", "260-0")
             elif act == "forget-last":
-                other.xdel(LOG.log, "440-0", "439-0")
+                other.xdel(LOG.name, "440-0", "439-0")
             elif act == "clear":
-                other.rename(LOG.log, "discarded")
+                other.rename(LOG.name, "discarded")
             elif act == "other":
                 thread = threading.Thread(target=asyncio.run, args=(_rewrite_elsewhere(redis_url),))
                 thread.start()
@@ -92,7 +92,7 @@ async def test_what_happens_meanwhile_happens_to_the_copy(redis, redis_url, fill
     expected |= {441} if act == "add" else set()
     expected -= {"forget": {2, 260}, "forget-last": {440, 439}, "clear": expected}.get(act, set())
     assert await _prompts(redis) == dict.fromkeys(expected, "a cat")
-    assert await redis.exists(rewritten_key(LOG.log)) == 0
+    assert await redis.exists(rewritten_key(LOG.name)) == 0
     other.close()
 
 
@@ -172,10 +172,10 @@ async def test_where_there_are_none_nothing_is_written(redis, fill_memory):
     """The log stays the one that it was, and nothing is left to do."""
     await fill_memory(MEMORY, range(1, 5))
     await MemoryShaper(redis, clock_ms=now_ms).shape(MEMORY, {"keep_prompts": None})
-    before = await redis.dump(LOG.log)
+    before = await redis.dump(LOG.name)
     await LogRewriter(redis).take_prompts_out(MEMORY)
-    assert (await redis.dump(LOG.log)) == before
-    assert await redis.exists(remains_key(TENANT), rewritten_key(LOG.log)) == 0
+    assert (await redis.dump(LOG.name)) == before
+    assert await redis.exists(remains_key(TENANT), rewritten_key(LOG.name)) == 0
 
 
 async def test_a_memory_that_is_deleted_has_nothing_left_to_take_out(redis, make_entry):
