@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli_archives import memories
 from app.cli_keys import keys
 from app.cli_migration import redis
 from app.cli_redis import DataDir, read_settings
 from app.cli_references import references
+from app.cli_shaping import memories
 from app.cli_tenants import tenants
 from app.cli_webhooks import webhooks
 from app.errors import ConfigurationError, ServiceError

@@ -7,6 +7,7 @@ ServiceError
 │   ├── ModelNotFound     model_not_found
 │   ├── TooManyFiles      too_many_files       the tenant keeps as many files as it may; delete some
 │   ├── MemoryFull        memory_full          the tenant's memories hold as many entries as they may
+│   ├── TooManyMemories   too_many_memories    the tenant has as many memories as it may; delete one
 │   ├── StorageFull       storage_full         the tenant's files and images have as many bytes as they may
 │   ├── TooManyWebhooks   too_many_webhooks    the tenant has as many webhooks as it may; delete one
 │   ├── InvalidArchive    invalid_archive      an archive of a memory is cut off, altered, or none
@@ -17,8 +18,8 @@ ServiceError
 │   └── IdempotencyMismatch  idempotency_mismatch  an idempotency key came with another request before
 ├── NotFound              not_found
 ├── BatchOver             batch_over           the batch has ended, or nearly so: it cannot be cancelled
-├── MemoryExists          memory_exists        an import would write into a memory that has held something
-├── MemoryFrozen         memory_frozen        the memory takes nothing new, so pictures cannot go to it
+├── MemoryExists          memory_exists        a memory's name is taken, or its versions meant something else
+├── MemoryFrozen          memory_frozen        the memory takes nothing new, so pictures cannot go to it
 ├── ImportConflict        import_conflict      somebody else sends the same import just now
 ├── Unauthenticated       invalid_api_key
 ├── Forbidden             permission_error     the API key has not the scope that the route needs
@@ -94,6 +95,12 @@ class MemoryFull(InvalidRequest):
     code = "memory_full"
 
 
+class TooManyMemories(InvalidRequest):
+    """The tenant has as many memories as it may: to delete one helps."""
+
+    code = "too_many_memories"
+
+
 class StorageFull(InvalidRequest):
     """The tenant's files and images have as many bytes as they may: to delete files helps, or when images expire."""
 
@@ -155,7 +162,7 @@ class BatchOver(ServiceError):
 
 
 class MemoryExists(ServiceError):
-    """An archive cannot become a memory under a name that has versions already."""
+    """A memory cannot get a name that another has, or that had versions of another lately."""
 
     code = "memory_exists"
 

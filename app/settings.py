@@ -171,11 +171,14 @@ class Settings(BaseSettings):
     max_imports_per_tenant: int = Field(
         4, ge=1, le=1000, description="Imports of one tenant that may be unfinished."
     )
+    max_memories_per_tenant: int = Field(
+        1000, ge=1, le=100_000, description="Memories that one tenant may have at a time."
+    )
     max_transfers_per_tenant: int = Field(
         4,
         ge=1,
         le=1000,
-        description="Exports and imports of memories that one tenant may have under way at one API process.",
+        description="Exports, imports and forks of memories that one tenant may have under way at one API process.",
     )
     file_ttl_s: int = Field(
         MAX_FILE_TTL_S,

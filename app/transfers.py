@@ -16,7 +16,7 @@ from app.errors import ConfigurationError, InvalidArchive, InvalidRequest
 from app.memory.archive import ArchiveEnd, ArchiveHeader, ArchiveReader, EndRead, HeadRead, Progress
 
 _CHUNK_BYTES = 256 * 1024
-_PATIENCE = httpx.Timeout(60.0, read=600.0)  # what is passed over, or checked at the end, takes its time
+PATIENCE = httpx.Timeout(60.0, read=600.0)  # what is passed over, or checked at the end, takes its time
 _OCTETS = {"content-type": "application/octet-stream"}
 
 Show = Callable[[int], None]
@@ -110,7 +110,7 @@ class MemoryClient(ServiceClient):
         return end or ArchiveEnd(reader.progress.num_entries, 0)
 
     def _chunks(self, path: str, params: dict[str, int]) -> Iterator[bytes]:
-        with mapped_errors(), self.http.stream("GET", path, params=params, timeout=_PATIENCE) as answer:
+        with mapped_errors(), self.http.stream("GET", path, params=params, timeout=PATIENCE) as answer:
             if answer.is_error:
                 answer.read()
                 check(answer)
@@ -128,7 +128,7 @@ class MemoryClient(ServiceClient):
                     params=params,
                     content=_told(file, from_byte, show),
                     headers=_OCTETS | length,
-                    timeout=_PATIENCE,
+                    timeout=PATIENCE,
                 )
             )
 

@@ -206,6 +206,16 @@ def test_the_archive_example_runs(service: str, tmp_path: Path):
     assert again["num_entries"] == httpx.get(f"{service}/v1/memories/demo.default").json()["num_entries"] > 0
 
 
+def test_the_shaping_example_runs(service: str, tmp_path: Path):
+    """One memory is made, another forked and renamed, and settings are changed."""
+    body = {"prompt": "a star", "diversity": {"memory": {"name": "default"}}}
+    assert httpx.post(f"{service}/v1/images/generations", json=body, timeout=100).status_code == 200
+    code = at(service, example("shaping")).replace(".venv/bin/sparke", str(BIN / "sparke"))
+    said = run(["bash", "-euo", "pipefail", "-c", code], tmp_path).splitlines()
+    assert said[:3] == ["demo.autumn", "demo.trial", "demo.trial-of-one"]
+    assert said[3:] == ["max_entries\t1000", "max_age_s\t2592000", "keep_prompts\tFalse", "frozen\tFalse"]
+
+
 def test_the_webhooks_example_runs(tmp_path: Path):
     """A signed message is taken once, though it comes twice; one that somebody else signed is refused."""
     secret, at = "whsec_" + base64.b64encode(bytes(32)).decode(), datetime.now(UTC)

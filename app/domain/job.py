@@ -8,7 +8,7 @@ from typing import Generic
 from typing_extensions import TypeVar
 
 from app.domain.encoding import EncodedImage, EncodeRequest, EncodeResult
-from app.domain.ids import JobId, ModelId, TenantId, WorkerId
+from app.domain.ids import JobId, MemoryName, ModelId, TenantId, WorkerId
 from app.domain.question import SearchRequest, SearchResult
 from app.domain.request import GenerationRequest
 from app.domain.result import Failure, GeneratedImage, GenerationResult
@@ -92,6 +92,13 @@ class Job(Generic[Asked_co]):
     def prompt(self) -> str:
         """The prompt that its images are remembered under, or that is asked about."""
         return self.request.prompt
+
+    @property
+    def memory_name(self) -> MemoryName:
+        """The memory that its images become entries of, or that is asked."""
+        if isinstance(self.request, GenerationRequest):
+            return self.request.diversity.memory.name
+        return self.request.memory
 
     @property
     def remembers(self) -> bool:

@@ -26,7 +26,9 @@ from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry
 from app.memory.exporting import MemoryExporter
 from app.memory.forgetting import MemoryForgetter
+from app.memory.forking import MemoryForker
 from app.memory.importing import ImportLimits, MemoryImporter
+from app.memory.making import MemoryMaker
 from app.memory.overview import MemoryOverview
 from app.memory.shaping import MemoryShaper
 from app.memory.store import MemoryStore
@@ -47,6 +49,8 @@ class MemoryDeps:
     versions: MemoryStore
     forgetter: MemoryForgetter
     shaper: MemoryShaper
+    maker: MemoryMaker
+    forker: MemoryForker
     exporter: MemoryExporter
     importer: MemoryImporter
     remains: RemainsCleaner
@@ -57,7 +61,7 @@ class MemoryDeps:
         cls,
         redis: Redis,
         images: ImageStore,
-        limits: ImportLimits,
+        settings: Settings,
         *,
         clock_ms: Callable[[], int],
         replicas: Replicas,
@@ -69,7 +73,19 @@ class MemoryDeps:
             forgetter=MemoryForgetter(redis, clock_ms=clock_ms, replicas=replicas),
             shaper=MemoryShaper(redis, clock_ms=clock_ms, replicas=replicas),
             exporter=MemoryExporter(redis),
-            importer=MemoryImporter(redis, limits, clock_ms=clock_ms, replicas=replicas),
+            maker=MemoryMaker(
+                redis,
+                max_memories=settings.max_memories_per_tenant,
+                clock_ms=clock_ms,
+                replicas=replicas,
+            ),
+            forker=MemoryForker(
+                redis,
+                max_memories=settings.max_memories_per_tenant,
+                clock_ms=clock_ms,
+                replicas=replicas,
+            ),
+            importer=MemoryImporter(redis, ImportLimits.of(settings), clock_ms=clock_ms, replicas=replicas),
             remains=RemainsCleaner(redis, images, clock_ms=clock_ms),
             running=RunningJobs(redis),
         )

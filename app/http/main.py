@@ -5,6 +5,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,8 +18,9 @@ from app.batches.output import OutputStores
 from app.batches.store import BatchStore
 from app.batches.sweeper import InputSweeper
 from app.batches.types import BatchLimits
-from app.catalogue import load_catalogue
+from app.catalogue import Catalogue, load_catalogue
 from app.domain.ids import TenantId
+from app.domain.job import Job
 from app.erasure.eraser import ErasedStores, TenantEraser
 from app.errors import ConfigurationError
 from app.files.contents import FileContents
@@ -49,7 +51,8 @@ from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry, now_ms
-from app.memory.importing import ImportLimits
+from app.memory.keys import MemoryKey
+from app.memory.making import MemoryMaker
 from app.memory.migration import check_format
 from app.memory.overview import MemoryOverview
 from app.redis.connection import check_server, connect
@@ -68,6 +71,17 @@ from app.webhooks.targets import SystemResolver, Targets
 _GRACEFUL_STOP_S = 20
 _KEEP_ALIVE_S = 75
 _BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepting:
+    """What is asked where jobs are accepted."""
+
+    redis: Redis
+    settings: Settings
+    catalogue: Catalogue
+    desk: TenantDesk
+    files: FileStore
 
 
 @asynccontextmanager
@@ -94,7 +108,8 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             replicas=replicas,
             most_bytes=desk.most_file_bytes,
         )
-        jobs = _job_store(redis, settings, desk, files, replicas=replicas)
+        accepting = _Accepting(redis, settings, catalogue, desk, files)
+        jobs = _job_store(accepting, replicas=replicas)
         waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
         metrics = _open_metrics()
         images = ImageStore.open(settings.image_store_url)
@@ -141,7 +156,7 @@ def _batch_store(redis: Redis, settings: Settings, replicas: Replicas) -> BatchS
 
 
 def _memory_deps(redis: Redis, settings: Settings, images: ImageStore, replicas: Replicas) -> MemoryDeps:
-    return MemoryDeps.of(redis, images, ImportLimits.of(settings), clock_ms=now_ms, replicas=replicas)
+    return MemoryDeps.of(redis, images, settings, clock_ms=now_ms, replicas=replicas)
 
 
 async def _start_chores(stack: AsyncExitStack, deps: Deps, redis: Redis) -> None:
@@ -159,16 +174,24 @@ async def _start_chores(stack: AsyncExitStack, deps: Deps, redis: Redis) -> None
     await stack.enter_async_context(delivering_webhooks(_make_deliverer(deps, redis), redis))
 
 
-def _job_store(
-    redis: Redis, settings: Settings, desk: TenantDesk, files: FileStore, *, replicas: Replicas | None = None
-) -> JobStore:
+def _job_store(deps: _Accepting, *, replicas: Replicas | None = None) -> JobStore:
     """Where jobs are accepted, within the tenants' quotas."""
+    redis, settings, files = deps.redis, deps.settings, deps.files
+    maker = MemoryMaker(redis, max_memories=settings.max_memories_per_tenant, clock_ms=now_ms)
 
     async def stored_bytes(tenant_id: TenantId) -> int:
-        return await files.stored_bytes(tenant_id) + await desk.usage.image_bytes(tenant_id)
+        return await files.stored_bytes(tenant_id) + await deps.desk.usage.image_bytes(tenant_id)
 
-    room = CountedRoom(memory_entries=MemoryOverview(redis).count_entries, stored_bytes=stored_bytes)
-    return JobStore(redis, JobLimits.of(settings), quotas=desk.quotas, room=room, replicas=replicas)
+    async def check_memory(job: Job) -> None:
+        space = deps.catalogue[job.model].latent_space
+        await maker.check_room(MemoryKey(job.tenant_id, space, job.memory_name))
+
+    room = CountedRoom(
+        memory_entries=MemoryOverview(redis).count_entries,
+        stored_bytes=stored_bytes,
+        check_memory=check_memory,
+    )
+    return JobStore(redis, JobLimits.of(settings), quotas=deps.desk.quotas, room=room, replicas=replicas)
 
 
 def _make_eraser(deps: Deps, redis: Redis, inputs: BatchInputs) -> TenantEraser:
@@ -192,7 +215,7 @@ def _make_driver(deps: Deps, redis: Redis, inputs: BatchInputs) -> BatchDriver:
     room = settings.max_files_per_tenant + 2 * settings.max_open_batches_per_tenant
     stores = OutputStores(
         redis=redis,
-        jobs=_job_store(redis, settings, deps.desk, deps.files),
+        jobs=_job_store(_Accepting(redis, settings, deps.catalogue, deps.desk, deps.files)),
         inputs=inputs,
         files=FileStore(redis, max_files=room, clock_ms=deps.now_ms),
         contents=deps.contents,

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from app.domain.ids import IMAGE_FORM, TenantId, parse_image_id
+from app.domain.ids import IMAGE_FORM, NAME_FORM, TenantId, parse_image_id
 from app.domain.job import JobRecord, StoredImage
 from app.http.deps import Deps
 from app.http.generation import WireModel
@@ -27,10 +28,22 @@ EntryVersion = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 ImageName = Annotated[str, StringConstraints(pattern=IMAGE_FORM)]
 
 
-class ForgetBody(WireModel):
-    """What to forget: one of these."""
+def _without_default(schema: JsonDict) -> None:
+    """A member that is absent where it is not given."""
+    del schema["default"]
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+class ForgetBody(WireModel):
+    """What to forget: one of these, with images also `everywhere`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "minProperties": 1,
+            "if": {"required": ["everywhere"]},
+            "then": {"required": ["images"], "maxProperties": 2},
+            "else": {"maxProperties": 1},
+        }
+    )
 
     versions: list[EntryVersion] | None = Field(
         default=None, min_length=1, max_length=MAX_FORGOTTEN, description="The entries of these versions."
@@ -49,19 +62,43 @@ class ForgetBody(WireModel):
         description="Everything; what is being made is not remembered either.",
         json_schema_extra={"enum": [True]},
     )
+    everywhere: bool = Field(
+        default=False, description="With `images`: in all your memories, so in forks of this one too."
+    )
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
-        given = [name for name in self.model_fields_set if getattr(self, name) not in (None, False)]
-        if len(self.model_fields_set) != 1 or not given:
+        asked = self.model_fields_set - {"everywhere"}
+        given = [name for name in asked if getattr(self, name) not in (None, False)]
+        if len(asked) != 1 or not given:
             raise PydanticCustomError("invalid_value", "give one of versions, images, before, or all: true")
+        if "everywhere" in self.model_fields_set and self.images is None:
+            raise PydanticCustomError("invalid_value", "everywhere goes with images")
         return self
+
+    @property
+    def act(self) -> str:
+        """Which one."""
+        (act,) = self.model_fields_set - {"everywhere"}
+        return act
 
 
 class ShapeBody(WireModel):
-    """What to change of a memory's settings; null takes a cap away."""
+    """What to change of a memory's settings; null takes a cap away. Or another name for it, alone."""
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "minProperties": 1,
+            "if": {"required": ["name"]},
+            "then": {"maxProperties": 1},
+        }
+    )
+
+    name: Annotated[str, StringConstraints(pattern=NAME_FORM)] = Field(
+        default="",
+        description="Another name. Versions stay.",
+        json_schema_extra=_without_default,
+    )
 
     frozen: bool | None = Field(default=None, description="Whether it takes nothing new.")
     max_entries: int | None = Field(
@@ -83,8 +120,10 @@ class ShapeBody(WireModel):
     def _check_any(self) -> Self:
         if not self.model_fields_set:
             raise PydanticCustomError(
-                "invalid_value", "give one of frozen, max_entries, max_age_s, keep_prompts"
+                "invalid_value", "give name, or one of frozen, max_entries, max_age_s, keep_prompts"
             )
+        if "name" in self.model_fields_set and len(self.model_fields_set) > 1:
+            raise PydanticCustomError("invalid_value", "give name alone")
         return self
 
     def changes(self) -> dict[Setting, int | None]:

@@ -15,6 +15,7 @@ from app.http.errors import PROBLEM_JSON, all_codes
 from app.http.event_docs import IMAGE_STREAM, JOB_STREAM
 from app.http.generation import GenerationBody, JobBody
 from app.http.memory_answers import ForgetBody, ShapeBody
+from app.http.memory_bodies import CreateBody, ForkBody
 from app.http.question_answers import SearchBody
 from app.http.webhook_answers import WebhookBody
 
@@ -189,6 +190,10 @@ FORGET_DOCS: dict[str, Any] = {
                     "versions": {"summary": "Two entries", "value": {"versions": [3, 17]}},
                     "before": {"summary": "All from before a time", "value": {"before": 1700000000}},
                     "all": {"summary": "Everything", "value": {"all": True}},
+                    "everywhere": {
+                        "summary": "An image, in forks and all other memories of yours too",
+                        "value": {"images": ["job_0199f2c4a7e0a1b2c3d4e5f60718-0"], "everywhere": True},
+                    },
                 },
             }
         },
@@ -208,6 +213,7 @@ SHAPE_DOCS: dict[str, Any] = {
                     },
                     "frozen": {"summary": "Nothing new", "value": {"frozen": True}},
                     "prompts": {"summary": "Entries with their prompts", "value": {"keep_prompts": True}},
+                    "name": {"summary": "Another name", "value": {"name": "spring-2027"}},
                 },
             }
         },
@@ -332,6 +338,8 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             (ForgetBody, "validation"),
             (ShapeBody, "validation"),
             (SearchBody, "validation"),
+            (CreateBody, "validation"),
+            (ForkBody, "validation"),
             (KeyBody, "validation"),
             (RotateBody, "validation"),
             (QuotasBody, "validation"),

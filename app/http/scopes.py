@@ -49,6 +49,8 @@ NEEDED: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/v1/webhooks/{webhook_id}/enable"): _MANAGE,
     ("POST", "/v1/webhooks/{webhook_id}/rotate"): _MANAGE,
     ("DELETE", "/v1/webhooks/{webhook_id}"): _MANAGE,
+    ("POST", "/v1/memories"): _MANAGE,
+    ("POST", "/v1/memories/{memory_id}/fork"): _MANAGE,
     ("POST", "/v1/memories/{memory_id}/forget"): _MANAGE,
     ("DELETE", "/v1/memories/{memory_id}/entries/{entry}"): _MANAGE,
     ("DELETE", "/v1/memories/{memory_id}"): _MANAGE,

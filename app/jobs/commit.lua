@@ -7,14 +7,19 @@
 --   where they have prompts the same entries without
 -- Whether the memory keeps prompts is asked here, so that none is kept once it does not. Nothing is remembered where the
 -- memory is frozen, or all of it was forgotten since the job had read it. What is beyond its caps then goes.
--- Returns {'succeeded', lanes waiting, version after it or ''}, {'cancelled', lanes waiting}, or {'lost'}: the fence
--- is. A second call changes nothing.
+-- Returns {'succeeded', lanes waiting, version after it or ''}, {'cancelled', lanes waiting}, {'lost'}: the fence is, or
+-- {'renamed', name}: the memory has that name since the job had read it, and nothing was done. A second call changes nothing.
 local state, fence, version, cancel = unpack(redis.call('HMGET', KEYS[1], 'state', 'fence', 'committed_version',
   'cancel_requested_at_ms'))
 if fence ~= ARGV[2] then return {'lost'} end
 if state == 'succeeded' then return {state, lanes_waiting(KEYS[2]), version} end
 if state == 'cancelled' then return {state, lanes_waiting(KEYS[2])} end
 if state ~= 'running' then return {'lost'} end
+if not cancel and ARGV[10] ~= '' then
+  for at, name in (redis.call('HGET', KEYS[8], 'renames') or ''):gmatch('(%d+)=([^;]+);') do
+    if tonumber(ARGV[10]) < tonumber(at) then return {'renamed', name} end
+  end
+end
 if cancel then
   state = 'cancelled'
   redis.call('HSET', KEYS[1], 'state', state, 'failure', ARGV[8], 'finished_at_ms', ARGV[3])

@@ -1,4 +1,4 @@
-"""Whether what a job would leave behind still fits: entries in memories, bytes in the object store."""
+"""Whether what a job would leave behind still fits: memories, entries in them, bytes in the object store."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -10,6 +10,8 @@ from app.domain.request import GenerationRequest
 from app.errors import MemoryFull, StorageFull
 
 Count = Callable[[TenantId], Awaitable[int]]
+CheckMemory = Callable[[Job], Awaitable[None]]
+"""Raises TooManyMemories where the memory that a job writes to would be one more than its tenant may have."""
 
 
 class Room(Protocol):
@@ -28,20 +30,23 @@ class NoBounds:
 
 
 class CountedRoom:
-    """Counts what is there, where the tenant has a bound on it; else nothing is asked.
+    """Counts what is there, where the tenant has a bound on it; of memories it always has.
 
     What jobs leave behind comes when they end. So jobs that were accepted while there was room may go beyond a bound, by
     no more than all jobs that a tenant may have open.
     """
 
-    def __init__(self, *, memory_entries: Count, stored_bytes: Count) -> None:
+    def __init__(self, *, memory_entries: Count, stored_bytes: Count, check_memory: CheckMemory) -> None:
         self._memory_entries = memory_entries
         self._stored_bytes = stored_bytes
+        self._check_memory = check_memory
 
     async def check(self, job: Job, quotas: Quotas) -> None:
-        """Raises MemoryFull, StorageFull and StoreUnavailable. A question leaves nothing behind."""
+        """Raises TooManyMemories, MemoryFull, StorageFull and StoreUnavailable. A question leaves nothing behind."""
         if job.kind.is_question:
             return
+        if job.remembers:
+            await self._check_memory(job)
         most = quotas.max_memory_entries
         if most is not None and job.remembers:
             num_entries, num_images = await self._memory_entries(job.tenant_id), job.num_images

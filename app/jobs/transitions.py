@@ -1,16 +1,17 @@
 """The steps of a job's life, each one script in one slot: what `JobStore`, `JobQueue` and `JobSweeper` are made of."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
 
-from app.domain.ids import ModelId, WorkerId
+from app.domain.ids import MemoryName, ModelId, WorkerId
 from app.domain.job import JobResult, JobState, Lane
 from app.domain.result import Failure
+from app.errors import CorruptRecord
 from app.jobs import codec, keys
 from app.jobs.arrivals import Arrivals
 from app.jobs.place import JobPlace
@@ -21,6 +22,8 @@ from app.memory.keys import MemoryKey, forgotten_key, index_key, index_member, l
 from app.redis.records import decode
 from app.redis.replicas import Replicas, Written
 from app.redis.scripts import load_script
+
+_MAX_RENAMES = 100  # while one job runs
 
 EXPIRED = Failure("expired", "the job was not done by its deadline; try again, or allow it more time")
 CANCELLED = Failure("cancelled", "the job was cancelled")
@@ -131,30 +134,32 @@ class Transitions:
     ) -> tuple[Ended, int | None] | None:
         """Ends the job with its result; also the memory's version after it. None where the fence is lost.
 
-        Prompts of entries are remembered only where the memory keeps them when this is done.
+        Prompts of entries are remembered only where the memory keeps them when this is done. One that was renamed since the
+        job had read it is the result's under its new name.
         """
         place = JobPlace.of(reserved.job)
-        memory = MemoryKey(place.tenant_id, result.latent_space, result.memory_name)
-        memory_keys = [
-            meta_key(memory),
-            log_key(memory),
-            index_key(place.tenant_id),
-            forgotten_key(memory),
-        ]
-        arguments: list[Any] = [
-            place.job_id,
-            reserved.fence,
-            self.clock_ms(),
-            self._ttl_ms(place),
-            codec.encode_result(result),
-        ]
-        arguments += [*_channels(place), _CANCELLED_JSON, index_member(memory)]
-        seen = "" if seen_version is None else seen_version
         bare = [without_prompt(entry) for entry in entries]
         either = [*entries, *bare] if bare != list(entries) else entries
-        reply: Any = await self._commit(
-            [*place.end_keys, *memory_keys], [*arguments, seen, len(entries), *either]
-        )
+        seen = "" if seen_version is None else seen_version
+        for _ in range(_MAX_RENAMES):
+            memory = MemoryKey(place.tenant_id, result.latent_space, result.memory_name)
+            touched = [
+                *place.end_keys,
+                *(make(memory) for make in (meta_key, log_key)),
+                index_key(place.tenant_id),
+                forgotten_key(memory),
+            ]
+            arguments: list[Any] = [place.job_id, reserved.fence, self.clock_ms(), self._ttl_ms(place)]
+            arguments += [codec.encode_result(result), *_channels(place), _CANCELLED_JSON]
+            arguments += [index_member(memory), seen, len(entries)]
+            reply: Any = await self._commit(touched, [*arguments, *either])
+            if reply[0] != b"renamed":
+                break
+            result = replace(result, memory_name=MemoryName(reply[1].decode()))
+        else:
+            raise CorruptRecord(
+                f"memory {result.memory_name!r} was renamed {_MAX_RENAMES} times or in a circle"
+            )
         if reply[0] == b"lost":
             return None
         ended = Ended(_LANES[reply[1]], reserved.stream_id, JobState(reply[0].decode()))

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 from redis.asyncio import Redis
 
 from app.domain.ids import ImageId, parse_image_id
+from app.errors import NotFound
 from app.memory import keys
 from app.memory.codec import read_image_id, read_time_ms
 from app.memory.keys import MemoryKey
 from app.memory.overview import no_such_memory
-from app.memory.store import version_of
+from app.memory.store import MemoryStore, version_of
 from app.redis.errors import redis_errors
 from app.redis.replicas import Replicas
 from app.redis.scripts import load_script
@@ -72,6 +74,21 @@ class MemoryForgetter:
         wanted = set(image_ids)
         return await self._forget_pages(memory, [await self._find(memory, wanted)])
 
+    async def forget_images_everywhere(self, memory: MemoryKey, image_ids: Iterable[ImageId]) -> Forgotten:
+        """The same in every memory of the tenant, forks among them; the version is that of the memory named.
+
+        One that is forked or renamed meanwhile is found under its new name.
+        """
+        wanted, done = list(image_ids), {memory}
+        forgotten = await self.forget_images(memory, wanted)
+        num_entries, store = forgotten.num_entries, MemoryStore(self._redis)
+        while others := set(await store.list_memories(memory.tenant_id)) - done:
+            for other in others:
+                with suppress(NotFound):
+                    num_entries += (await self.forget_images(other, wanted)).num_entries
+            done |= others
+        return Forgotten(num_entries, forgotten.version)
+
     @redis_errors
     async def forget_before(self, memory: MemoryKey, at_ms: int) -> Forgotten:
         """Forgets all entries that are older than a Unix time. Cost: what is forgotten is read, 512 at a time."""
@@ -99,11 +116,14 @@ class MemoryForgetter:
 
     async def _begin(self, memory: MemoryKey) -> None:
         """The tenant is listed before anything is done, so that a crash leaves nothing that nobody finds."""
+        await self._check_there(memory)
+        await self._redis.zadd(keys.FORGETTING_KEY, {memory.tenant_id: self._clock_ms()})
+
+    async def _check_there(self, memory: MemoryKey) -> None:
         index, member = keys.index_key(memory.tenant_id), keys.index_member(memory)
         is_there: Any = self._redis.sismember(index, member)
         if not await is_there:
             raise no_such_memory(memory.memory_id)
-        await self._redis.zadd(keys.FORGETTING_KEY, {memory.tenant_id: self._clock_ms()})
 
     async def _forget_pages(self, memory: MemoryKey, pages: Sequence[Sequence[int]]) -> Forgotten:
         num_entries, last = 0, Forgotten(0, 0)
@@ -147,6 +167,8 @@ class MemoryForgetter:
         return Forgotten(int(reply[0]), int(reply[1]))
 
     async def _sum(self, memory: MemoryKey, num_entries: int, last: Forgotten) -> Forgotten:
+        """Raises NotFound where the memory was renamed, or deleted, on the way: then not all that was asked for may be done."""
+        await self._check_there(memory)
         if last.version:
             return Forgotten(num_entries, last.version)
         now: Any = self._redis.hget(keys.meta_key(memory), "version")

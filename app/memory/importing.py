@@ -12,6 +12,7 @@ from app.errors import ImportConflict, MemoryExists, NotFound, TooManyTransfers
 from app.memory.archive import ArchiveEnd, ArchiveHeader, Entry, Progress
 from app.memory.import_keys import import_key, imports_key, staging_key
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
+from app.memory.making import too_many_memories
 from app.redis.errors import redis_errors
 from app.redis.records import decode
 from app.redis.replicas import Replicas
@@ -39,15 +40,16 @@ class ImportRecord:
 
 @dataclass(frozen=True, slots=True)
 class ImportLimits:
-    """For how long an import lives after its last write, and how many of a tenant may be unfinished."""
+    """For how long an import lives after its last write, how many of a tenant may be unfinished, how many memories it may have."""
 
     ttl_s: int
     max_open: int
+    max_memories: int = 1000
 
     @classmethod
     def of(cls, settings: Settings) -> "ImportLimits":
         """As the settings say."""
-        return cls(settings.import_ttl_s, settings.max_imports_per_tenant)
+        return cls(settings.import_ttl_s, settings.max_imports_per_tenant, settings.max_memories_per_tenant)
 
 
 _RECORD: TypeAdapter[ImportRecord] = TypeAdapter(ImportRecord)
@@ -72,6 +74,7 @@ class MemoryImporter:
         self._replicas = replicas or Replicas(redis)
         self._ttl_ms = 1000 * limits.ttl_s
         self._max_open = limits.max_open
+        self._max_memories = limits.max_memories
         self._clock_ms = clock_ms
         self._begin = load_script(redis, "app.memory", "import_begin")
         self._write = load_script(redis, "app.memory", "import_write")
@@ -95,16 +98,20 @@ class MemoryImporter:
 
     @redis_errors
     async def begin(self, tenant_id: TenantId, record: ImportRecord) -> None:
-        """Begins an import whose header has come. Raises MemoryExists, TooManyTransfers and ImportConflict."""
+        """Begins an import whose header has come. Raises MemoryExists, TooManyMemories, TooManyTransfers and ImportConflict."""
         memory = record.memory_of(tenant_id)
         keys = [
             import_key(tenant_id, record.import_id),
             imports_key(tenant_id),
             meta_key(memory),
             log_key(memory),
+            index_key(tenant_id),
         ]
         arguments: list[Any] = [record.import_id, _RECORD.dump_json(record), record.progress.offset_bytes]
-        answer = await self._begin(keys, [*arguments, self._clock_ms(), self._ttl_ms, self._max_open])
+        arguments += [self._clock_ms(), self._ttl_ms, self._max_open]
+        answer = await self._begin(keys, [*arguments, index_member(memory), self._max_memories])
+        if answer == b"crowded":
+            raise too_many_memories(self._max_memories)
         if answer == b"full":
             raise TooManyTransfers(
                 f"you have {self._max_open} imports that are not finished, which is the most; finish one, or wait until"

@@ -48,13 +48,14 @@ def meta_key(memory: MemoryKey) -> str:
 
     Those are `frozen`, `keep_prompts`, `max_entries` and `max_age_s`, where there are such. Prompts of entries up to
     `bare_version` are not shown any more, and are taken out. Lives as long as the memory; of one that was deleted the
-    versions are remembered for DELETED_TTL_S.
+    versions are remembered for DELETED_TTL_S. So they are under the old name of one that was renamed, with `renamed_to` and
+    `renamed_version`, the version that the name had got by that; `renames` are all of that kind.
     """
     return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:meta"
 
 
 def index_key(tenant_id: TenantId) -> str:
-    """Set of `<latent space>:<name>` of the tenant's memories that hold something. Lives for ever."""
+    """Set of `<latent space>:<name>` of the tenant's memories, empty ones too. Lives for ever."""
     return f"sparke:{{t:{tenant_id}}}:memories"
 
 
@@ -74,6 +75,11 @@ def discarded_key(memory: MemoryKey, token: str) -> str:
 def copy_key(memory: MemoryKey) -> str:
     """A log on its way to be written anew, without what was deleted. Lives until it takes the log's place."""
     return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:copy"
+
+
+def fork_key(tenant_id: TenantId, token: str) -> str:
+    """Stream of the entries of a fork on its way. Lives an hour after its last write, or becomes a memory's log."""
+    return f"sparke:{{t:{tenant_id}}}:memory-fork:{token}:log"
 
 
 def rewritten_key(log: str) -> str:

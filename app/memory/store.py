@@ -63,7 +63,7 @@ class MemoryStore:
 
     @redis_errors
     async def list_memories(self, tenant_id: TenantId) -> list[MemoryKey]:
-        """The tenant's memories that hold something, by latent space and name."""
+        """The tenant's memories, by latent space and name."""
         members: Any = await self._redis.smembers(index_key(tenant_id))
         split = sorted(member.decode().split(":", 1) for member in members)
         return [MemoryKey(tenant_id, LatentSpace(space), MemoryName(name)) for space, name in split]
@@ -75,14 +75,22 @@ class MemoryStore:
         """What to read: the version `wanted` by a replay, else the current one. Cost: one round trip, mostly.
 
         Raises InvalidRequest where the memory has not come that far, and VersionGone where an entry that was there then
-        was forgotten since; `member` of the request wants it, or the request itself where that is empty.
+        was forgotten since, or the memory has another name; `member` of the request wants it, or the request itself where
+        that is empty. Under the old name of one that was renamed nothing is read.
         """
         named = f"{member}.version".lstrip(".")
-        names = ["version", "forget_version", "floor_version", "floor_first", "keep_prompts"]
-        found: Any = self._redis.hmget(meta_key(memory), names)
-        current, forget_version, floor, floor_first, keeps_prompts = (
-            int(value or 0) for value in await found
+        names = ["renamed_to", "renamed_version", "version", "forget_version", "floor_version", "floor_first"]
+        found: Any = await self._redis.hmget(meta_key(memory), [*names, "keep_prompts"])
+        renamed_version, current, forget_version, floor, floor_first, keeps_prompts = (
+            int(value or 0) for value in found[1:]
         )
+        if current and current == renamed_version:  # nothing was made under this name since
+            if wanted:
+                raise VersionGone(
+                    f"{named} {wanted}: memory {memory.name!r} has the name {found[0].decode()!r} now; ask for that",
+                    param=named,
+                )
+            return ReadPoint(0, current, forget_version, bool(keeps_prompts))
         version = current if wanted is None else wanted
         if not 0 <= version <= current:
             raise InvalidRequest(

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from app.domain.ids import MEMORY_FORM, ImageId, MemoryId, TenantId, parse_image_id, parse_memory_id
+from app.domain.ids import (
+    MEMORY_FORM,
+    ImageId,
+    MemoryId,
+    MemoryName,
+    TenantId,
+    parse_image_id,
+    parse_memory_id,
+)
 from app.errors import InvalidId, NotFound
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
@@ -77,16 +85,20 @@ async def read_shape_body(request: Request, _tenant: Tenant, deps: DepsOf) -> Sh
     return await read_json(request, ShapeBody, max_bytes=deps.settings.max_body_bytes)
 
 
-@router.patch("/{memory_id}", responses=fails_with(400, 404, 413, 415), openapi_extra=SHAPE_DOCS)
+@router.patch("/{memory_id}", responses=fails_with(400, 404, 409, 413, 415), openapi_extra=SHAPE_DOCS)
 async def shape_memory(
     memory_id: str, tenant_id: Tenant, deps: DepsOf, body: Annotated[ShapeBody, Depends(read_shape_body)]
 ) -> MemoryAnswer:
-    """Freeze or cap a memory, or keep prompts in it.
+    """Freeze or cap a memory, keep prompts in it, or give it another name.
 
     What is beyond a cap goes at once, the oldest first; its images and jobs stay for their time. Prompts that are not to be
-    kept are not shown from then on, and are removed.
+    kept are not shown from then on, and are removed. A name that is taken is 409; under the old one nothing is found any more,
+    and a job that begins from then on and names it makes a memory anew, while those that run now go on under the new one.
     """
     memory, changes = parse_memory(memory_id, tenant_id), body.changes()
+    if body.name:
+        renamed = await deps.memories.maker.rename(memory, MemoryName(body.name))
+        return describe_memory(await deps.memories.overview.get(renamed))
     await deps.memories.shaper.shape(memory, changes)
     if "keep_prompts" in changes and not changes["keep_prompts"]:
         await remove_remains(memory, deps)
@@ -134,13 +146,14 @@ async def forget(
     if body.versions is not None:
         forgotten = await deps.memories.forgetter.forget_versions(memory, body.versions)
     elif body.images is not None:
-        forgotten = await deps.memories.forgetter.forget_images(memory, map(ImageId, body.images))
+        forgetter = deps.memories.forgetter
+        forget_images = forgetter.forget_images_everywhere if body.everywhere else forgetter.forget_images
+        forgotten = await forget_images(memory, map(ImageId, body.images))
     elif body.before is not None:
         forgotten = await deps.memories.forgetter.forget_before(memory, 1000 * body.before)
     else:
         forgotten = await deps.memories.forgetter.forget_all(memory)
-    (act,) = body.model_fields_set
-    return await acknowledge(memory, forgotten, deps, act=act, wait_s=wait_s)
+    return await acknowledge(memory, forgotten, deps, act=body.act, wait_s=wait_s)
 
 
 @router.delete("/{memory_id}/entries/{entry}", responses=fails_with(400, 404))

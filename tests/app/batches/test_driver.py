@@ -271,7 +271,10 @@ def _driver_within(desk, quotas, *, num_entries=lambda: 0):
     async def count(_tenant_id):
         return num_entries()
 
-    room = CountedRoom(memory_entries=count, stored_bytes=count)
+    async def check_memory(_job):
+        """There is always one more."""
+
+    room = CountedRoom(memory_entries=count, stored_bytes=count, check_memory=check_memory)
     jobs = JobStore(desk.redis, desk.job_limits, clock_ms=desk.clock_ms, quotas=SameForAll(quotas), room=room)
     stores = replace(desk.stores(), jobs=jobs)
     return BatchDriver(desk.batches(), stores, desk.limits, desk.metrics, clock_ms=desk.clock_ms)

@@ -165,6 +165,47 @@ def _(scene: Scene) -> httpx.Response:
         return _import(http, ARCHIVES.make_archive("more", (1,)))
 
 
+@_trips("memory entries, of a fork")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http(max_memory_entries=5) as http:
+        assert _import(http, ARCHIVES.make_archive("default", (1, 2))).status_code == 200
+        assert http.post("/v1/memories/toy.default/fork", json={"name": "fits"}).status_code == 201
+        return http.post("/v1/memories/toy.default/fork", json={"name": "more"})
+
+
+@_trips("memories")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http(max_memories_per_tenant=1) as http:
+        assert http.post("/v1/memories", json={"name": "fits", "latent_space": "toy"}).status_code == 201
+        return http.post("/v1/memories", json={"name": "more", "latent_space": "toy"})
+
+
+@_trips("memories, of jobs")
+def _(scene: Scene) -> httpx.Response:
+    scene.remember(1)
+    with scene.http(max_memories_per_tenant=1) as http:
+        made = {"model": "toy", "prompt": "x"}
+        unwritten = {"diversity": {"memory": {"name": "more", "write": False}}}
+        assert http.post("/v1/jobs", json=made).status_code == 202
+        assert http.post("/v1/jobs", json={**made, **unwritten}).status_code == 202
+        return http.post("/v1/jobs", json={**made, "diversity": {"memory": {"name": "more"}}})
+
+
+@_trips("memories, of archives")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http(max_memories_per_tenant=1) as http:
+        assert _import(http, ARCHIVES.make_archive("fits", (1,))).status_code == 200
+        return _import(http, ARCHIVES.make_archive("more", (1,)))
+
+
+@_trips("memories, of forks")
+def _(scene: Scene) -> httpx.Response:
+    scene.remember(1)
+    with scene.http(max_memories_per_tenant=2) as http:
+        assert http.post("/v1/memories/toy.default/fork", json={"name": "fits"}).status_code == 201
+        return http.post("/v1/memories/toy.default/fork", json={"name": "more"})
+
+
 @_trips("exports and imports at once")
 def _(scene: Scene) -> httpx.Response:
     with (

@@ -223,7 +223,7 @@ def test_a_memory_is_frozen_and_capped(http):
     assert (anew["frozen"], anew["max_entries"], anew["num_entries"]) == (False, None, 1)
 
 
-@pytest.mark.parametrize("body", [{}, {"max_entries": 0}, {"max_age_s": "1"}, {"frozen": 1}, {"name": "x"}])
+@pytest.mark.parametrize("body", [{}, {"max_entries": 0}, {"max_age_s": "1"}, {"frozen": 1}, {"title": "x"}])
 def test_what_is_no_setting_is_refused(http, body):
     """In the one form of errors; so is a memory that is not there."""
     _remember(http, "keeps")

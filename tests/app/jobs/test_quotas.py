@@ -10,7 +10,7 @@ from app.domain.job import JobState, Lane
 from app.domain.quota import DAY_MS, Quotas, SameForAll, day_of
 from app.domain.request import MemorySelection
 from app.domain.result import Failure
-from app.errors import ImagesSpent, MemoryFull, QueueFull, StorageFull
+from app.errors import ImagesSpent, MemoryFull, QueueFull, StorageFull, TooManyMemories
 from app.jobs.room import CountedRoom
 from app.jobs.store import JobStore
 from app.jobs.transitions import CANCELLED
@@ -152,7 +152,7 @@ class _Counts:
     """What a tenant has, as the test says."""
 
     def __init__(self):
-        self.num_entries, self.num_bytes = 0, 0
+        self.num_entries, self.num_bytes, self.has_no_memory_left = 0, 0, False
 
     async def entries(self, tenant_id):
         """Entries of the tenant."""
@@ -164,6 +164,11 @@ class _Counts:
         assert tenant_id == ACME
         return self.num_bytes
 
+    async def check_memory(self, job):
+        """Whether the job's memory may be one more."""
+        if self.has_no_memory_left:
+            raise TooManyMemories(f"none left for {job.tenant_id}")
+
 
 @pytest.fixture
 def counts():
@@ -172,7 +177,9 @@ def counts():
 
 
 def _roomy(bench, counts, **quotas):
-    room = CountedRoom(memory_entries=counts.entries, stored_bytes=counts.stored)
+    room = CountedRoom(
+        memory_entries=counts.entries, stored_bytes=counts.stored, check_memory=counts.check_memory
+    )
     return JobStore(
         bench.redis,
         bench.limits,
@@ -180,6 +187,16 @@ def _roomy(bench, counts, **quotas):
         quotas=SameForAll(Quotas(**quotas)),
         room=room,
     )
+
+
+async def test_where_there_may_be_no_memory_more_only_what_writes_is_refused(bench, counts):
+    """The bound holds whatever the tenant's quotas are; a job that writes nothing makes no memory."""
+    store, counts.has_no_memory_left = _roomy(bench, counts), True
+    with pytest.raises(TooManyMemories):
+        await store.accept(bench.job())
+    job = bench.job()
+    reading = dataclasses.replace(job.request.diversity, memory=MemorySelection(write=False))
+    await store.accept(dataclasses.replace(job, request=dataclasses.replace(job.request, diversity=reading)))
 
 
 async def test_where_memories_are_full_only_what_writes_is_refused(bench, counts):
