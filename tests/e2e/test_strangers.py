@@ -40,6 +40,7 @@ NO_IDS = {  # neither a path nor a body of theirs has the id of anything that is
     ("POST", "/v1/images/edits"),
     ("POST", "/v1/references"),
     ("POST", "/v1/jobs"),
+    ("POST", "/v1/memories"),
     ("GET", "/v1/admin/tenants"),
 }
 
@@ -71,10 +72,16 @@ BODIES: dict[tuple[str, str], list[Callable[[Ids], Sent]]] = {
     ("GET", "/v1/jobs/{job_id}/events"): [lambda _: {}, lambda _: {"headers": {"last-event-id": "1-0"}}],
     ("POST", "/v1/memories/{memory_id}/forget"): [
         lambda ids: {"json": {"images": [ids["entry"]]}},
+        lambda ids: {"json": {"images": [ids["entry"]], "everywhere": True}},
         lambda _: {"json": {"all": True}},
     ],
+    ("POST", "/v1/memories/{memory_id}/fork"): [lambda _: {"json": {"name": "mine"}}],
+    ("PATCH", "/v1/memories/{memory_id}"): [
+        lambda _: {"json": {"frozen": True}},
+        lambda _: {"json": {"keep_prompts": False}},
+        lambda _: {"json": {"name": "mine"}},
+    ],
     ("POST", "/v1/memories/{memory_id}/search"): [lambda _: {"json": {"prompt": "a star"}}],
-    ("PATCH", "/v1/memories/{memory_id}"): [lambda _: {"json": {"frozen": True}}],
     ("POST", "/v1/memories/import"): [
         lambda ids: {"params": {"import_id": ids["import_id"]}, "content": b"x"}
     ],

@@ -147,7 +147,11 @@ async def test_no_quota_of_images_or_entries_stops_a_question(bench):
     quotas = SameForAll(
         Quotas(max_waiting_jobs=5, images_per_day=1, max_memory_entries=1, max_stored_bytes=1)
     )
-    room = CountedRoom(memory_entries=many, stored_bytes=many)
+
+    async def check_memory(job):
+        assert not job.kind.is_question
+
+    room = CountedRoom(memory_entries=many, stored_bytes=many, check_memory=check_memory)
     store = JobStore(bench.redis, bench.limits, clock_ms=bench.clock_ms, quotas=quotas, room=room)
     await store.accept(_question(bench))
     with pytest.raises(MemoryFull):
