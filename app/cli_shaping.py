@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli_archives import ApiKey, Url, memories
+from app.cli_archives import ApiKey, Url
+from app.cli_questions import memories
 from app.errors import InvalidValue
 
 __all__ = ["memories"]

@@ -178,6 +178,28 @@ def test_the_memories_example_runs(service: str, tmp_path: Path):
     assert answers[3]["deleted"] is True
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
+def test_the_questions_example_runs(service: str, tmp_path: Path):
+    """Red stars are found before blue squares, and what is previewed is what guides the next image."""
+    code = at(service, example("questions")).replace(".venv/bin/sparke", str(BIN / "sparke"))
+    said = [line.split("\t") for line in run(["bash", "-euo", "pipefail", "-c", code], tmp_path).splitlines()]
+    assert [row[-1] for row in said[:8]] == ["a red star"] * 4 + ["a blue square"] * 4
+    similarities = [float(row[0]) for row in said[:8]]
+    assert similarities == sorted(similarities, reverse=True)
+    versions = {row[3] for row in said if row[-1] == "a red star" and len(row) == 8}
+    assert versions == {"5", "6", "7", "8"}
+    stats = {row[0]: row[1] for row in said if len(row) == 2}
+    assert 1 <= float(stats["cond_vendi"]) <= float(stats["vendi"]) <= 8 == int(stats["num_sampled"])
+    asked = {"prompt": "a red star", "diversity": {"strength": 0.5}}
+    preview = httpx.post(f"{service}/v1/memories/demo.asked/preview", json=asked, timeout=100).json()
+    asked["diversity"]["memory"] = {"name": "asked", "version": preview["memory_version"]}
+    image = httpx.post(f"{service}/v1/images/generations", json=asked, timeout=100).json()["data"][0]
+    assert (
+        image["diversity"]["num_neighbours"] == preview["num_neighbours"] == len(preview["neighbours"]) == 4
+    )
+    assert 0.5 < image["diversity"]["push"] / preview["expected_push"] < 1.5
+
+
 def test_the_files_example_runs(service: str, tmp_path: Path):
     """The official client sends a file, sees it in the list, reads it as it was, and deletes it."""
     first, line, deleted = run([sys.executable, "-c", at(service, example("files"))], tmp_path).splitlines()

@@ -9,12 +9,20 @@ from typing_extensions import TypeVar
 
 from app.domain.encoding import EncodedImage, EncodeRequest, EncodeResult
 from app.domain.ids import JobId, MemoryName, ModelId, TenantId, WorkerId
-from app.domain.question import SearchRequest, SearchResult
+from app.domain.question import (
+    PreviewRequest,
+    PreviewResult,
+    SearchRequest,
+    SearchResult,
+    StatsRequest,
+    StatsResult,
+)
 from app.domain.request import GenerationRequest
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 
-JobRequest = GenerationRequest | EncodeRequest | SearchRequest
-JobResult = GenerationResult | EncodeResult | SearchResult
+Question = SearchRequest | PreviewRequest | StatsRequest
+JobRequest = GenerationRequest | EncodeRequest | Question
+JobResult = GenerationResult | EncodeResult | SearchResult | PreviewResult | StatsResult
 StoredImage = GeneratedImage | EncodedImage
 Asked_co = TypeVar("Asked_co", bound=JobRequest, default=JobRequest, covariant=True)
 
@@ -26,6 +34,8 @@ class JobKind(StrEnum):
     EDIT = "edit"  # its request has an edit
     ENCODE = "encode"
     SEARCH = "search"
+    PREVIEW = "preview"
+    STATS = "stats"
 
     @property
     def is_question(self) -> bool:
@@ -86,17 +96,19 @@ class Job(Generic[Asked_co]):
     @property
     def num_images(self) -> int:
         """How many images it leaves behind: none where it is a question."""
-        return 0 if isinstance(self.request, SearchRequest) else self.request.num_images
+        if isinstance(self.request, GenerationRequest | EncodeRequest):
+            return self.request.num_images
+        return 0
 
     @property
     def prompt(self) -> str:
-        """The prompt that its images are remembered under, or that is asked about."""
-        return self.request.prompt
+        """The prompt that its images are remembered under, or that is asked about; empty where none is."""
+        return "" if isinstance(self.request, StatsRequest) else self.request.prompt
 
     @property
     def memory_name(self) -> MemoryName:
         """The memory that its images become entries of, or that is asked."""
-        if isinstance(self.request, GenerationRequest):
+        if isinstance(self.request, GenerationRequest | PreviewRequest):
             return self.request.diversity.memory.name
         return self.request.memory
 

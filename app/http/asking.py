@@ -6,9 +6,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from app.domain.ids import JobId, LatentSpace, TenantId, make_job_id
-from app.domain.job import Job, JobKind, JobRecord, JobState
+from app.domain.job import Job, JobKind, JobRecord, JobState, Question
 from app.domain.model import ModelSpec
-from app.domain.question import SearchRequest
 from app.errors import InvalidValue, ModelNotFound, StoreUnavailable, WaitTimeout
 from app.http.answering import unless_disconnected
 from app.http.deps import Deps
@@ -43,7 +42,7 @@ async def choose_model(wanted: str | None, space: LatentSpace, deps: Deps) -> Mo
 
 
 async def ask(
-    request: Request, tenant_id: TenantId, question: SearchRequest, *, kind: JobKind, deps: Deps
+    request: Request, tenant_id: TenantId, question: Question, *, kind: JobKind, deps: Deps
 ) -> JobRecord:
     """The job of a question once it has succeeded; its record is gone by then. The request's body must have been read.
 

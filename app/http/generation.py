@@ -272,7 +272,7 @@ def to_request(body: ImagesBody, spec: ModelSpec, randomness: Callable[[int], by
         steps=steps,
         guidance_scale=scale,
         seed=seed,
-        diversity=_to_diversity(body.diversity or DiversityBody(), spec),
+        diversity=to_diversity(body.diversity or DiversityBody(), spec),
         reproducible=bool(body.reproducible),
         loras=choose_loras([(lora.name, lora.scale) for lora in body.loras or ()], spec),
     )
@@ -304,7 +304,8 @@ def parse_size(size: str | None, limits: SizeLimits) -> tuple[int, int]:
     return sides
 
 
-def _to_diversity(body: DiversityBody, spec: ModelSpec) -> Diversity:
+def to_diversity(body: DiversityBody, spec: ModelSpec) -> Diversity:
+    """The body's diversity with the model's defaults. Raises InvalidRequest and InvalidId."""
     novelty = _to_reference(body.novelty, "diversity.novelty")
     context = _to_reference(body.context, "diversity.context")
     if novelty is not None and context is not None and novelty.name == context.name:

@@ -16,7 +16,7 @@ from app.http.event_docs import IMAGE_STREAM, JOB_STREAM
 from app.http.generation import GenerationBody, JobBody
 from app.http.memory_answers import ForgetBody, ShapeBody
 from app.http.memory_bodies import CreateBody, ForkBody
-from app.http.question_answers import SearchBody
+from app.http.question_answers import PreviewBody, SearchBody
 from app.http.webhook_answers import WebhookBody
 
 _REF = "#/components/schemas/{model}"
@@ -238,6 +238,28 @@ SEARCH_DOCS: dict[str, Any] = {
     }
 }
 
+PREVIEW_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF.format(model=PreviewBody.__name__)},
+                "examples": {
+                    "plain": {"summary": "At the model's default strength", "value": {"prompt": "a star"}},
+                    "strong": {
+                        "summary": "At full strength, by 64 entries, as the memory was at a version",
+                        "value": {
+                            "prompt": "a star",
+                            "limit": 5,
+                            "diversity": {"strength": 1, "num_neighbours": 64, "memory": {"version": 0}},
+                        },
+                    },
+                },
+            }
+        },
+    }
+}
+
 IMAGE_DOCS: dict[str, Any] = {
     "responses": {
         "200": {
@@ -340,6 +362,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             (SearchBody, "validation"),
             (CreateBody, "validation"),
             (ForkBody, "validation"),
+            (PreviewBody, "validation"),
             (KeyBody, "validation"),
             (RotateBody, "validation"),
             (QuotasBody, "validation"),

@@ -41,6 +41,8 @@ NEEDED: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/v1/memories/{memory_id}/entries"): _READ,
     ("GET", "/v1/memories/{memory_id}/export"): _READ,
     ("POST", "/v1/memories/{memory_id}/search"): _READ,
+    ("POST", "/v1/memories/{memory_id}/preview"): _READ,
+    ("GET", "/v1/memories/{memory_id}/stats"): _READ,
     ("GET", "/v1/usage"): _READ,
     # What lasts beyond requests.
     ("POST", "/v1/webhooks"): _MANAGE,

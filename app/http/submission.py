@@ -88,7 +88,8 @@ async def accept_job(
     """Accepts a job; the job that stands for it, as `submit` has it. Raises QueueFull, IdempotencyMismatch, StoreUnavailable."""
     if wish.idempotency is None and isinstance(asked, GenerationRequest):
         # what a key stands for may be of a time before something was forgotten
-        await check_replay(tenant_id, asked, deps)
+        space = deps.catalogue[asked.model].latent_space
+        await check_replay(tenant_id, space, asked.diversity, deps)
     now_ms = deps.now_ms()
     job: Job = Job(
         tenant_id=tenant_id,

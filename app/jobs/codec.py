@@ -13,7 +13,14 @@ from pydantic import TypeAdapter
 from app.domain.encoding import EncodeRequest, EncodeResult
 from app.domain.ids import ImageId, JobId, TenantId, WorkerId
 from app.domain.job import Job, JobKind, JobRecord, JobResult, JobState
-from app.domain.question import SearchRequest, SearchResult
+from app.domain.question import (
+    PreviewRequest,
+    PreviewResult,
+    SearchRequest,
+    SearchResult,
+    StatsRequest,
+    StatsResult,
+)
 from app.domain.request import GenerationRequest
 from app.domain.result import Failure, GenerationResult
 from app.errors import CorruptRecord
@@ -32,17 +39,23 @@ _JOBS: Mapping[JobKind, TypeAdapter[Any]] = {
     JobKind.EDIT: TypeAdapter(Job[GenerationRequest]),
     JobKind.ENCODE: TypeAdapter(Job[EncodeRequest]),
     JobKind.SEARCH: TypeAdapter(Job[SearchRequest]),
+    JobKind.PREVIEW: TypeAdapter(Job[PreviewRequest]),
+    JobKind.STATS: TypeAdapter(Job[StatsRequest]),
 }
 _RESULT_TYPES: Mapping[JobKind, type[JobResult]] = {
     JobKind.GENERATE: GenerationResult,
     JobKind.EDIT: GenerationResult,
     JobKind.ENCODE: EncodeResult,
     JobKind.SEARCH: SearchResult,
+    JobKind.PREVIEW: PreviewResult,
+    JobKind.STATS: StatsResult,
 }
 _RESULTS: Mapping[type[JobResult], TypeAdapter[Any]] = {
     GenerationResult: TypeAdapter(GenerationResult),
     EncodeResult: TypeAdapter(EncodeResult),
     SearchResult: TypeAdapter(SearchResult),
+    PreviewResult: TypeAdapter(PreviewResult),
+    StatsResult: TypeAdapter(StatsResult),
 }
 FAILURE: TypeAdapter[Failure] = TypeAdapter(Failure)
 WORKER: TypeAdapter[WorkerInfo] = TypeAdapter(WorkerInfo)
@@ -92,7 +105,7 @@ def without_images(job: bytes, result: bytes, gone: Collection[ImageId], *, wher
         read = _decode_result(decode_job(job, where=where).kind, result, where=where)
     except CorruptRecord:
         return b""
-    if isinstance(read, SearchResult):
+    if not isinstance(read, GenerationResult | EncodeResult):
         return b""
     if isinstance(read, GenerationResult):
         read = replace(read, images=tuple(image for image in read.images if image.image_id not in gone))

@@ -10,7 +10,7 @@ from redis.asyncio.client import Pipeline
 
 from app.domain.ids import LatentSpace, MemoryId, MemoryName, TenantId
 from app.errors import CorruptRecord, NotFound
-from app.memory.codec import MemoryEntry, decode_entry
+from app.memory.codec import MemoryEntry, decode_entry, read_time_ms
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
 from app.memory.store import describe_entry, entry_bytes, version_of
 from app.redis.errors import redis_errors
@@ -146,6 +146,24 @@ class MemoryOverview:
         """Up to where prompts are not shown."""
         found: Any = await self._redis.hget(meta_key(memory), "bare_version")
         return int(found or 0)
+
+    @redis_errors
+    async def read_growth(self, memory: MemoryKey, version: int, num_points: int) -> list[tuple[int, int]]:
+        """Versions up to `version` that are there, about evenly spaced, the newest among them, and when each was made.
+
+        In Unix milliseconds. At most so many; fewer where what lay between was forgotten. Cost: one round trip.
+        """
+        log, num_steps = log_key(memory), max(1, min(num_points, version) - 1)
+        wanted = sorted({1 + (version - 1) * step // num_steps for step in range(num_steps)})
+        pipeline: Pipeline = self._redis.pipeline(transaction=False)
+        for at in wanted:
+            pipeline.xrange(log, min=f"{at}-0", max=f"{version}-0", count=1)
+        pipeline.xrevrange(log, max=f"{version}-0", count=1)
+        pages: Any = await pipeline.execute()
+        found = {
+            version_of(name): read_time_ms(fields.get(b"e", b"")) for page in pages for name, fields in page
+        }
+        return sorted(found.items())
 
     async def _is_there(self, memory: MemoryKey) -> bool:
         asked: Any = self._redis.sismember(index_key(memory.tenant_id), index_member(memory))

@@ -7,7 +7,9 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from app.domain.ids import TenantId
 from app.domain.job import Job
+from app.domain.request import Diversity
 from app.memory.keys import MemoryKey
 from app.memory.store import ReadPoint
 from app.telemetry.metrics import Metrics
@@ -60,12 +62,19 @@ class MemoryReader:
     ) -> tuple[ReadPoint, Neighbours | None]:
         """Where a job reads its own memory, and the neighbours that it has there, if any. Raises as `open` does."""
         diversity = job.generation.diversity
-        key = MemoryKey(job.tenant_id, model.spec.latent_space, diversity.memory.name)
+        point, chosen = await self.choose_for(job.tenant_id, diversity, model, prompt_embedding)
+        return point, None if chosen is None else to_neighbours(chosen)
+
+    async def choose_for(
+        self, tenant_id: TenantId, diversity: Diversity, model: LoadedModel, prompt_embedding: Tensor
+    ) -> tuple[ReadPoint, Chosen | None]:
+        """The same, as what was chosen; None where nothing is read, or there is nothing."""
+        key = MemoryKey(tenant_id, model.spec.latent_space, diversity.memory.name)
         reading = await self.open(key, diversity.memory.version)
         if not diversity.memory.read or reading.version == 0:
             return reading.point, None
         query = neighbour_query(model.engine.preset, diversity, prompt_embedding, version=reading.version)
-        return reading.point, to_neighbours(await self.choose(reading, model.dimensions, query))
+        return reading.point, await self.choose(reading, model.dimensions, query)
 
     async def open(self, key: MemoryKey, wanted: int | None, *, member: str = "diversity.memory") -> Reading:
         """The version to read. Raises InvalidRequest, VersionGone and StoreUnavailable."""

@@ -1,11 +1,21 @@
 """Answers one question of a memory: its prompt on the device, the rest in threads, the answer by the commit of every job."""
 
+import asyncio
+from dataclasses import asdict
 from functools import partial
 
 from torch import Tensor
 
 from app.domain.job import JobResult, JobState
-from app.domain.question import SearchRequest, SearchResult, Similar
+from app.domain.question import (
+    PreviewRequest,
+    PreviewResult,
+    SearchRequest,
+    SearchResult,
+    Similar,
+    StatsRequest,
+    StatsResult,
+)
 from app.jobs.transitions import EXPIRED
 from app.jobs.types import Committed, ReservedJob, Standing
 from app.memory.keys import MemoryKey
@@ -13,7 +23,9 @@ from app.worker.ending import JobEnder
 from app.worker.host_memory import NearestQuery
 from app.worker.memory_reader import MemoryReader
 from app.worker.models import LoadedModel
-from app.worker.neighbours import prompt_row
+from app.worker.neighbours import prompt_row, reference_query
+from app.worker.reckoning import estimate, score
+from app.worker.references import ReferenceReader
 from app.worker.runner import RunnerParts
 
 
@@ -36,6 +48,8 @@ class QuestionRunner:
         self._parts = parts
         self._ender = JobEnder(parts.jobs, parts.patience, parts.metrics, parts.clock_ms)
         self._reader = MemoryReader(parts.versions, parts.memories, parts.metrics)
+        self._references = ReferenceReader(self._reader)
+        self._scoring = asyncio.Lock()
 
     async def run(self, reserved: ReservedJob) -> None:
         """End the job with its answer, or with what went wrong. Raises nothing for its sake.
@@ -71,6 +85,10 @@ class QuestionRunner:
         request = reserved.job.request
         if isinstance(request, SearchRequest):
             return await self._search(reserved, request)
+        if isinstance(request, PreviewRequest):
+            return await self._preview(reserved, request)
+        if isinstance(request, StatsRequest):
+            return await self._stats(reserved, request)
         raise TypeError(f"expected a question, got {reserved.job.job_id} of the kind {reserved.job.kind}")
 
     async def _search(self, reserved: ReservedJob, request: SearchRequest) -> SearchResult:
@@ -92,15 +110,57 @@ class QuestionRunner:
             memory_version=reading.version,
         )
 
+    async def _preview(self, reserved: ReservedJob, request: PreviewRequest) -> PreviewResult:
+        """Chosen by what chooses for images, and pushed by nothing."""
+        model, diversity = self._parts.models[request.model], request.diversity
+        tenant_id = reserved.job.tenant_id
+        embedding = await self._embed(reserved, model, request.prompt)
+        point, chosen = await self._reader.choose_for(tenant_id, diversity, model, embedding)
+        references = await self._references.read(tenant_id, diversity, model)
+        guidance = await asyncio.to_thread(estimate, chosen, embedding, model.engine.preset, request)
+        return PreviewResult(
+            num_qualified=0 if chosen is None else chosen.num_qualified,
+            num_neighbours=0 if chosen is None else len(chosen.versions),
+            neighbours=guidance.neighbours,
+            expected_push=guidance.expected_push,
+            latent_space=model.spec.latent_space,
+            memory_name=diversity.memory.name,
+            memory_version=point.version,
+            novelty_version=references.novelty_version,
+            context_version=references.context_version,
+        )
+
+    async def _stats(self, reserved: ReservedJob, request: StatsRequest) -> StatsResult:
+        """Without the device. One at a time: spectra of thousands of entries take a core for some seconds."""
+        model = self._parts.models[request.model]
+        key = MemoryKey(reserved.job.tenant_id, model.spec.latent_space, request.memory)
+        reading = await self._reader.open(key, None, member="")
+        query = reference_query(request.sample, model.dimensions, version=reading.version)
+        async with self._scoring:
+            chosen = await self._reader.choose(reading, model.dimensions, query)
+            await self._check_wanted(reserved)
+            scores = await asyncio.to_thread(score, chosen, model.engine.preset)
+        return StatsResult(
+            num_entries=chosen.num_qualified,
+            num_sampled=len(chosen.versions),
+            **asdict(scores),
+            latent_space=key.latent_space,
+            memory_name=key.name,
+            memory_version=reading.version,
+        )
+
     async def _embed(self, reserved: ReservedJob, model: LoadedModel, prompt: str) -> Tensor:
         """The prompt's embedding, after whatever the device was at. Nothing more is done for a job that nobody wants."""
         embedding = await self._parts.device.run(partial(_embed_on_device, model, prompt))
+        await self._check_wanted(reserved)
+        return embedding
+
+    async def _check_wanted(self, reserved: ReservedJob) -> None:
         standing = await self._parts.jobs.standing(reserved)
         if standing is not Standing.OURS:
             raise _NotWanted(standing)
         if self._ender.is_late(reserved):
             raise _TooLate
-        return embedding
 
 
 def _embed_on_device(model: LoadedModel, prompt: str) -> Tensor:

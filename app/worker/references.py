@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from app.domain.job import Job
-from app.domain.request import ReferenceSelection
+from app.domain.ids import TenantId
+from app.domain.request import Diversity, ReferenceSelection
 from app.errors import ReferenceNotFound
 from app.memory.keys import MemoryKey
 from app.worker.memory_reader import MemoryReader
@@ -23,11 +23,11 @@ class ReadReferences:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceReader:
-    """Reads references: memories of the job's own tenant in its model's latent space."""
+    """Reads references: memories of one tenant in its model's latent space."""
 
     reader: MemoryReader
 
-    async def read(self, job: Job, model: LoadedModel) -> ReadReferences:
+    async def read(self, tenant_id: TenantId, diversity: Diversity, model: LoadedModel) -> ReadReferences:
         """Novelty at its weight, context at minus its own; a weight of 0 is looked up like any, and left out.
 
         Raises ReferenceNotFound for a memory that holds nothing, InvalidRequest for a version that is not there yet, VersionGone for
@@ -35,7 +35,6 @@ class ReferenceReader:
         """
         found: list[Reference] = []
         numbers: list[int | None] = []
-        diversity = job.generation.diversity
         for member, selection, sign in (
             ("novelty", diversity.novelty, 1),
             ("context", diversity.context, -1),
@@ -43,17 +42,17 @@ class ReferenceReader:
             if selection is None:
                 numbers.append(None)
                 continue
-            version, reference = await self._read_one(job, model, selection, f"diversity.{member}")
+            version, reference = await self._read_one(tenant_id, model, selection, f"diversity.{member}")
             numbers.append(version)
             if selection.weight > 0:
                 found.append(reference._replace(weight=sign * selection.weight))
         return ReadReferences(tuple(found), *numbers)
 
     async def _read_one(
-        self, job: Job, model: LoadedModel, selection: ReferenceSelection, member: str
+        self, tenant_id: TenantId, model: LoadedModel, selection: ReferenceSelection, member: str
     ) -> tuple[int, Reference]:
         """The version that is read, and the reference at the weight 1."""
-        key = MemoryKey(job.tenant_id, model.spec.latent_space, selection.name)
+        key = MemoryKey(tenant_id, model.spec.latent_space, selection.name)
         reading = await self.reader.open(key, selection.version, member=member)
         version = reading.version
         if version == 0:

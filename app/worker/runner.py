@@ -192,7 +192,7 @@ class BatchRunner:
         model = self._parts.models[request.model]
         embedding = await self._parts.device.run(lambda: model.engine.embed_prompts([request.prompt])[0])
         point, neighbours = await self._reader.read(reserved.job, model, embedding)
-        references = await self._references.read(reserved.job, model)
+        references = await self._references.read(reserved.job.tenant_id, request.diversity, model)
         group = SampleGroup(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,

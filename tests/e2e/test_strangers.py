@@ -82,6 +82,7 @@ BODIES: dict[tuple[str, str], list[Callable[[Ids], Sent]]] = {
         lambda _: {"json": {"name": "mine"}},
     ],
     ("POST", "/v1/memories/{memory_id}/search"): [lambda _: {"json": {"prompt": "a star"}}],
+    ("POST", "/v1/memories/{memory_id}/preview"): [lambda _: {"json": {"prompt": "a star"}}],
     ("POST", "/v1/memories/import"): [
         lambda ids: {"params": {"import_id": ids["import_id"]}, "content": b"x"}
     ],

@@ -182,3 +182,72 @@ def test_a_question_is_no_job_of_anybodys(http, settings):
         http.post(f"/v1/jobs/{job_id}/cancel"),
     ):
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def _ask_preview(http, name, **members):
+    return http.post(f"/v1/memories/toy.{name}/preview", json={"prompt": "a star", **members})
+
+
+def test_a_preview_tells_what_guides_the_next_images(http):
+    """The neighbours that an image at this version has, shown as entries, and about how far it is pushed."""
+    _remember(http, "previewed", "a star", n=6, seed=10)
+    _remember(http, "previewed", "a circle", seed=60)
+    answer = _ask_preview(http, "previewed", diversity={"strength": 0.5, "num_neighbours": 4}).json()
+    assert (answer["object"], answer["model"], answer["memory_version"]) == ("memory.preview", "toy", 7)
+    assert (answer["num_qualified"], answer["num_neighbours"], len(answer["neighbours"])) == (6, 4, 4)
+    assert {one["prompt"] for one in answer["neighbours"]} == {"a star"}
+    assert [one["similarity"] for one in answer["neighbours"]] == pytest.approx([1] * 4, abs=1e-3)
+    assert [one["prompt_kernel"] for one in answer["neighbours"]] == pytest.approx([1] * 4, abs=1e-2)
+    assert [one["weight"] for one in answer["neighbours"]] == pytest.approx([1.5] * 4, rel=1e-3)
+    memory = {"name": "previewed", "version": answer["memory_version"]}
+    diversity = {"strength": 0.5, "num_neighbours": 4, "memory": memory}
+    image = http.post("/v1/images/generations", json={"prompt": "a star", "diversity": diversity}).json()
+    told = image["data"][0]["diversity"]
+    assert told["num_neighbours"] == answer["num_neighbours"]
+    assert 0.5 < told["push"] / answer["expected_push"] < 2
+    assert len(_ask_preview(http, "previewed", limit=1).json()["neighbours"]) == 1
+    assert _ask_preview(http, "previewed", diversity={"strength": 0}).json()["expected_push"] == 0
+    assert http.get("/v1/memories/toy.previewed").json()["version"] == 7
+
+
+def test_a_preview_refuses_what_images_refuse(http):
+    """With the names of the members as images have them."""
+    _remember(http, "picky", "a star")
+    for diversity, status, code, param in (
+        ({"memory": {"name": "other"}}, 400, "invalid_value", "diversity.memory.name"),
+        ({"memory": {"version": 9}}, 400, "invalid_request", "diversity.memory.version"),
+        ({"novelty": {"reference": "none", "weight": 1}}, 404, "reference_not_found", None),
+        ({"strength": 2}, 400, None, "diversity.strength"),
+    ):
+        answer = _ask_preview(http, "picky", diversity=diversity)
+        error = answer.json()["error"]
+        assert answer.status_code == status, answer.text
+        assert code in (None, error["code"])
+        assert error["param"] == (param or "diversity.novelty.reference")
+    assert _ask_preview(http, "picky", diversity={"memory": {"name": "picky"}}).status_code == 200
+
+
+def test_stats_tell_size_growth_and_scores(http):
+    """The scores of a sample, the same for as long as the version is; without one no worker is asked."""
+    _remember(http, "counted", "a star", n=5, seed=3)
+    _remember(http, "counted", "a circle", n=5, seed=90)
+    http.delete("/v1/memories/toy.counted/entries/4")
+    stats = http.get("/v1/memories/toy.counted/stats").json()
+    memory = http.get("/v1/memories/toy.counted").json()
+    assert [stats[name] for name in ("id", "version", "num_entries", "bytes")] == [
+        memory[name] for name in ("id", "version", "num_entries", "bytes")
+    ]
+    assert [point["version"] for point in stats["growth"]] == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+    assert stats["growth"][0]["at"] >= memory["created_at"]
+    scores = stats["scores"]
+    assert (scores["num_sampled"], scores["memory_version"], scores["model"]) == (9, 11, "toy")
+    for name in ("rke", "cond_rke", "vendi", "cond_vendi"):
+        assert 1 <= scores[name] <= 9
+    few = [http.get("/v1/memories/toy.counted/stats", params={"sample": 4}).json() for _ in range(2)]
+    assert few[0]["scores"] == few[1]["scores"]
+    assert few[0]["scores"]["num_sampled"] == 4
+    url = "/v1/memories/toy.counted/stats"
+    assert http.get(url, params={"sample": 0, "model": "unserved"}).json()["scores"] is None
+    assert http.get(url, params={"model": "unserved"}).status_code == 503
+    assert http.get(url, params={"sample": 2001}).status_code == 400
+    assert http.get("/v1/memories/toy.nowhere/stats").status_code == 404

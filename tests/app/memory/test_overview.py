@@ -1,5 +1,7 @@
 """What is shown of memories."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,29 @@ async def test_entries_are_listed_by_pages(redis, order):
     assert found == [(version, version) for version in sorted(versions, reverse=order == "desc")]
     assert (await overview.list_entries(memory, EntryQuery(5, "desc", 1))).entries == ()
     assert (await overview.list_entries(memory, EntryQuery(5, "desc", 0))).entries == ()
+
+
+async def test_growth_is_told_by_points_evenly_spaced(redis):
+    """At most so many, the first and the newest among them, each with the time of its entry; gaps are passed over."""
+    memory, overview = _key(), MemoryOverview(redis)
+    await _write(redis, memory, [*range(1, 400), *range(700, 1001)])
+    points = await overview.read_growth(memory, 1000, 64)
+    versions = [version for version, _ in points]
+    assert (versions[0], versions[-1], len(versions) <= 64) == (1, 1000, True)
+    assert versions == sorted(set(versions))
+    assert all(at_ms == version for version, at_ms in points)
+    steps = [later - earlier for earlier, later in pairwise(versions)]
+    assert sorted(steps)[-2] <= 2 * 1000 / 63  # but for the gap
+    assert [version for version, _ in await overview.read_growth(memory, 3, 64)] == [1, 2, 3]
+    assert [version for version, _ in await overview.read_growth(memory, 1000, 1)] == [1, 1000]
+    assert await overview.read_growth(_key("empty"), 0, 64) == []
+
+
+async def test_entries_are_read_by_their_versions(redis):
+    """In one round trip; what is not there, and what cannot be read, is left out."""
+    memory, overview = _key(), MemoryOverview(redis)
+    await _write(redis, memory, [1, 2, 5])
+    await redis.xadd(log_key(memory), {"e": b"broken"}, id="7-0")
+    found = await overview.read_entries(memory, [5, 3, 7, 1])
+    assert {version: entry.seed for version, entry in found.items()} == {5: 5, 1: 1}
+    assert await overview.read_entries(memory, []) == {}

@@ -2,18 +2,23 @@
 
 import asyncio
 import dataclasses
+import math
 import threading
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
-from app.domain.ids import MemoryName, ModelId
+from app.domain.ids import LatentSpace, MemoryName, ModelId, TenantId
 from app.domain.job import JobKind, JobState
-from app.domain.question import SearchRequest
-from app.domain.request import MemorySelection
+from app.domain.question import PreviewRequest, SearchRequest, StatsRequest
+from app.domain.request import Diversity, MemorySelection, ReferenceSelection
 from app.jobs.place import queue_of_questions
+from app.memory.keys import MemoryKey
 from app.worker.questions import QuestionRunner
+from sparke_engine.core.kernels import GaussianKernel
+from sparke_engine.core.scores import cond_rke, cond_vendi, rke, vendi
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
 
@@ -21,6 +26,7 @@ pytestmark = pytest.mark.anyio
 
 MODEL = ModelId("toy")
 NAME = MemoryName("asked")
+SPACE = LatentSpace("toy")
 
 
 @pytest.fixture
@@ -53,7 +59,8 @@ def ask(bench):
 
 async def _remember(bench, make_job, *prompts, tenant="acme"):
     for number, prompt in enumerate(prompts):
-        job = make_job(number + 100, prompt=prompt, tenant=tenant, memory=MemorySelection(NAME))
+        memory, seed = MemorySelection(NAME), 1000 * number
+        job = make_job(number + 100, prompt=prompt, tenant=tenant, memory=memory, seed=seed)
         [record] = await bench.run(job)
         assert record.state is JobState.SUCCEEDED, record.failure
 
@@ -142,6 +149,104 @@ async def test_a_question_runs_beside_a_batch_up_to_its_prompt(bench, make_quest
 
     record = await ask(make_question(1), meanwhile=look)
     assert (record.state, begun) == (JobState.SUCCEEDED, [record.job.job_id])
+
+
+def _preview(make_job, number, *, prompt="a red circle", limit=256, tenant="acme", **diversity):
+    members = {"strength": 0.5, "memory": MemorySelection(NAME), **diversity}
+    request = PreviewRequest(MODEL, prompt, Diversity(**members), limit, 2)
+    return dataclasses.replace(make_job(number, tenant=tenant), kind=JobKind.PREVIEW, request=request)
+
+
+@pytest.mark.parametrize("most", [None, 3])
+async def test_a_preview_has_the_neighbours_of_an_image(bench, make_job, ask, most):
+    """The very entries that guide an image at that version, drawn anew for every version; and nothing is written."""
+    await _remember(bench, make_job, *["a red circle", "a star", "a red circle", "the red circle"] * 3)
+    preview = (await ask(_preview(make_job, 1, num_neighbours=most))).result
+    memory = MemorySelection(NAME, version=preview.memory_version, write=False)
+    job = make_job(2, prompt="a red circle", memory=memory, num_neighbours=most)
+    [record] = await bench.run(job)
+    assert preview.num_neighbours == record.images[0].num_neighbours == len(preview.neighbours)
+    assert preview.num_qualified >= preview.num_neighbours
+    assert await bench.version(name=NAME) == preview.memory_version == 12
+    model, reader = bench.runner._parts.models[MODEL], bench.runner._reader
+    embedding = model.engine.embed_prompts(["a red circle"])[0]
+    _, chosen = await reader.choose_for(job.tenant_id, job.generation.diversity, model, embedding)
+    found = {one.version: one.weight for one in preview.neighbours}
+    assert found == dict(zip(chosen.versions.tolist(), chosen.weights.tolist(), strict=True))
+    assert sum(found.values()) == pytest.approx(preview.num_qualified, rel=0.5)
+    order = [(-one.similarity, one.version) for one in preview.neighbours]
+    assert order == sorted(order)
+    rule = model.engine.preset
+    for one in preview.neighbours:
+        kernel = math.exp(-rule.power * (1 - one.similarity) / rule.prompt_bandwidth**2)
+        assert one.prompt_kernel == pytest.approx(kernel, rel=1e-3)
+
+
+async def test_a_preview_expects_what_images_report(bench, make_job, ask):
+    """About: within a third on the toy. Nothing at strength 0, in an empty memory, and of one that is not read."""
+    await _remember(bench, make_job, *["a red circle"] * 8)
+    expected = (await ask(_preview(make_job, 1))).result.expected_push
+    pushes = []
+    for seed in range(6):
+        memory = MemorySelection(NAME, write=False)
+        [record] = await bench.run(make_job(200 + seed, seed=500 + seed, memory=memory))
+        pushes.append(record.images[0].push)
+    assert sum(pushes) / len(pushes) == pytest.approx(expected, rel=0.33)
+    assert (await ask(_preview(make_job, 2, strength=0.0))).result.expected_push == 0
+    other = (await ask(_preview(make_job, 3, tenant="bolt"))).result
+    assert (other.expected_push, other.num_qualified, other.memory_version) == (0, 0, 0)
+    unread = (await ask(_preview(make_job, 4, memory=MemorySelection(NAME, read=False)))).result
+    assert (unread.expected_push, unread.num_neighbours, unread.neighbours) == (0, 0, ())
+
+
+async def test_a_preview_reads_its_references(bench, make_job, ask):
+    """Their versions are told; one that holds nothing is refused as for an image."""
+    await _remember(bench, make_job, "a red circle")
+    novelty = ReferenceSelection(NAME, 0.5)
+    found = (await ask(_preview(make_job, 1, novelty=novelty))).result
+    assert (found.novelty_version, found.context_version) == (1, None)
+    missing = ReferenceSelection(MemoryName("nothing"), 0.5)
+    failure = (await ask(_preview(make_job, 2, context=missing))).failure
+    assert (failure.code, failure.param) == ("reference_not_found", "diversity.context.reference")
+
+
+def _stats(make_job, number, *, sample=2000, tenant="acme"):
+    request = StatsRequest(MODEL, NAME, sample)
+    return dataclasses.replace(make_job(number, tenant=tenant), kind=JobKind.STATS, request=request)
+
+
+async def test_stats_are_the_scores_of_the_entries(bench, make_job, ask):
+    """Those of the engine on what the log holds; of a sample, the same at every call."""
+    await _remember(bench, make_job, *["a red circle", "a star", "a blue square"] * 3)
+    stats = (await ask(_stats(make_job, 1))).result
+    assert (stats.num_entries, stats.num_sampled, stats.memory_version) == (9, 9, 9)
+    page = await bench.memory_store.read_entries_after(MemoryKey(TenantId("acme"), SPACE, NAME), 0)
+    features = torch.from_numpy(np.stack([entry.feature for _, entry in page])).double()
+    prompts = torch.from_numpy(np.stack([entry.prompt_embedding for _, entry in page])).double()
+    preset = bench.runner._parts.models[MODEL].engine.preset
+    kernels = GaussianKernel(preset.latent_bandwidth), GaussianKernel(preset.prompt_bandwidth)
+    assert stats.rke == pytest.approx(rke(features, kernels[0]), rel=1e-4)
+    assert stats.cond_rke == pytest.approx(cond_rke(features, prompts, kernels), rel=1e-4)
+    assert stats.vendi == pytest.approx(vendi(features, kernels[0]), rel=1e-4)
+    assert stats.cond_vendi == pytest.approx(cond_vendi(features, prompts, kernels), rel=1e-4)
+    assert (stats.latent_bandwidth, stats.prompt_bandwidth) == (
+        preset.latent_bandwidth,
+        preset.prompt_bandwidth,
+    )
+    few = [(await ask(_stats(make_job, number, sample=4))).result for number in (2, 3)]
+    assert few[0] == few[1]
+    assert (few[0].num_entries, few[0].num_sampled) == (9, 4)
+    nothing = (await ask(_stats(make_job, 4, tenant="bolt"))).result
+    assert (nothing.num_entries, nothing.rke, nothing.cond_vendi) == (0, None, None)
+
+
+async def test_stats_do_not_wait_for_the_device(bench, make_job, ask):
+    """Spectra are found on the host, while a batch runs."""
+    await _remember(bench, make_job, "a red circle")
+    held = _Held(bench.device)
+    record = await asyncio.wait_for(ask(_stats(make_job, 1)), 10)
+    held.go.set()
+    assert record.result.vendi == pytest.approx(1)
 
 
 class MuteEngine(ToyEngine):
