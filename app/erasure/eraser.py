@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from app.domain.ids import ModelId, TenantId
 from app.erasure import traces
 from app.errors import NotFound
+from app.jobs.place import queues_of
 from app.jobs.store import JobStore
 from app.objects.folder import ObjectFolder
 from app.redis.errors import redis_errors
@@ -117,7 +118,7 @@ class TenantEraser:
         whose writers have ended by then.
         """
         num_removed = await self._stores.keys.remove_all(tenant_id)
-        models = set(self._stores.models)
+        models = set(queues_of(self._stores.models))
         async for page in traces.list_names(self._redis, tenant_id):
             models |= await traces.models_of(self._redis, page)
         for model in models:

@@ -1,6 +1,7 @@
 """Deletions of tenants: what is left at each moment, and what a kill leaves to the next process."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,16 @@ from redis.asyncio import Redis
 
 from app.batches import keys as batch_keys
 from app.batches.inputs import BatchInputs
-from app.domain.ids import BatchId, ModelId, TenantId, make_job_id
+from app.domain.ids import BatchId, MemoryName, ModelId, TenantId, make_job_id
 from app.domain.job import Job, JobKind, JobState, Lane
+from app.domain.question import SearchRequest
 from app.domain.request import Diversity, GenerationRequest
 from app.erasure.eraser import ErasedStores, TenantEraser
 from app.errors import NotFound, TenantDeleting
 from app.files.contents import FileContents
 from app.images.store import ImageStore
 from app.jobs import keys as job_keys
+from app.jobs.place import queues_of
 from app.jobs.queue import JobQueue
 from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
@@ -64,6 +67,11 @@ class Scene:
         job_id = make_job_id(self.now_ms, self.num_jobs.to_bytes(8, "big"))
         return Job(tenant_id, job_id, JobKind.GENERATE, request, self.now_ms, self.now_ms + 10**9, lane)
 
+    def question(self, tenant_id):
+        """A new question about a memory."""
+        asked = SearchRequest(MODEL, MemoryName("default"), "a star", 10)
+        return dataclasses.replace(self.job(tenant_id), kind=JobKind.SEARCH, request=asked)
+
     async def fill(self, tenant_id):
         """Something of everything that can be there."""
         await self.keys.create(tenant_id)
@@ -71,13 +79,15 @@ class Scene:
             self.job(tenant_id),
             self.job(tenant_id, GONE_MODEL),
             self.job(tenant_id, lane=Lane.BATCH),
+            self.question(tenant_id),
         ):
             await self.jobs.accept(job)
         batch_id, prefix = BatchId(f"batch_{'0' * 36}"), f"sparke:{{t:{tenant_id}}}"
         await self.redis.zadd(batch_keys.OPEN_KEY, {member_of(tenant_id, batch_id): 1})
         for name in (webhook_keys.TENANTS_KEY, FORGETTING_KEY):
             await self.redis.zadd(name, {tenant_id: 1})
-        await self.redis.xadd(job_keys.dead_key(MODEL), {"t": tenant_id, "j": "x"})
+        for queue in queues_of([MODEL]):
+            await self.redis.xadd(job_keys.dead_key(queue), {"t": tenant_id, "j": "x"})
         await self.redis.set(f"{prefix}:of-a-kind-that-nobody-knows", 1)
         await self.redis.mset({f"{prefix}:memory:toy:m{number}:meta": 1 for number in range(2500)})
         for folder, num_objects in zip(self.folders, (NUM_IMAGES, 1, 1), strict=True):
