@@ -4,15 +4,19 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
+from redis.asyncio import Redis
 
-from app.cli_redis import DataDir, read_settings, run_on_redis, show_time
+from app.audit.log import OpenAct
+from app.cli_redis import DataDir, deed_of, read_settings, run_act, run_on_redis, show_time
+from app.domain.audit import Deed
 from app.domain.ids import parse_tenant_id
 from app.domain.scope import USUAL_SCOPES, parse_scopes
 from app.errors import InvalidValue
-from app.tenants.keys import DEFAULT_GRACE_S, IssuedKey, KeyStore, KeyWish, UsedKey
+from app.redis.replicas import Replicas
+from app.tenants.keys import DEFAULT_GRACE_S, IssuedKey, KeyRecord, KeyStore, KeyWish, UsedKey
 
 keys = typer.Typer(no_args_is_help=True, help="API keys of tenants; the server may run or not.")
 
@@ -21,7 +25,6 @@ Life = Annotated[
     str | None, typer.Option("--expires-in", help="How long the key works: 90d, 12h, 30m or 45s [for ever].")
 ]
 
-_T = TypeVar("_T")
 _SPAN = re.compile(r"([0-9]{1,9})([smhd])")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -40,7 +43,8 @@ def create_key(  # noqa: PLR0917 - each is an option of the command
     tenant_id = parse_tenant_id(tenant)
     wish = KeyWish(name, parse_scopes(filter(None, scopes.split(","))), _parse_life(expires_in))
 
-    _hand_over(_run(data_dir, lambda store: store.issue(tenant_id, wish)))
+    deed = deed_of("key.create", tenant=tenant_id)
+    _hand_over(_make(data_dir, deed, lambda store: store.issue(tenant_id, wish)))
 
 
 @keys.command("list")
@@ -51,7 +55,8 @@ def list_keys(
     """List the keys: id, tenant, when it was made, whether it works, scopes, expiry, last use to an hour, name."""
     tenant_id = None if tenant is None else parse_tenant_id(tenant)
 
-    for used in _run(data_dir, lambda store: store.list_used(tenant_id)):
+    settings = read_settings(data_dir=data_dir)
+    for used in run_on_redis(settings, lambda redis, _: KeyStore(redis).list_used(tenant_id)):
         typer.echo(_show(used, int(time.time() * 1000)))
 
 
@@ -67,14 +72,22 @@ def rotate_key(
     """Make a key that takes another one's place, and print it, alone. The old one works for a grace time still."""
     grace_s, life_s = _parse_duration(grace_given, "--grace"), _parse_life(expires_in)
 
-    _hand_over(_run(data_dir, lambda store: store.rotate(key_id, grace_s=grace_s, life_s=life_s)))
+    deed = deed_of("key.rotate", target=key_id)
+    _hand_over(_make(data_dir, deed, lambda store: store.rotate(key_id, grace_s=grace_s, life_s=life_s)))
     typer.echo(f"Key {key_id} works for {grace_given} more at most.", err=True)
 
 
 @keys.command("revoke")
 def revoke_key(key_id: KeyArgument, data_dir: DataDir = None) -> None:
     """End a key at once. Revoking the last one does not open the server."""
-    record = _run(data_dir, lambda store: store.revoke(key_id))
+
+    async def revoke(redis: Redis, replicas: Replicas, act: OpenAct) -> KeyRecord:
+        record = await KeyStore(redis, replicas=replicas).revoke(key_id)
+        act.note(key_tenant=record.tenant_id)
+        return record
+
+    deed = deed_of("key.revoke", target=key_id)
+    record = run_act(read_settings(data_dir=data_dir), deed, revoke)
     typer.echo(f"Key {key_id} of tenant {record.tenant_id} is revoked.", err=True)
 
 
@@ -115,6 +128,11 @@ def _parse_duration(text: str, option: str) -> int:
     return int(found[1]) * _UNITS_S[found[2]]
 
 
-def _run(data_dir: Path | None, deed: Callable[[KeyStore], Awaitable[_T]]) -> _T:
-    settings = read_settings(data_dir=data_dir)
-    return run_on_redis(settings, lambda redis, replicas: deed(KeyStore(redis, replicas=replicas)))
+def _make(data_dir: Path | None, deed: Deed, make: Callable[[KeyStore], Awaitable[IssuedKey]]) -> IssuedKey:
+    async def work(redis: Redis, replicas: Replicas, act: OpenAct) -> IssuedKey:
+        issued = await make(KeyStore(redis, replicas=replicas))
+        record = issued.record
+        act.note(new_key=record.key_id, key_tenant=record.tenant_id, scopes=",".join(record.scopes))
+        return issued
+
+    return run_act(read_settings(data_dir=data_dir), deed, work)

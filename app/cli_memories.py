@@ -9,7 +9,8 @@ import structlog
 import typer
 from redis.asyncio import Redis
 
-from app.cli_redis import DataDir, read_settings, run_on_redis, show_time
+from app.audit.log import OpenAct
+from app.cli_redis import DataDir, deed_of, read_settings, run_act, run_on_redis, show_time
 from app.domain.ids import parse_memory_id, parse_tenant_id
 from app.errors import InvalidValue
 from app.images.store import ImageStore
@@ -117,15 +118,18 @@ class _Act:
 def _run(act: _Act, data_dir: Path | None) -> None:
     settings = read_settings(data_dir=data_dir)
 
-    async def run(redis: Redis, replicas: Replicas) -> tuple[Forgotten, int]:
+    async def run(redis: Redis, replicas: Replicas, opened: OpenAct) -> tuple[Forgotten, int]:
         forgotten = await act.deed(MemoryForgetter(redis, clock_ms=now_ms, replicas=replicas), act.memory)
         structlog.get_logger().info(
             "memory_forgotten", memory=str(act.memory), act=act.name, num_entries=forgotten.num_entries
         )
+        opened.note(num_entries=forgotten.num_entries)
         cleaner = RemainsCleaner(redis, ImageStore.open(settings.image_store_url), clock_ms=now_ms)
         return forgotten, await cleaner.clean(act.memory.tenant_id)
 
-    forgotten, num_images = run_on_redis(settings, run)
+    name = "memory.delete" if act.name == "memory" else "memory.forget"
+    deed = deed_of(name, tenant=act.memory.tenant_id, target=act.memory.memory_id)
+    forgotten, num_images = run_act(settings, deed, run)
     typer.echo(
         f"Forgotten: {forgotten.num_entries} entries, {num_images} images. Jobs that run now may have read them;"
         " none that begins will.",

@@ -10,6 +10,9 @@ from typing import Annotated, TypeVar
 import typer
 from redis.asyncio import Redis
 
+from app.audit.log import AuditLimits, AuditLog, OpenAct
+from app.domain.audit import COMMAND_LINE, Deed, Journal, word_of
+from app.jobs.workers import now_ms
 from app.memory.migration import check_format
 from app.redis.connection import connect
 from app.redis.embedded import running_or_started
@@ -52,6 +55,22 @@ def run_on_redis(
     shared = settings.redis_url
     with nullcontext(shared) if shared else running_or_started(settings.data_dir) as url:
         return asyncio.run(run(url))
+
+
+def run_act(settings: Settings, deed: Deed, work: Callable[[Redis, Replicas, OpenAct], Awaitable[_T]]) -> _T:
+    """The same for an act, which the audit log has before it is done. Its work may note more of it."""
+
+    async def run(redis: Redis, replicas: Replicas) -> _T:
+        log = AuditLog(redis, AuditLimits.of(settings), clock_ms=now_ms, replicas=replicas)
+        async with log.during(deed, journal=Journal.ADMIN) as act:
+            return await work(redis, replicas, act)
+
+    return run_on_redis(settings, run)
+
+
+def deed_of(act: str, *, tenant: str | None = None, target: str | None = None) -> Deed:
+    """An act of the command line."""
+    return Deed(act, COMMAND_LINE, None, tenant, None if target is None else word_of(target))
 
 
 def show_time(at_ms: int) -> str:

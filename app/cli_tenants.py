@@ -9,7 +9,9 @@ from typing import Annotated, TypeVar
 import typer
 from redis.asyncio import Redis
 
-from app.cli_redis import DataDir, read_settings, run_on_redis
+from app.audit.log import OpenAct
+from app.cli_redis import DataDir, deed_of, read_settings, run_act, run_on_redis
+from app.domain.audit import Deed, Fact
 from app.domain.ids import parse_tenant_id
 from app.domain.quota import DAY_MS, DayUsage, QuotaOverrides, Quotas
 from app.jobs.workers import now_ms
@@ -83,9 +85,11 @@ def set_quotas(  # noqa: PLR0917 - each is an option of the command
 
     async def write(hands: _Hands, settings: Settings) -> None:
         await hands.registry.check(tenant_id)
+        numbers = {name: getattr(overrides, name) for name in _NAMES}
+        hands.note(**{name: number for name, number in numbers.items() if number is not None})
         await QuotaBook(hands.redis, settings.quotas).set(tenant_id, overrides)
 
-    _run(write, data_dir)
+    _run(write, data_dir, deed_of("tenant.quotas", tenant=tenant_id))
     typer.echo(f"The quotas of tenant {tenant_id} are set.", err=True)
 
 
@@ -125,9 +129,11 @@ def delete_tenant(
     async def delete(hands: _Hands, _settings: Settings) -> int:
         await hands.registry.check(tenant_id)
         await hands.registry.ask_deletion(tenant_id)
-        return await hands.keys.remove_all(tenant_id)
+        num_keys = await hands.keys.remove_all(tenant_id)
+        hands.note(num_keys=num_keys)
+        return num_keys
 
-    num_keys = _run(delete, data_dir)
+    num_keys = _run(delete, data_dir, deed_of("tenant.delete", tenant=tenant_id))
     typer.echo(
         f"Tenant {tenant_id} has lost {num_keys} keys, and is being deleted while the server runs;"
         " `sparke tenants list` names it until nothing of it is left.",
@@ -135,19 +141,23 @@ def delete_tenant(
     )
 
 
-def _run(work: Callable[["_Hands", Settings], Awaitable[_T]], data_dir: Path | None) -> _T:
+def _run(
+    work: Callable[["_Hands", Settings], Awaitable[_T]], data_dir: Path | None, deed: Deed | None = None
+) -> _T:
+    """What the work gives. With a deed it is an act, which the audit log has."""
     settings = read_settings(data_dir=data_dir)
 
-    async def run(redis: Redis, replicas: Replicas) -> _T:
+    async def run(redis: Redis, replicas: Replicas, act: OpenAct | None = None) -> _T:
         hands = _Hands(
             redis,
             TenantRegistry(redis, clock_ms=now_ms, replicas=replicas),
             KeyStore(redis, replicas=replicas),
+            act,
         )
         await hands.registry.add(await hands.keys.list_tenants())  # those of keys from before it
         return await work(hands, settings)
 
-    return run_on_redis(settings, run)
+    return run_on_redis(settings, run) if deed is None else run_act(settings, deed, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +167,9 @@ class _Hands:
     redis: Redis
     registry: TenantRegistry
     keys: KeyStore
+    act: OpenAct | None = None
+
+    def note(self, **facts: Fact) -> None:
+        """Tells the audit log more of an act."""
+        if self.act is not None:
+            self.act.note(**facts)

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+from redis.asyncio import Redis
 
-from app.cli_redis import DataDir, read_settings, run_on_redis, show_time
+from app.audit.log import OpenAct
+from app.cli_redis import DataDir, deed_of, read_settings, run_act, run_on_redis, show_time
+from app.domain.audit import Deed
 from app.domain.ids import TenantId, parse_tenant_id, parse_webhook_id
 from app.domain.webhook import DEFAULT_GRACE_S, MAX_GRACE_S, Webhook
+from app.redis.replicas import Replicas
 from app.settings import Settings
 from app.webhooks.store import WebhookStore
 from app.webhooks.targets import SystemResolver, Targets
@@ -40,7 +44,7 @@ def create_webhook(
             resolver.close()
         return await store.create(tenant_id, checked)
 
-    made = _run(data_dir, create)
+    made = _run(data_dir, create, deed_of("webhook.create", tenant=tenant_id))
     typer.echo(made.secret)
     typer.echo(f"Webhook {made.webhook_id} of tenant {tenant_id}. Its receiver needs this secret.", err=True)
 
@@ -68,7 +72,8 @@ def list_webhooks(
 def delete_webhook(tenant: Tenant, webhook_id: WebhookArgument, data_dir: DataDir = None) -> None:
     """End a webhook, and what waits for it."""
     ids = parse_tenant_id(tenant), parse_webhook_id(webhook_id)
-    _run(data_dir, lambda store, _: store.delete(*ids))
+    deed = deed_of("webhook.delete", tenant=tenant, target=webhook_id)
+    _run(data_dir, lambda store, _: store.delete(*ids), deed)
     typer.echo(f"Webhook {webhook_id} is deleted.", err=True)
 
 
@@ -76,7 +81,8 @@ def delete_webhook(tenant: Tenant, webhook_id: WebhookArgument, data_dir: DataDi
 def enable_webhook(tenant: Tenant, webhook_id: WebhookArgument, data_dir: DataDir = None) -> None:
     """Tell a webhook again that answered 410, of what ends from now on."""
     ids = parse_tenant_id(tenant), parse_webhook_id(webhook_id)
-    _run(data_dir, lambda store, _: store.enable(*ids))
+    deed = deed_of("webhook.enable", tenant=tenant, target=webhook_id)
+    _run(data_dir, lambda store, _: store.enable(*ids), deed)
     typer.echo(f"Webhook {webhook_id} is enabled.", err=True)
 
 
@@ -91,13 +97,24 @@ def rotate_webhook(
 ) -> None:
     """Give a webhook a new secret and print it, alone, on standard output. It is not shown again."""
     ids = parse_tenant_id(tenant), parse_webhook_id(webhook_id)
-    rotated = _run(data_dir, lambda store, _: store.rotate(*ids, grace_s=grace_s))
+    deed = deed_of("webhook.rotate", tenant=tenant, target=webhook_id)
+    rotated = _run(data_dir, lambda store, _: store.rotate(*ids, grace_s=grace_s), deed)
     typer.echo(rotated.secret)
     typer.echo(f"Webhook {webhook_id} has a new secret; the old one signs too for {grace_s} s.", err=True)
 
 
-def _run(data_dir: Path | None, deed: Callable[[WebhookStore, Settings], Awaitable[_T]]) -> _T:
+def _run(
+    data_dir: Path | None,
+    work: Callable[[WebhookStore, Settings], Awaitable[_T]],
+    deed: Deed | None = None,
+) -> _T:
+    """What the work gives. With a deed it is an act, which the audit log has."""
     settings = read_settings(data_dir=data_dir)
-    return run_on_redis(
-        settings, lambda redis, replicas: deed(WebhookStore(redis, replicas=replicas), settings)
-    )
+
+    async def run(redis: Redis, replicas: Replicas, act: OpenAct | None = None) -> _T:
+        given = await work(WebhookStore(redis, replicas=replicas), settings)
+        if act is not None and isinstance(given, Webhook):
+            act.note(webhook=given.webhook_id)
+        return given
+
+    return run_on_redis(settings, run) if deed is None else run_act(settings, deed, run)

@@ -30,6 +30,7 @@ ServiceError
 │   ├── ImagesSpent       insufficient_quota   the tenant has asked for as many images today as it may
 │   ├── TooManyUploads    too_many_uploads     the tenant sends as many files at once as it may
 │   ├── TooManyTransfers  too_many_transfers   the tenant exports and imports as many memories at once as it may
+│   ├── TooManyFollowers   too_many_followers   the tenant follows as many jobs' events at once as it may
 │   └── TooManyBatches    too_many_batches     the tenant has as many unfinished batches as it may
 ├── Unavailable           unavailable          a part of the service is away; try again
 │   ├── NoWorker          no_worker            nothing serves this model now
@@ -252,6 +253,12 @@ class TooManyTransfers(QueueFull):
     """The tenant has as many exports and imports under way, or imports unfinished, as it may."""
 
     code = "too_many_transfers"
+
+
+class TooManyFollowers(QueueFull):
+    """The tenant follows as many streams of events as it may at a time."""
+
+    code = "too_many_followers"
 
 
 class TooManyBatches(QueueFull):

@@ -63,6 +63,10 @@ class Settings(BaseSettings):
         300.0, gt=0, le=3600, description="How long a request waits for its images; the job's deadline too."
     )
     max_body_bytes: int = Field(4_194_304, ge=10_000, description="Largest request body that is read.")
+    head_timeout_s: float = Field(
+        30.0, gt=0, le=300, description="How long the head of a request may take to come."
+    )
+    body_timeout_s: float = Field(60.0, gt=0, le=600, description="How long a body of JSON may take to come.")
     url_signing_key: SecretStr | None = Field(
         None,
         description="Secret of image URLs, 32 characters or more. None: made once and shared through Redis.",
@@ -180,6 +184,12 @@ class Settings(BaseSettings):
         le=1000,
         description="Exports, imports and forks of memories that one tenant may have under way at one API process.",
     )
+    max_followers_per_tenant: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Streams of jobs' events that one tenant may follow at one API process at a time.",
+    )
     file_ttl_s: int = Field(
         MAX_FILE_TTL_S,
         ge=MIN_FILE_TTL_S,
@@ -219,6 +229,15 @@ class Settings(BaseSettings):
         ge=86_400,
         description="How long is known what a tenant used on a day; at least two days longer than image_ttl_s.",
     )
+
+    # The audit log
+    max_audit_records: int = Field(
+        50_000,
+        ge=100,
+        le=1_000_000,
+        description="Most records of each of the three journals of the audit log.",
+    )
+    audit_ttl_s: int = Field(400 * 86_400, ge=86_400, description="How long a record of it is kept at most.")
 
     # Webhooks
     webhooks_allow_private: bool = Field(

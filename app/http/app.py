@@ -13,7 +13,9 @@ from app.http.openapi import build_openapi
 from app.http.routes import (
     admin,
     archives,
+    audit,
     batches,
+    docs,
     edits,
     files,
     health,
@@ -55,13 +57,18 @@ def create_app(deps: Deps) -> FastAPI:
         title="SPARKE",
         version=version("sparke"),
         description=_DESCRIPTION,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.deps = deps
     app.state.started_at_s = deps.now_ms() // 1000
     app.add_middleware(
-        RequestMiddleware, metrics=deps.metrics, now_s=time.perf_counter, randomness=deps.randomness
+        RequestMiddleware,
+        metrics=deps.metrics,
+        now_s=time.perf_counter,
+        randomness=deps.randomness,
+        is_tls=(deps.settings.public_url or "").startswith("https://"),
     )
     install_error_handlers(app)
     user_routes = (
@@ -79,6 +86,6 @@ def create_app(deps: Deps) -> FastAPI:
         references,
         usage,
     )
-    for routes in (health, *user_routes, admin):
+    for routes in (health, docs, *user_routes, admin, audit):
         app.include_router(routes.router)
     return app

@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Collection
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -10,10 +11,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from app.domain.ids import DEFAULT_TENANT, TenantId
 from app.domain.scope import USUAL_SCOPES, Scope
 from app.errors import Forbidden, Unauthenticated
+from app.http.auditing import Identity, begin_act, refuse_act
 from app.http.deps import Deps, DepsOf
 from app.http.scopes import scope_of
+from app.tenants.keys import KEY_PREFIX, claimed_key_id
 
-KEY_PREFIX = "sk-sparke-"
 _HOW = "send it as 'Authorization: Bearer sk-sparke-...'; `sparke keys create --tenant NAME` makes one"
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `sk-sparke-...`.")
@@ -38,41 +40,70 @@ async def authenticate(
     """The tenant of the key, which must have the route's scope, and a request left this minute.
 
     Raises Unauthenticated, Forbidden and RateLimited. Keys made while the server runs are required from the next request
-    on. Administrators are never held up, for they are who lifts a bound.
+    on. Administrators are never held up, for they are who lifts a bound. An act is written down before it is done.
     """
-    tenant_id, scopes = await _identify(request, deps, credentials.credentials if credentials else None)
-    needed = _check_scope(request, scopes)
+    tenant_id, who = await _let_in(request, deps, credentials.credentials if credentials else None)
     per_minute = (await deps.desk.quotas.of(tenant_id)).requests_per_minute
-    if per_minute is not None and needed is not Scope.ADMIN:
+    if per_minute is not None and _needed(request) is not Scope.ADMIN:
         request.state.tokens = await deps.desk.rate.take(tenant_id, per_minute)
     deps.desk.meter.count(tenant_id)
+    await begin_act(request, deps.audit, who)
     return tenant_id
 
 
-async def _identify(request: Request, deps: Deps, key: str | None) -> tuple[TenantId, tuple[Scope, ...]]:
+async def _let_in(request: Request, deps: Deps, key: str | None) -> tuple[TenantId, Identity]:
+    """Who asks, if that one may. An attempt at an act that is refused is written down."""
+    try:
+        tenant_id, who = await _identify(request, deps, key)
+    except Unauthenticated as error:
+        await refuse_act(request, deps.audit, Identity(), code=error.code, claimed_id=claimed_key_id(key))
+        raise
+    try:
+        _check_scope(request, who.scopes)
+    except Forbidden as error:
+        await refuse_act(request, deps.audit, who, code=error.code)
+        raise
+    return tenant_id, who
+
+
+async def _identify(request: Request, deps: Deps, key: str | None) -> tuple[TenantId, Identity]:
     """The tenant, and what it may ask for with this key.
 
     Without keys in the store, requests from this machine to this machine are the tenant `default`: the server is bound
-    to loopback, and the Host header must name it too, so that no web page can reach it under a name of its own.
+    to loopback, and the Host header must name it too, so that no web page can reach it under a name of its own. Nor may
+    a page from elsewhere send its visitor's browser: that says by `Origin` or `Sec-Fetch-Site` where it comes from.
     """
     if key is not None and key.startswith(KEY_PREFIX):
         record = await deps.keys.authenticate(key)
-        return record.tenant_id, record.scopes
+        return record.tenant_id, Identity(record.tenant_id, record.key_id, record.scopes)
     if await deps.keys.any_keys():
         raise Unauthenticated(f"an API key is needed; {_HOW}" if key is None else f"no such API key; {_HOW}")
-    if is_loopback(deps.settings.host) and is_loopback(request.url.hostname or ""):
-        return DEFAULT_TENANT, USUAL_SCOPES
-    raise Unauthenticated(f"without API keys only requests to localhost are answered; {_HOW}")
+    if not is_loopback(deps.settings.host) or not is_loopback(request.url.hostname or ""):
+        raise Unauthenticated(f"without API keys only requests to localhost are answered; {_HOW}")
+    if _is_from_elsewhere(request):
+        raise Unauthenticated(f"without API keys no requests of other sites' pages are answered; {_HOW}")
+    return DEFAULT_TENANT, Identity(DEFAULT_TENANT, None, USUAL_SCOPES)
 
 
-def _check_scope(request: Request, scopes: Collection[Scope]) -> Scope:
-    needed = scope_of(request.method, request.scope["route"].path)
+def _is_from_elsewhere(request: Request) -> bool:
+    """True where a browser sends this for a page that does not come from this machine."""
+    origin = request.headers.get("origin")
+    if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+        return True
+    return request.headers.get("sec-fetch-site") == "cross-site"
+
+
+def _check_scope(request: Request, scopes: Collection[Scope]) -> None:
+    needed = _needed(request)
     if needed not in scopes:
         raise Forbidden(
             f"{request.method} {request.url.path[:80]} needs a key with the scope {needed};"
             f" this one has {', '.join(scopes)}"
         )
-    return needed
+
+
+def _needed(request: Request) -> Scope:
+    return scope_of(request.method, request.scope["route"].path)
 
 
 Tenant = Annotated[TenantId, Depends(authenticate)]

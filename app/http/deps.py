@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from redis.asyncio import Redis
 
+from app.audit.log import AuditLog
 from app.batches.store import BatchStore
 from app.catalogue import Catalogue
 from app.files.contents import FileContents
@@ -101,6 +102,7 @@ class Deps:
     waiter: JobWaiter
     registry: WorkerRegistry
     keys: KeyStore
+    audit: AuditLog
     desk: TenantDesk
     images: ImageStore
     files: FileStore
@@ -111,6 +113,7 @@ class Deps:
     webhook_targets: Targets
     uploads: UploadSlots
     transfers: Slots
+    followers: Slots
     pictures: PictureReader
     thumbnails: Thumbnailer
     background: Background

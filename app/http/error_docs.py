@@ -58,8 +58,12 @@ _HEADERS: dict[int, dict[str, Any]] = {
 
 
 def fails_with(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that answers with these errors, beside those that all routes have."""
-    return {status: _describe(status) for status in statuses}
+    """The `responses` of a route that answers with these errors, beside those that all routes have.
+
+    Whatever takes a body may find it too large, and too slow.
+    """
+    all_statuses = sorted({*statuses, 408} if 413 in statuses else statuses)
+    return {status: _describe(status) for status in all_statuses}
 
 
 def common_errors(*, needs_key: bool) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ Every error answer has the members of RFC 9457 (type, title, status, detail, ins
 OpenAI API (message, type, param, code), with content type application/problem+json.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ from app.errors import (
     TenantDeleting,
     TooManyBatches,
     TooManyFiles,
+    TooManyFollowers,
     TooManyMemories,
     TooManyTransfers,
     TooManyUploads,
@@ -59,6 +60,7 @@ from app.errors import (
     WaitTimeout,
 )
 from app.http.answers import ErrorMember
+from app.http.member_faults import MAX_NAME_CHARS, MEMBER_CODES, explain_members
 from app.http.rate_limit import refused_headers
 
 PROBLEM_JSON = "application/problem+json"
@@ -115,6 +117,7 @@ ANSWERS: Mapping[type[ServiceError], Answer] = {
     ImagesSpent: Answer(429, "Too many images today", RATE_LIMIT),
     TooManyUploads: Answer(429, "Too many uploads", RATE_LIMIT),
     TooManyTransfers: Answer(429, "Too many exports and imports", RATE_LIMIT),
+    TooManyFollowers: Answer(429, "Too many streams of events", RATE_LIMIT),
     TooManyBatches: Answer(429, "Too many unfinished batches", RATE_LIMIT),
     Unavailable: Answer(503, "Service unavailable", SERVER, retry_after_s=5),
     NoWorker: Answer(503, "No worker for the model", SERVER, retry_after_s=10),
@@ -137,21 +140,10 @@ _HTTP_PROBLEMS: Mapping[int, tuple[str, str]] = {
     408: ("Request not sent in time", "request_timeout"),
     413: ("Request too large", "request_too_large"),
     415: ("Unsupported media type", "unsupported_media_type"),
+    431: ("Request head too large", "head_too_large"),
 }
 
-# What pydantic says of a member → the OpenAI API's word for it.
-_MEMBER_CODES: Mapping[str, str] = {
-    "extra_forbidden": "unknown_parameter",
-    "json_invalid": "invalid_json",
-    "literal_error": "invalid_value",
-    "multipart_invalid": "invalid_multipart",
-    "missing": "missing_required_parameter",
-    "string_too_long": "string_above_max_length",
-    "string_too_short": "string_below_min_length",
-}
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-_MAX_MEMBERS_NAMED = 5
-_MAX_NAME_CHARS = 80
 
 
 def answer_for(error: ServiceError) -> Answer:
@@ -277,7 +269,7 @@ def install_error_handlers(app: FastAPI) -> None:
 def all_codes() -> tuple[str, ...]:
     """Every code of the API's own; a failed job may carry another, which its worker chose."""
     own = {kind.code for kind in ANSWERS} | {code for _, code in _HTTP_PROBLEMS.values()}
-    return tuple(sorted(own | set(_MEMBER_CODES.values()) | {"invalid_type"}))
+    return tuple(sorted(own | set(MEMBER_CODES.values()) | {"invalid_type"}))
 
 
 def codes_of(status: int) -> tuple[str, ...]:
@@ -285,7 +277,7 @@ def codes_of(status: int) -> tuple[str, ...]:
     own = {kind.code for kind, answer in ANSWERS.items() if answer.status == status}
     if status in _HTTP_PROBLEMS:
         own.add(_HTTP_PROBLEMS[status][1])
-    return tuple(sorted(own | ({*_MEMBER_CODES.values(), "invalid_type"} if status == 400 else set())))
+    return tuple(sorted(own | ({*MEMBER_CODES.values(), "invalid_type"} if status == 400 else set())))
 
 
 async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
@@ -297,24 +289,37 @@ async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
-    title, code = _HTTP_PROBLEMS.get(error.status_code, ("Error", "internal"))
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(request))
+    return http_problem(request, error.status_code, _http_message(request, error, headers), headers)
+
+
+def http_problem(
+    request: Request, status: int, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The answer for what comes of no error of ours."""
+    title, code = title_and_code(status)
+    error_type = INVALID_REQUEST if status < 500 else SERVER
     return problem(
         request,
-        status=error.status_code,
+        status=status,
         title=title,
-        error_type=INVALID_REQUEST if error.status_code < 500 else SERVER,
+        error_type=error_type,
         code=code,
-        message=_http_message(request, error, headers),
+        message=message,
         headers=headers,
     )
 
 
+def title_and_code(status: int) -> tuple[str, str]:
+    """What an answer says that comes of no error of ours."""
+    return _HTTP_PROBLEMS.get(status, ("Error", "internal"))
+
+
 def _http_message(request: Request, error: HTTPException, headers: Mapping[str, str]) -> str:
     """What the framework leaves at its standard phrase, said in full."""
-    here = f"{request.method[:20]} {request.url.path[:_MAX_NAME_CHARS]}"
+    here = f"{request.method[:20]} {request.url.path[:MAX_NAME_CHARS]}"
     if error.status_code == 404:
         return f"nothing is at {here}; /openapi.json lists what there is"
     if error.status_code == 405:
@@ -345,44 +350,3 @@ async def _on_invalid_members(request: Request, error: Exception) -> JSONRespons
         message=told.message,
         param=told.param,
     )
-
-
-def explain_members(found: Sequence[Mapping[str, Any]]) -> Failure:
-    """What pydantic found wrong with members, in words, under the code and the name of the first."""
-    named = "; ".join(_describe(member) for member in found[:_MAX_MEMBERS_NAMED])
-    more = len(found) - _MAX_MEMBERS_NAMED
-    message = named if more <= 0 else f"{named}; and {more} more"
-    return Failure(_member_code(found[0]["type"]), message, _member_name(found[0]) or None)
-
-
-def _member_code(kind: str) -> str:
-    if kind in _MEMBER_CODES:
-        return _MEMBER_CODES[kind]
-    return "invalid_type" if kind.endswith("_type") else "invalid_value"
-
-
-def _member_name(member: Mapping[str, Any]) -> str:
-    location = [str(part) for part in member["loc"] if part not in ("body", "query", "path")]
-    return ".".join(location)[:_MAX_NAME_CHARS]
-
-
-def _describe(member: Mapping[str, Any]) -> str:
-    """One member's fault: expected and, where it is short enough to repeat, actual."""
-    name, kind, value = _member_name(member), member["type"], member.get("input")
-    if kind == "extra_forbidden":
-        return f"{name}: unknown member"
-    if kind == "missing":
-        return f"{name}: required, but missing"
-    got = ""
-    if kind == "string_too_long" and isinstance(value, str):
-        got = f", got {len(value)}"
-    elif "input" in member and _is_short(value):
-        got = f", got {value!r}"
-    return f"{name}: {member['msg']}{got}" if name else f"{member['msg']}{got}"
-
-
-def _is_short(value: object) -> bool:
-    """True where repeating the value is a help: small numbers, booleans, null, short strings."""
-    if isinstance(value, str):
-        return len(value) <= 40
-    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**20)

@@ -5,6 +5,7 @@ import asyncio
 import structlog
 
 from app.errors import ServiceError
+from app.http.auditing import note
 from app.http.deps import Deps
 from app.http.memory_answers import ForgottenAnswer
 from app.memory.forgetting import Forgotten
@@ -22,6 +23,7 @@ async def acknowledge(
 
     A job that begins from now on cannot read them; one that runs may have, so it is waited for, or told of.
     """
+    note(num_entries=forgotten.num_entries)
     deps.metrics.memory_entries_forgotten.inc(forgotten.num_entries)
     _log.info("memory_forgotten", memory=str(memory), act=act, num_entries=forgotten.num_entries)
     models = [spec.model_id for spec in deps.catalogue.values() if spec.latent_space == memory.latent_space]

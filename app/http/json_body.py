@@ -1,5 +1,6 @@
 """Reading a JSON body: bounded in size and depth, strict in form, with every fault named."""
 
+import asyncio
 from typing import TypeVar
 
 from fastapi import Request
@@ -8,6 +9,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
+from app.http.body import read_body, too_slow
+from app.http.deps import deps_of
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -15,7 +19,8 @@ async def read_json(request: Request, model: type[Model], *, max_bytes: int) -> 
     """The request's body as a `model`.
 
     Raises:
-        HTTPException: 413 above `max_bytes`, 415 for a content type other than JSON.
+        HTTPException: 408 where it does not come in time, 413 above `max_bytes`, 415 for a content type other than JSON,
+            and for one that is compressed.
         RequestValidationError: no JSON (also NaN, lone surrogates, over 200 levels), or members at fault.
     """
     _check_content_type(request.headers.get("content-type", ""))
@@ -43,15 +48,13 @@ def _check_content_type(header: str) -> None:
 
 
 async def _read_bounded(request: Request, max_bytes: int) -> bytes:
-    too_large = HTTPException(413, f"a body has at most {max_bytes} bytes")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_bytes:
-        raise too_large
-    chunks: list[bytes] = []
-    size_bytes = 0
-    async for chunk in request.stream():
-        size_bytes += len(chunk)
-        if size_bytes > max_bytes:
-            raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
+        raise HTTPException(413, f"a body has at most {max_bytes} bytes")
+    timeout_s = deps_of(request).settings.body_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            chunks = read_body(request, max_bytes=max_bytes, idle_timeout_s=timeout_s)
+            return b"".join([chunk async for chunk in chunks])
+    except TimeoutError as error:
+        raise too_slow(f"a body of JSON must have come within {timeout_s:g} s") from error

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 from redis.asyncio import Redis
 
+from app.audit.log import AuditLimits, AuditLog
 from app.batches.driver import BatchDriver
 from app.batches.inputs import BatchInputs
 from app.batches.output import OutputStores
@@ -40,8 +41,9 @@ from app.http.chores import (
 )
 from app.http.deps import Deps, MemoryDeps
 from app.http.pictures import PictureReader
+from app.http.protocol import MAX_HEAD_BYTES, bounded_protocol
 from app.http.thumbnails import Thumbnailer
-from app.http.uploads import Slots, UploadSlots
+from app.http.uploads import FollowerSlots, Slots, UploadSlots
 from app.images.store import ImageStore
 from app.images.urls import SigningKeyStore, UrlSigner
 from app.jobs.events import JobEvents
@@ -121,6 +123,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             waiter=await stack.enter_async_context(waiter),
             registry=registry,
             keys=KeyStore(redis, replicas=replicas),
+            audit=_audit_log(redis, settings, replicas),
             desk=desk,
             images=images,
             files=files,
@@ -131,6 +134,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             webhook_targets=Targets(resolver, allow_private=settings.webhooks_allow_private),
             uploads=UploadSlots(settings.max_uploads_per_tenant),
             transfers=Slots(settings.max_transfers_per_tenant),
+            followers=FollowerSlots(settings.max_followers_per_tenant),
             pictures=PictureReader(max_pixels=settings.max_picture_pixels),
             thumbnails=Thumbnailer(),
             background=await stack.enter_async_context(Background()),
@@ -143,6 +147,10 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         )
         await _start_chores(stack, deps, redis)
         yield deps
+
+
+def _audit_log(redis: Redis, settings: Settings, replicas: Replicas) -> AuditLog:
+    return AuditLog(redis, AuditLimits.of(settings), clock_ms=now_ms, replicas=replicas, is_logged=True)
 
 
 def _batch_store(redis: Redis, settings: Settings, replicas: Replicas) -> BatchStore:
@@ -277,6 +285,7 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asynci
 
     At the end those who follow jobs are let go, what is under way is answered, for at most 20 s, and the socket closed.
     """
+    head_timeout_s = app.state.deps.settings.head_timeout_s
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -285,6 +294,9 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asynci
         server_header=False,
         timeout_graceful_shutdown=_GRACEFUL_STOP_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        http=bounded_protocol(head_timeout_s),
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
     server = _Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]), name="http")

@@ -10,20 +10,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.quota import Remaining
-from app.http.errors import internal_problem
+from app.http.auditing import end_act
+from app.http.errors import http_problem, internal_problem
+from app.http.headers import add_headers
+from app.http.protocol import MAX_HEAD_BYTES, MAX_QUERY_MEMBERS
 from app.http.rate_limit import token_headers
 from app.telemetry.metrics import Metrics
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SECURITY_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "cross-origin",
-}
-_CONTENT_SECURITY = "default-src 'none'; frame-ancestors 'none'"
-_DOCS = "/docs"  # its page loads its script from elsewhere
-
 _log = structlog.get_logger(__name__)
 
 
@@ -31,12 +25,19 @@ class RequestMiddleware:
     """Wraps the whole application; an error that comes out of it is answered as 500 and logged with the request id."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, now_s: Callable[[], float], randomness: Callable[[int], bytes]
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        now_s: Callable[[], float],
+        randomness: Callable[[int], bytes],
+        *,
+        is_tls: bool = False,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._now_s = now_s
         self._randomness = randomness
+        self._is_tls = is_tls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -52,15 +53,17 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                await end_act(scope["state"].get("act"), status)
                 headers = MutableHeaders(scope=message)
-                _add_headers(headers, request_id, scope["path"])
+                headers["x-request-id"] = request_id
+                add_headers(headers, is_tls=self._is_tls or scope["scheme"] == "https")
                 _add_tokens(headers, status, scope["state"].get("tokens"))
             await send(message)
 
         self._metrics.http_requests_in_flight.inc()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, receive, send_with_headers)
+                await (_refusal_of(scope) or self._app)(scope, receive, send_with_headers)
             except ClientDisconnect:
                 _log.info("client_disconnected", path=scope["path"])
             except Exception:
@@ -69,6 +72,7 @@ class RequestMiddleware:
                     raise  # half an answer is out: the connection must break, so that it is not taken for whole
                 await internal_problem(Request(scope))(scope, receive, send_with_headers)
             finally:
+                await end_act(scope["state"].get("act"), status)
                 self._metrics.http_requests_in_flight.dec()
                 self._measure(scope, status, self._now_s() - started_s)
 
@@ -81,13 +85,18 @@ class RequestMiddleware:
         self._metrics.observe_request(scope["method"], route, status, duration_s)
 
 
-def _add_headers(headers: MutableHeaders, request_id: str, path: str) -> None:
-    headers["x-request-id"] = request_id
-    for name, value in _SECURITY_HEADERS.items():
-        headers.setdefault(name, value)
-    if not path.startswith(_DOCS):
-        headers.setdefault("content-security-policy", _CONTENT_SECURITY)
-    headers.setdefault("cache-control", "no-store")
+def _refusal_of(scope: Scope) -> ASGIApp | None:
+    """The answer to a request whose head is beyond what any route of ours can want."""
+    query: bytes = scope["query_string"]
+    num_bytes = len(scope["raw_path"]) + len(query)
+    num_bytes += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if num_bytes > MAX_HEAD_BYTES:
+        return http_problem(
+            Request(scope), 431, f"a request's line and headers have at most {MAX_HEAD_BYTES} bytes"
+        )
+    if query.count(b"&") >= MAX_QUERY_MEMBERS:
+        return http_problem(Request(scope), 400, f"a query has at most {MAX_QUERY_MEMBERS} members")
+    return None
 
 
 def _add_tokens(headers: MutableHeaders, status: int, tokens: Remaining | None) -> None:

@@ -13,7 +13,9 @@ NEEDED: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/metrics"): None,
     ("GET", "/openapi.json"): None,
     ("GET", "/docs"): None,
-    ("GET", "/docs/oauth2-redirect"): None,
+    ("GET", "/docs/show.js"): None,
+    ("GET", "/docs/swagger-ui.js"): None,
+    ("GET", "/docs/swagger-ui.css"): None,
     ("GET", "/v1/images/{image_id}"): None,
     # Making images, alone and in batches, with the files that takes, and ending what was begun.
     ("POST", "/v1/images/generations"): _GENERATE,
@@ -69,6 +71,7 @@ NEEDED: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/v1/admin/tenants/{tenant_id}/keys"): _ADMIN,
     ("POST", "/v1/admin/keys/{key_id}/rotate"): _ADMIN,
     ("DELETE", "/v1/admin/keys/{key_id}"): _ADMIN,
+    ("GET", "/v1/admin/audit"): _ADMIN,
 }
 
 

@@ -4,14 +4,14 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from anyio import CancelScope, to_thread
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from app.domain.ids import JobId, TenantId
 from app.domain.job import Job, JobKind, JobRecord
@@ -39,11 +39,26 @@ class Streamed:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events of a generator, which is closed with its client, also where that leaves between two events."""
+    """Server-sent events of a generator, which is closed with its client, also where that leaves between two events.
 
-    def __init__(self, events: AsyncGenerator[bytes], *, headers: Mapping[str, str] | None = None) -> None:
+    What it holds a place of, it holds until it is over, however that comes.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes],
+        *,
+        headers: Mapping[str, str] | None = None,
+        slot: ExitStack | None = None,
+    ) -> None:
         super().__init__(events, media_type="text/event-stream", headers={**_UNBUFFERED, **(headers or {})})
         self._events = events
+        self._slot = slot or ExitStack()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        with self._slot:
+            await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         """Sends event after event, then closes the generator."""

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S, FilePurpose
 from app.domain.ids import TenantId
-from app.errors import InvalidValue, QueueFull, TooManyTransfers, TooManyUploads
+from app.errors import InvalidValue, QueueFull, TooManyFollowers, TooManyTransfers, TooManyUploads
 from app.http.multipart import Event, PartStart, malformed, read_parts
 from app.objects.folder import ObjectWriter
 
@@ -99,6 +99,16 @@ class UploadSlots(Slots):
     def _full(self, most: int) -> QueueFull:
         return TooManyUploads(
             f"you send {most} files at once, which is the most; send this one a little later",
+            retry_after_s=_FULL_RETRY_S,
+        )
+
+
+class FollowerSlots(Slots):
+    """Those of streams of jobs' events, each of which holds a connection."""
+
+    def _full(self, most: int) -> QueueFull:
+        return TooManyFollowers(
+            f"you follow {most} jobs at once, which is the most; end a stream, or ask for jobs instead",
             retry_after_s=_FULL_RETRY_S,
         )
 

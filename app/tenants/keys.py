@@ -27,7 +27,9 @@ MAX_KEY_LIFE_S = 10 * 365 * 86_400
 DEFAULT_GRACE_S = 86_400
 MAX_GRACE_S = 30 * 86_400
 
-_FORM = re.compile(r"sk-sparke-([0-9a-f]{8})-([A-Za-z0-9_-]{43})")
+KEY_PREFIX = "sk-sparke-"
+
+_FORM = re.compile(rf"{KEY_PREFIX}([0-9a-f]{{8}})-([A-Za-z0-9_-]{{43}})")
 _KEYS = "sparke:api-keys"  # hash of key id → JSON; lives for ever
 _USES = "sparke:api-key-uses"  # hash of key id → Unix milliseconds of a use; lives for ever
 _WERE_KEYS = "sparke:api-keys-removed"  # there once keys were removed; lives for ever
@@ -248,7 +250,7 @@ class KeyStore:
 
     def _make(self, tenant_id: TenantId, wish: KeyWish) -> IssuedKey:
         key_id, now_ms = secrets.token_hex(4), self._now_ms()
-        key = f"sk-sparke-{key_id}-{secrets.token_urlsafe(32)}"
+        key = f"{KEY_PREFIX}{key_id}-{secrets.token_urlsafe(32)}"
         record = KeyRecord(
             key_id,
             tenant_id,
@@ -290,6 +292,12 @@ class KeyStore:
 
     def _now_ms(self) -> int:
         return int(self._clock_s() * 1000)
+
+
+def claimed_key_id(key: str | None) -> str | None:
+    """Which key somebody says that this is; None where it has not the form of one. Nothing is known of it."""
+    form = None if key is None else _FORM.fullmatch(key)
+    return form[1] if form else None
 
 
 def _digest(key: str) -> str:

@@ -234,3 +234,32 @@ def _remember(url: str, num_entries: int) -> None:
             server.xadd(log_key(memory), {"e": entry}, id=f"{version}-0")
         server.hset(meta_key(memory), mapping={"version": num_entries, "created_at_ms": at_ms})
         server.sadd(index_key(memory.tenant_id), index_member(memory))
+
+
+def test_what_the_command_line_does_is_in_the_audit_log(tmp_path: Path):
+    """Each act with its end, by `cli`, a refused one among them, the newest first; looking is no act; no key is in it."""
+    where = ("--data-dir", str(tmp_path))
+    with EmbeddedRedis.start(tmp_path):
+        key = _create(tmp_path, "acme")
+        key_id = key.split("-")[2]
+        _sparke("keys", "list", *where)
+        _sparke("keys", "revoke", key_id, *where)
+        _sparke("keys", "revoke", "00000000", *where)
+        _sparke("tenants", "quotas", "acme", "--images-per-day", "7", *where)
+        _sparke("tenants", "delete", "acme", "--yes", *where)
+        listed = _sparke("audit", *where)
+        others = _sparke("audit", "--tenant", "other", *where)
+    assert listed.returncode == 0, listed.stderr
+    rows = [line.split("\t") for line in listed.stdout.splitlines()]
+    assert [(row[2], row[3], row[4]) for row in rows if row[3] != "begun"] == [
+        ("tenant.delete", "done", "cli"),
+        ("tenant.quotas", "done", "cli"),
+        ("key.revoke", "refused", "cli"),
+        ("key.revoke", "done", "cli"),
+        ("key.create", "done", "cli"),
+    ]
+    assert len(rows) == 10
+    assert "images_per_day=7" in rows[2][-1]
+    assert f"new_key={key_id}" in rows[-2][-1]
+    assert key.split("-", 3)[3].strip() not in listed.stdout
+    assert others.stdout == ""

@@ -9,6 +9,7 @@ from app.domain.ids import NAME_FORM, TenantId, parse_tenant_id
 from app.domain.scope import USUAL_SCOPES, parse_scopes
 from app.errors import InvalidId, NotFound
 from app.http.admin_bodies import KEY_DOCS, QUOTAS_DOCS, ROTATE_DOCS, KeyBody, QuotasBody, RotateBody
+from app.http.auditing import note
 from app.http.auth import Tenant
 from app.http.deps import Deps, DepsOf
 from app.http.error_docs import fails_with
@@ -105,6 +106,7 @@ async def delete_tenant(tenant_id: Found, deps: DepsOf) -> TenantAnswer:
     """
     await deps.desk.registry.ask_deletion(tenant_id)
     num_keys = await deps.keys.remove_all(tenant_id)
+    note(num_keys=num_keys)
     _log.warning("tenant_deletion_asked", tenant_id=tenant_id, num_api_keys=num_keys)
     return await describe_tenant(tenant_id, deps)
 
@@ -117,6 +119,7 @@ async def set_quotas(
 ) -> TenantAnswer:
     """Set a tenant's quotas, in place of all that was set for it before. They hold everywhere within seconds."""
     await deps.desk.quotas.set(tenant_id, body.overrides())
+    note(**body.model_dump(exclude_none=True))
     _log.info("quotas_set", tenant_id=tenant_id, **body.model_dump(exclude_none=True))
     return await describe_tenant(tenant_id, deps)
 
@@ -174,12 +177,14 @@ async def rotate_key(
 async def revoke_key(key_id: str, _admin: Tenant, deps: DepsOf) -> KeyAnswer:
     """End a key at once. Once more it changes nothing."""
     record = await deps.keys.revoke(key_id)
+    note(key_tenant=record.tenant_id)
     _log.info("api_key_revoked", key_id=key_id, tenant_id=record.tenant_id)
     return describe_key(record, deps.now_ms())
 
 
 def _show_new(issued: IssuedKey, deps: Deps, event: str) -> NewKeyAnswer:
     record = issued.record
+    note(new_key=record.key_id, key_tenant=record.tenant_id, scopes=",".join(record.scopes))
     _log.info(event, key_id=record.key_id, tenant_id=record.tenant_id, scopes=record.scopes)
     return NewKeyAnswer(**describe_key(record, deps.now_ms()).model_dump(), key=issued.key)
 

@@ -18,6 +18,7 @@ from app.domain.ids import (
 )
 from app.errors import InvalidId
 from app.http.archive_answers import ImportAnswer, describe_import
+from app.http.auditing import note
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
@@ -115,7 +116,9 @@ async def import_memory(  # noqa: PLR0917 - the members of the query
     """
     query = ImportQuery(_parse_name(name), _parse_query_id(import_id), from_byte)
     with deps.transfers.hold(tenant_id):
-        return describe_import(await receive_import(request, tenant_id, query, deps), deps)
+        answer = describe_import(await receive_import(request, tenant_id, query, deps), deps)
+        note(memory=answer.memory_id, num_entries=answer.num_entries)
+        return answer
 
 
 @router.get("/import/{import_id}", responses=fails_with(404))

@@ -80,7 +80,10 @@ async def show_image(  # noqa: PLR0917 - the members of a signed URL
     if image is None:
         raise NotFound(f"job {job_id} has no image {index}")
     data = await deps.images.get(image.storage_key)
-    headers = {"cache-control": f"private, max-age={max(0, expires - int(now_s))}, immutable"}
+    headers = {
+        "cache-control": f"private, max-age={max(0, expires - int(now_s))}, immutable",
+        "cross-origin-resource-policy": "cross-origin",  # whoever has the URL may show it in a page of another site
+    }
     if max_px is None:
         return Response(data, media_type="image/png", headers=headers)
     small = await deps.thumbnails.make(data, max_px)

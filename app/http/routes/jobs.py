@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -114,7 +114,10 @@ async def cancel(request: Request, job_id: str, tenant_id: Tenant, deps: DepsOf)
 
 
 @router.get(
-    "/{job_id}/events", response_class=Response, responses=fails_with(400, 404), openapi_extra=EVENTS_DOCS
+    "/{job_id}/events",
+    response_class=Response,
+    responses=fails_with(400, 404, 429),
+    openapi_extra=EVENTS_DOCS,
 )
 async def follow_job(
     request: Request,
@@ -142,8 +145,10 @@ async def follow_job(
     last = await deps.job_events.last(tenant_id, parsed)
     if last.is_last and order_of(after) >= order_of(last.event_id):
         return Response(status_code=204)
-    stream = _tell(tenant_id, parsed, after, base_url=base_url_of(request, deps), deps=deps)
-    return EventStream(stream)
+    with ExitStack() as stack:
+        stack.enter_context(deps.followers.hold(tenant_id))
+        stream = _tell(tenant_id, parsed, after, base_url=base_url_of(request, deps), deps=deps)
+        return EventStream(stream, slot=stack.pop_all())
 
 
 async def _tell(

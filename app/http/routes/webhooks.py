@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from app.domain.ids import WebhookId, parse_webhook_id
 from app.domain.webhook import DEFAULT_GRACE_S, MAX_GRACE_S
 from app.errors import InvalidId, NotFound
+from app.http.auditing import note
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
@@ -36,6 +37,7 @@ async def create_webhook(
     """Have a URL told how jobs and batches end from now on. Its messages are signed as Standard Webhooks says."""
     url = await deps.webhook_targets.check(body.url)
     webhook = await deps.webhooks.create(tenant_id, url)
+    note(webhook=webhook.webhook_id)
     return NewWebhookAnswer(**describe_webhook(webhook).model_dump(), secret=webhook.secret)
 
 

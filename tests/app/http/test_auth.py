@@ -93,6 +93,24 @@ def test_an_open_server_answers_to_its_own_names_only(api_url: str, host: str):
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1.evil.example"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
+def test_a_page_from_elsewhere_cannot_send_its_visitors_browser(api_url: str, headers: dict[str, str]):
+    """Without keys there is nothing that a page would have to know; forms and files need no leave of the browser."""
+    answer = httpx.post(f"{api_url}/v1/files", files={"file": ("a", b"{}")}, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert (
+        _get(api_url, origin="http://localhost:8000", **{"sec-fetch-site": "same-origin"}).status_code == 200
+    )
+
+
 def test_a_server_off_loopback_is_never_open(serve_api: ServeApi, other_database: Settings):
     """However it came to run without keys, on another address it answers nobody, also not on this machine."""
     url = serve_api(other_database.model_copy(update={"host": "0.0.0.0"}))  # noqa: S104

@@ -1,6 +1,7 @@
 """docs/limits.md is true: each limit has the request that trips it, sent to a real server, and the answer that it names."""
 
 import asyncio
+import gzip
 import io
 import json
 import re
@@ -28,6 +29,7 @@ DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "limits.md").read_tex
 ROW = re.compile(r"\| ([^|]+) \| ([^|]+) \| ([^|]+) \| (?:(\d{3}) )?`(\w+)` \|")
 ARCHIVES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("archive_cases.py"))))
 JOB = {"model": "unserved", "prompt": "x"}
+OCTETS = "application/octet-stream"
 NOBODY = "http://127.0.0.1:9/"
 
 ROWS = {found[1]: found for found in ROW.finditer(DOCUMENT)}
@@ -290,6 +292,76 @@ def _(scene: Scene) -> httpx.Response:
         return http.post("/v1/images/generations", json=JOB)
 
 
+@_trips("streams of events at once")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http(max_followers_per_tenant=1) as http:
+        events = f"/v1/jobs/{http.post('/v1/jobs', json=JOB).json()['id']}/events"
+        with http.stream("GET", events) as first:
+            assert first.status_code == 200
+            refused = http.get(events)
+        until_s = time.monotonic() + 20
+        while True:  # a place is free again once its stream has gone
+            with http.stream("GET", events) as again:
+                if again.status_code == 200:
+                    return refused
+            assert time.monotonic() < until_s, "the place is not free"
+
+
+@_trips("line and headers")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http() as http:
+        assert http.get("/v1/models", headers={"x-large": "x" * 16_000}).status_code == 200
+        assert http.get("/v1/models", params={"x": "x" * 33_000}).status_code == 431
+        return http.get("/v1/models", headers={"x-large": "x" * 33_000})
+
+
+def _raw(http: httpx.Client, sent: bytes) -> httpx.Response:
+    """What a server answers to these bytes before it closes the connection."""
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=20) as peer:
+        peer.sendall(sent)
+        received = b"".join(iter(lambda: peer.recv(65_536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    line, *headers = head.decode().split("\r\n")
+    pairs = [(name, value.strip()) for name, _, value in (header.partition(":") for header in headers)]
+    return httpx.Response(int(line.split()[1]), headers=pairs, content=body)
+
+
+@_trips("time of a head")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http(head_timeout_s=0.3) as http:
+        assert _raw(http, b"").status_code == 408
+        return _raw(http, b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
+
+
+@_trips("members of a query")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http() as http:
+        assert http.get("/v1/models?" + "&".join(f"m{number}" for number in range(100))).status_code == 200
+        return http.get("/v1/models?" + "&".join(f"m{number}" for number in range(101)))
+
+
+@_trips("coding of a body")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http() as http:
+        headers = {"content-type": "application/json", "content-encoding": "gzip"}
+        content = gzip.compress(json.dumps(JOB).encode())
+        for path, kind in (("/v1/files", "multipart/form-data; boundary=x"), ("/v1/memories/import", OCTETS)):
+            refused = http.post(path, content=content, headers={**headers, "content-type": kind})
+            assert refused.status_code == 415, refused.text
+        return http.post("/v1/jobs", content=content, headers=headers)
+
+
+@_trips("time of a body of JSON")
+def _(scene: Scene) -> httpx.Response:
+    def slowly() -> Iterator[bytes]:
+        for _ in range(10):
+            time.sleep(0.1)
+            yield b" "
+
+    with scene.http(body_timeout_s=0.5) as http:
+        return http.post("/v1/jobs", content=slowly(), headers={"content-type": "application/json"})
+
+
 @_trips("body")
 def _(scene: Scene) -> httpx.Response:
     with scene.http(max_body_bytes=10_000) as http:
@@ -372,6 +444,13 @@ def _(scene: Scene) -> httpx.Response:
     with scene.http() as http:
         assert http.get("/v1/jobs?limit=100").status_code == 200
         return http.get("/v1/jobs?limit=101")
+
+
+@_trips("page of the audit log")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http() as http:
+        assert http.get("/v1/admin/audit?limit=100").status_code == 200
+        return http.get("/v1/admin/audit?limit=101")
 
 
 def _members(name: str, most: dict[str, object], more: dict[str, object]) -> None:

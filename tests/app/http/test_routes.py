@@ -1,6 +1,8 @@
 """Models, health, headers, and the OpenAPI document."""
 
+import json
 import re
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -77,14 +79,82 @@ def test_another_request_id_is_replaced(http: httpx.Client, given: str):
     assert re.fullmatch(r"req_[0-9a-f]{24}", found)
 
 
+def _assert_secure(headers: httpx.Headers, path: str, *, cache: str = "no-store") -> None:
+    assert headers["x-content-type-options"] == "nosniff", path
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["cache-control"] == cache, path
+    assert not {"server", "strict-transport-security", "access-control-allow-origin"} & set(headers)
+
+
 def test_every_answer_has_the_security_headers(http: httpx.Client):
-    """Also errors and the documentation."""
-    for path in ("/livez", "/nowhere", "/docs", "/openapi.json", "/metrics"):
-        headers = http.get(path).headers
-        assert headers["x-content-type-options"] == "nosniff", path
-        assert headers["x-frame-options"] == "DENY"
-        assert "server" not in headers
-        assert ("content-security-policy" in headers) == (path != "/docs")
+    """Also errors, the documentation, and what is no HTTP; nothing is cached, and only a signed image may be elsewhere."""
+    for method, path in (
+        ("GET", "/livez"),
+        ("GET", "/nowhere"),
+        ("BREW", "/v1/models"),
+        ("POST", "/v1/jobs"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("GET", "/metrics"),
+        ("GET", "/v1/models?" + "&" * 200),
+    ):
+        headers = http.request(method, path).headers
+        _assert_secure(headers, path)
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=20) as peer:
+        peer.sendall(b"no http at all\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: peer.recv(65_536), b"")).partition(b"\r\n\r\n")
+    line, *lines = head.decode().split("\r\n")
+    _assert_secure(httpx.Headers([tuple(each.split(": ", 1)) for each in lines]), line)
+    assert (line, json.loads(body)["error"]["code"]) == ("HTTP/1.1 400 Bad Request", "invalid_request")
+
+
+@pytest.mark.usefixtures("worker")
+def test_streams_and_images_have_them_too(http: httpx.Client):
+    """Events are not cached; a signed image is, by its viewer alone, for as long as its URL works, on any site."""
+    job = http.post("/v1/jobs", json={"prompt": "a star"}).json()
+    with http.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
+        _assert_secure(events.headers, "events")
+        events.read()
+    asked = {"prompt": "a star", "stream": True}
+    with http.stream("POST", "/v1/images/generations", json=asked) as images:
+        _assert_secure(images.headers, "stream")
+    made = http.post("/v1/images/generations", json={"prompt": "a star", "response_format": "url"}).json()
+    image = http.get(made["data"][0]["url"])
+    max_age_s = int(re.search(r"max-age=([0-9]+)", image.headers["cache-control"])[1])
+    assert 3500 < max_age_s <= 3600
+    _assert_secure(image.headers, "image", cache=f"private, max-age={max_age_s}, immutable")
+    assert image.headers["cross-origin-resource-policy"] == "cross-origin"
+    _assert_secure(http.get(made["data"][0]["url"][:-1] + "~").headers, "wrong signature")
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(http: httpx.Client):
+    """Its page has no script of its own in it, and all that it names is there, for its policy allows no other."""
+    page = http.get("/docs")
+    assert "<script>" not in page.text
+    assert "script-src 'self';" in page.headers["content-security-policy"]
+    named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert [name for name in named if not name.startswith("/docs/")] == ["data:,"]
+    for name in named[:1] + named[2:]:
+        asset = http.get(name)
+        assert asset.status_code == 200, name
+        assert asset.headers["cache-control"] == "public, max-age=86400"
+        assert asset.headers["content-type"].partition(";")[0] in ("text/css", "text/javascript")
+    assert "http:" not in http.get("/docs/show.js").text
+
+
+def test_browsers_are_held_to_tls_where_there_is_tls(serve_api: ServeApi, settings: Settings):
+    """Where the public URL says so, or a proxy on this machine; never else, for that could not be taken back."""
+    url = serve_api(settings.model_copy(update={"public_url": "https://images.example.org"}))
+    assert httpx.get(f"{url}/livez").headers["strict-transport-security"] == "max-age=31536000"
+    plain = serve_api(settings)
+    proxied = httpx.get(f"{plain}/livez", headers={"x-forwarded-proto": "https"})
+    assert "strict-transport-security" in proxied.headers
+    assert "strict-transport-security" not in httpx.get(f"{plain}/livez").headers
 
 
 def test_the_openapi_document_is_whole(http: httpx.Client):
