@@ -64,6 +64,14 @@ lint: $(STAMP) ## Lint, formatting, types and architecture
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+.PHONY: secrets
+secrets: $(STAMP) ## Look for secrets in the working tree; asks nobody
+	@BIN=$(BIN) .ci/secrets
+
+.PHONY: audit
+audit: $(STAMP) ## Look for known faults of dependencies, where a database of them answers
+	@$(BIN)/python .ci/audit.py
+
 .PHONY: fix
 fix: $(STAMP) ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
@@ -87,7 +95,7 @@ bench-gpu: ## All that is measured on a GPU, with the Python that BENCH_PYTHON n
 	@PYTHON=$(BENCH_PYTHON) benchmarks/gpu.sh
 
 .PHONY: check
-check: lint test ## What CI runs: lint, types, architecture, tests
+check: lint secrets audit test ## What CI runs: lint, types, architecture, secrets, known faults, tests
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches (never DATA_DIR)

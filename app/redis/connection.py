@@ -7,10 +7,12 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from app.errors import ConfigurationError
 from app.redis.errors import redis_errors
 from app.redis.pool import PatientPool
+from app.redis.transport import check_transport, explain_refusal
 
 MIN_VERSION = (6, 2)
 _RETRIES = 3
@@ -25,8 +27,10 @@ def connect(url: str, *, timeout_s: float = 10.0, max_connections: int = _MAX_CO
 
     A lost connection is retried three times within about a second, so every command that writes must be idempotent.
     A timeout is not retried: the caller's time is up. No blocking command is ever sent through this client. It has a
-    bounded number of connections, listeners among them; what wants one more waits for it, up to `timeout_s`.
+    bounded number of connections, listeners among them; what wants one more waits for it, up to `timeout_s`. Over TLS the
+    server's certificate and name are checked, by the CA and with the certificate of ours that the URL names.
     """
+    check_transport(url)
     retry = Retry(
         ExponentialWithJitterBackoff(base=_RETRY_BASE_S, cap=_RETRY_CAP_S),
         _RETRIES,
@@ -56,8 +60,18 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 @redis_errors
 async def check_server(redis: Redis) -> str:
-    """The server's Redis version. Raises ConfigurationError where it is too old or may evict memories."""
-    info: Any = await redis.info()
+    """The server's Redis version.
+
+    Raises ConfigurationError where it is too old or may evict memories, and where it refuses us for good: the wrong user or
+    password, rights that are missing, a certificate that is not to be trusted.
+    """
+    try:
+        info: Any = await redis.info()
+    except (RedisError, OSError) as error:
+        refusal = explain_refusal(error)
+        if refusal is None:
+            raise
+        raise refusal from error
     version = str(info["redis_version"])
     if parse_version(version) < MIN_VERSION:
         raise ConfigurationError(f"Redis is version {version}; 6.2 or newer is needed")

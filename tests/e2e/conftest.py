@@ -112,6 +112,12 @@ def make_env(folder: Path, **variables: str) -> dict[str, str]:
     return {**env, "SPARKE_MODELS_FILE": str(catalogue), "SPARKE_DEVICE": "cpu", **variables}
 
 
+@pytest.fixture(scope="session")
+def make_env_of() -> Callable[..., dict[str, str]]:
+    """What makes such an environment."""
+    return make_env
+
+
 @contextmanager
 def starter(folder: Path) -> Iterator[Start]:
     """A function that starts `sparke serve` on a free port and waits until it says that it is ready."""
