@@ -1,9 +1,9 @@
 """Who asks, and for what: a tenant by API key; without any keys, the tenant `default` on loopback alone."""
 
 import ipaddress
+import re
 from collections.abc import Collection
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -17,6 +17,8 @@ from app.http.scopes import scope_of
 from app.tenants.keys import KEY_PREFIX, claimed_key_id
 
 _HOW = "send it as 'Authorization: Bearer sk-sparke-...'; `sparke keys create --tenant NAME` makes one"
+
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `sk-sparke-...`.")
 
@@ -78,7 +80,7 @@ async def _identify(request: Request, deps: Deps, key: str | None) -> tuple[Tena
         return record.tenant_id, Identity(record.tenant_id, record.key_id, record.scopes)
     if await deps.keys.any_keys():
         raise Unauthenticated(f"an API key is needed; {_HOW}" if key is None else f"no such API key; {_HOW}")
-    if not is_loopback(deps.settings.host) or not is_loopback(request.url.hostname or ""):
+    if not is_loopback(deps.settings.host) or not is_loopback(_host_of(request.headers.get("host", ""))):
         raise Unauthenticated(f"without API keys only requests to localhost are answered; {_HOW}")
     if _is_from_elsewhere(request):
         raise Unauthenticated(f"without API keys no requests of other sites' pages are answered; {_HOW}")
@@ -87,10 +89,22 @@ async def _identify(request: Request, deps: Deps, key: str | None) -> tuple[Tena
 
 def _is_from_elsewhere(request: Request) -> bool:
     """True where a browser sends this for a page that does not come from this machine."""
-    origin = request.headers.get("origin")
-    if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+    if request.headers.get("sec-fetch-site") == "cross-site":
         return True
-    return request.headers.get("sec-fetch-site") == "cross-site"
+    origin = request.headers.get("origin")
+    if origin is None:
+        return False
+    scheme, _, authority = origin.partition("://")
+    return scheme not in ("http", "https") or not is_loopback(_host_of(authority))
+
+
+def _host_of(authority: str) -> str:
+    """The name or address of `host` or `host:port`; empty where it has another form, which is nobody's.
+
+    The framework takes the address that the server listens on, which is this machine's, where it does not like the header.
+    """
+    found = _AUTHORITY.fullmatch(authority)
+    return found[1] if found else ""
 
 
 def _check_scope(request: Request, scopes: Collection[Scope]) -> None:

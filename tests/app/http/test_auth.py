@@ -86,7 +86,20 @@ def test_the_official_client_raises_its_error_for_a_wrong_key(serve_api: ServeAp
         assert client.models.list().data
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:80",
+        "10.0.0.1",
+        "evil_.example",
+        "a:b:c",  # from here on what the framework takes for no name, and so for the server's own address
+        "[",
+        "evil@localhost",
+        "localhost/x",
+        "localhost:x",
+    ],
+)
 def test_an_open_server_answers_to_its_own_names_only(api_url: str, host: str):
     """A web page that points its own name at 127.0.0.1 gets nothing."""
     answer = _get(api_url, host=host)
@@ -99,6 +112,8 @@ def test_an_open_server_answers_to_its_own_names_only(api_url: str, host: str):
         {"origin": "https://evil.example"},
         {"origin": "null"},
         {"origin": "http://127.0.0.1.evil.example"},
+        {"origin": "http://["},
+        {"origin": "file://localhost"},
         {"sec-fetch-site": "cross-site"},
     ],
 )

@@ -147,6 +147,18 @@ def test_the_documentation_loads_nothing_from_elsewhere(http: httpx.Client):
     assert "http:" not in http.get("/docs/show.js").text
 
 
+def test_no_request_becomes_another_protocol(http: httpx.Client):
+    """An upgrade is passed over, and methods that nothing takes are answered as such; a tunnel too."""
+    upgrade = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+    answer = http.get("/v1/models", headers={**upgrade, "sec-websocket-key": "x"})
+    assert (answer.status_code, answer.json()["object"]) == (200, "list")
+    for method in ("TRACE", "OPTIONS", "PROPFIND"):
+        assert http.request(method, "/v1/models").status_code == 405
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=20) as peer:
+        peer.sendall(b"CONNECT evil.example:443 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert peer.recv(65_536).startswith(b"HTTP/1.1 404")
+
+
 def test_browsers_are_held_to_tls_where_there_is_tls(serve_api: ServeApi, settings: Settings):
     """Where the public URL says so, or a proxy on this machine; never else, for that could not be taken back."""
     url = serve_api(settings.model_copy(update={"public_url": "https://images.example.org"}))
