@@ -119,7 +119,15 @@ class AuditLog:
             found = await self._redis.xrange(name, min=first, count=query.limit + 1)
         else:
             last = f"({after}" if after else "+"
-            found = await self._redis.xrevrange(name, max=last, min=oldest, count=query.limit + 1)
+            is_first = after is not None and _key_of(after) == (
+                0,
+                0,
+            )  # nothing is before it, and Redis would say so
+            found = (
+                []
+                if is_first
+                else await self._redis.xrevrange(name, max=last, min=oldest, count=query.limit + 1)
+            )
         records = []
         for entry_id, fields in found[: query.limit]:
             try:

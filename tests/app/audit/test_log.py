@@ -128,6 +128,16 @@ async def test_pages_are_read_by_cursor_in_either_order(redis, clock):
             await log.refuse(DEED, code="x", number=number)
 
 
+@pytest.mark.parametrize("after", ["0-0", "00-000", "1-0", "9" * 18 + "-" + "9" * 18])
+async def test_a_cursor_may_be_any_id(redis, clock, after):
+    """The first and the last that there can be among them."""
+    log = _log(redis, clock)
+    await log.begin(DEED, journal=Journal.ADMIN)
+    num_records = {order: len(await _read(log, order=order, after=after)) for order in ("asc", "desc")}
+    is_late = after.startswith("9")
+    assert num_records == {"asc": 0 if is_late else 1, "desc": 1 if is_late else 0}
+
+
 async def test_a_write_that_is_repeated_is_one_record(redis, clock):
     """A lost connection makes the client send it again."""
     script = _log(redis, clock)._write
