@@ -19,6 +19,8 @@ ACTS: Mapping[tuple[str, str], str] = {
     ("DELETE", "/v1/webhooks/{webhook_id}"): "webhook.delete",
     ("GET", "/v1/memories/{memory_id}/export"): "memory.export",
     ("POST", "/v1/memories/import"): "memory.import",
+    ("POST", "/v1/memories"): "memory.create",
+    ("POST", "/v1/memories/{memory_id}/fork"): "memory.fork",
     ("PATCH", "/v1/memories/{memory_id}"): "memory.shape",
     ("POST", "/v1/memories/{memory_id}/forget"): "memory.forget",
     ("DELETE", "/v1/memories/{memory_id}/entries/{entry}"): "memory.forget_entry",

@@ -15,6 +15,7 @@ from app.domain.ids import (
     parse_memory_id,
 )
 from app.errors import InvalidId, NotFound
+from app.http.auditing import note
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
@@ -97,6 +98,7 @@ async def shape_memory(
     """
     memory, changes = parse_memory(memory_id, tenant_id), body.changes()
     if body.name:
+        note(name=body.name)
         renamed = await deps.memories.maker.rename(memory, MemoryName(body.name))
         return describe_memory(await deps.memories.overview.get(renamed))
     await deps.memories.shaper.shape(memory, changes)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request
 
 from app.domain.ids import MemoryName, TenantId
 from app.errors import MemoryFull
+from app.http.auditing import note
 from app.http.auth import Tenant
 from app.http.deps import Deps, DepsOf
 from app.http.error_docs import fails_with
@@ -68,6 +69,7 @@ async def create_memory(
     that was deleted, within 30 days, it goes on with its versions.
     """
     memory = MemoryKey(tenant_id, body.space_in(deps.catalogue), MemoryName(body.name))
+    note(memory=memory.memory_id)
     await deps.memories.maker.create(memory, body.settings())
     return describe_memory(await deps.memories.overview.get(memory))
 
@@ -94,6 +96,7 @@ async def fork_memory(
     """
     source = parse_memory(memory_id, tenant_id)
     target = MemoryKey(tenant_id, source.latent_space, MemoryName(body.name))
+    note(fork=target.memory_id)
     with deps.transfers.hold(tenant_id):
         await _check_room(tenant_id, source, deps, version=body.version)
         await deps.memories.forker.fork(source, target, body.version)
