@@ -8,7 +8,9 @@ it. A record of another length than it announces is corrupt. `app.memory.upgradi
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,20 @@ class MemoryEntry:
     prompt: str = ""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EntryPage:
+    """Many entries: their places among those that were read, ids, features `[n, d]`, prompt embeddings `[n, p]`, float16.
+
+    And those that are wrong, by their places, and why.
+    """
+
+    places: NDArray[np.int64]
+    image_ids: list[ImageId]
+    features: NDArray[np.float16]
+    prompt_embeddings: NDArray[np.float16]
+    wrong: list[tuple[int, str]]
+
+
 def encode_entry(entry: MemoryEntry) -> bytes:
     """The entry's bytes. The arrays are stored as float16, whatever float type they have."""
     image_id = entry.image_id.encode("ascii")
@@ -54,6 +70,53 @@ def encode_entry(entry: MemoryEntry) -> bytes:
 
 def decode_entry(data: bytes, *, where: str = "a memory entry") -> MemoryEntry:
     """The entry of some bytes; its arrays are read-only views of them. `where` begins the message of CorruptRecord."""
+    layout = _check(data, where)
+    halves = np.frombuffer(data, "<f2", count=layout.feature_dim + layout.prompt_dim, offset=layout.start)
+    feature, prompt_embedding = halves[: layout.feature_dim], halves[layout.feature_dim :]
+    return MemoryEntry(
+        layout.image_id, layout.seed, layout.created_at_ms, feature, prompt_embedding, layout.prompt
+    )
+
+
+def decode_page(page: Sequence[bytes], dimensions: tuple[int, int]) -> EntryPage:
+    """Many entries at once: each is checked as `decode_entry` does, and those that are wrong are told and left out.
+
+    An entry of other dimensions (feature, prompt) is wrong here. Cost: one copy of the numbers, and no object for an entry.
+    """
+    feature_dim, num_halves = dimensions[0], sum(dimensions)
+    places, image_ids, parts, wrong = [], [], [], []
+    for place, data in enumerate(page):
+        try:
+            layout = _check(data, "a memory entry")
+        except CorruptRecord as error:
+            wrong.append((place, error.message))
+            continue
+        found = (layout.feature_dim, layout.prompt_dim)
+        if found != dimensions:
+            why = f"expected (feature, prompt) dimensions {dimensions}, got {found}"
+            wrong.append((place, f"{why}: the latent space has changed under its name"))
+            continue
+        places.append(place)
+        image_ids.append(layout.image_id)
+        parts.append(memoryview(data)[layout.start : layout.start + 2 * num_halves])
+    halves = np.frombuffer(b"".join(parts), "<f2").reshape(len(parts), num_halves)
+    numbers = np.array(places, np.int64)
+    return EntryPage(numbers, image_ids, halves[:, :feature_dim], halves[:, feature_dim:], wrong)
+
+
+class _Layout(NamedTuple):
+    """What the header says; the numbers begin at `start`."""
+
+    image_id: ImageId
+    seed: int
+    created_at_ms: int
+    feature_dim: int
+    prompt_dim: int
+    start: int
+    prompt: str
+
+
+def _check(data: bytes, where: str) -> _Layout:
     if len(data) < _HEADER.size + _CHECKSUM.size:
         raise CorruptRecord(
             f"{where}: expected {_HEADER.size + _CHECKSUM.size} bytes or more, got {len(data)}"
@@ -77,8 +140,7 @@ def decode_entry(data: bytes, *, where: str = "a memory entry") -> MemoryEntry:
     start = _HEADER.size + id_bytes
     image_id = _parse_image(data[_HEADER.size : start], where)
     prompt = _parse_prompt(data[start + 2 * num_halves : -_CHECKSUM.size], where)
-    halves = np.frombuffer(data, dtype="<f2", count=num_halves, offset=start)
-    return MemoryEntry(image_id, seed, created_at_ms, halves[:feature_dim], halves[feature_dim:], prompt)
+    return _Layout(image_id, seed, created_at_ms, feature_dim, prompt_dim, start, prompt)
 
 
 def without_prompt(data: bytes) -> bytes:

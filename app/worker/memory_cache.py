@@ -7,15 +7,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import structlog
 
 from app.domain.ids import TenantId
-from app.errors import CorruptRecord
-from app.memory.codec import decode_entry
+from app.memory.codec import decode_page
 from app.memory.keys import MemoryKey
 from app.memory.store import ForgottenRanges
 from app.telemetry.metrics import Metrics
-from app.worker.host_memory import HostEntry, HostMemory
+from app.worker.host_memory import HostMemory, HostRows
 
 PAGE_ENTRIES = 512
 
@@ -171,27 +171,17 @@ def _rebuild(key: MemoryKey, slot: _Slot) -> None:
 
 def _append(key: MemoryKey, slot: _Slot, page: Sequence[tuple[int, bytes]]) -> int:
     """Add a page to the slot; how many of its entries were left out."""
-    entries = []
-    for version, data in page:
-        try:
-            entries.append(_read_entry(slot.dimensions, version, data))
-        except CorruptRecord as error:
-            _log.error("memory_entry_left_out", memory=str(key), version=version, reason=error.message)
-    slot.memory.append(entries)
+    dimensions = (slot.dimensions.feature, slot.dimensions.prompt)
+    found = decode_page([data for _, data in page], dimensions)
+    for place, reason in found.wrong:
+        _log.error("memory_entry_left_out", memory=str(key), version=page[place][0], reason=reason)
+    versions = np.array([version for version, _ in page], np.int64)[found.places]
+    digests = b"".join(_digest(image_id.encode("ascii")) for image_id in found.image_ids)
+    id_hashes = np.frombuffer(digests, ">u8").astype(np.uint64)
+    slot.memory.append(HostRows(versions, id_hashes, found.features, found.prompt_embeddings))
     version, data = page[-1]
     slot.version, slot.last_digest = version, _digest(data)
-    return len(page) - len(entries)
-
-
-def _read_entry(dimensions: Dimensions, version: int, data: bytes) -> HostEntry:
-    entry = decode_entry(data)
-    found = Dimensions(entry.feature.size, entry.prompt_embedding.size)
-    if found != dimensions:
-        raise CorruptRecord(
-            f"expected {dimensions}, got {found}: the latent space has changed under its name"
-        )
-    id_hash = int.from_bytes(_digest(entry.image_id.encode("ascii")), "big")
-    return HostEntry(version, id_hash, entry.feature, entry.prompt_embedding)
+    return len(found.wrong)
 
 
 def _digest(data: bytes) -> bytes:

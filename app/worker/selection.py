@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Halves = NDArray[np.float16]
 Indices = NDArray[np.int64]
 
 # |error| of an fp32 inner product of unit vectors is at most p·2⁻²⁴: 2.4e-4 for p = 4,096.

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from app.domain.ids import image_id, make_job_id
 from app.errors import CorruptRecord
-from app.memory.codec import MemoryEntry, decode_entry, encode_entry, without_prompt
+from app.memory.codec import MemoryEntry, decode_entry, decode_page, encode_entry, without_prompt
 
 _HALVES = arrays.arrays(np.float16, st.integers(0, 40))
 _ENTRIES = st.builds(
@@ -124,3 +124,27 @@ def test_other_float_types_are_stored_as_halves():
     found = decode_entry(encode_entry(entry))
     assert found.feature.dtype == found.prompt_embedding.dtype == np.float16
     assert found.feature.tolist() == [float(np.float16(0.1))] * 4
+
+
+@given(st.lists(st.tuples(_ENTRIES, st.sampled_from(["whole", "broken", "cut"])), max_size=8))
+def test_a_page_is_its_entries(drawn):
+    """Those that are whole and of the dimensions asked for, bit for bit, in order; every other one is told, with why."""
+    page = [encode_entry(entry) for entry, _ in drawn]
+    for place, (_, state) in enumerate(drawn):
+        broken = page[place][:-1] + bytes([page[place][-1] ^ 1])
+        page[place] = {"whole": page[place], "broken": broken, "cut": page[place][:5]}[state]
+    dimensions = (drawn[0][0].feature.size, drawn[0][0].prompt_embedding.size) if drawn else (1, 1)
+    found = decode_page(page, dimensions)
+    good = [
+        (place, entry)
+        for place, (entry, state) in enumerate(drawn)
+        if state == "whole" and (entry.feature.size, entry.prompt_embedding.size) == dimensions
+    ]
+    assert found.places.tolist() == [place for place, _ in good]
+    assert found.image_ids == [entry.image_id for _, entry in good]
+    for row, (_, entry) in enumerate(good):
+        assert found.features[row].tobytes() == entry.feature.tobytes()
+        assert found.prompt_embeddings[row].tobytes() == entry.prompt_embedding.tobytes()
+    assert sorted(found.places.tolist() + [place for place, _ in found.wrong]) == list(range(len(page)))
+    for place, reason in found.wrong:
+        assert {"whole": "dimensions", "broken": "checksum", "cut": "expected"}[drawn[place][1]] in reason

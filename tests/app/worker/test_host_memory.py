@@ -2,16 +2,16 @@
 
 import math
 
-import faiss
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
-from app.worker.host_memory import HostEntry, HostMemory, NearestQuery, NeighbourQuery
+from app.worker.host_memory import HostMemory, NearestQuery, NeighbourQuery
 from app.worker.selection import exact_cosines, min_cosine, unit_rows
 from sparke_engine.core.sampling import uniforms
+from tests.host_rows import HostEntry, stacked
 
 FEATURE_DIM, PROMPT_DIM = 3, 4
 
@@ -35,7 +35,7 @@ def _entries(rng, num_entries, *, num_prompts=3, spread=0.3):
 
 def _memory_of(entries):
     memory = HostMemory(FEATURE_DIM, PROMPT_DIM)
-    memory.append(entries)
+    memory.append(stacked(entries))
     return memory
 
 
@@ -119,7 +119,7 @@ def test_a_replay_chooses_the_same_bits_whatever_came_later(
     entries = _entries(rng, num_entries + later)
     then, now = _memory_of(entries[:num_entries]), HostMemory(FEATURE_DIM, PROMPT_DIM)
     for page in np.array_split(np.arange(len(entries)), pages):
-        now.append([entries[row] for row in page])
+        now.append(stacked([entries[row] for row in page]))
     version = min(version, entries[num_entries - 1].version if num_entries else 0)
     query = _query(rng.normal(size=PROMPT_DIM).astype(np.float32), version, bandwidth, power, min_weight, cap)
     before, after = then.select(query), now.select(query)
@@ -187,13 +187,13 @@ def test_what_does_not_fit_is_refused_whole():
     old = HostEntry(1, 1, np.ones(FEATURE_DIM, np.float16), np.ones(PROMPT_DIM, np.float16))
     for entry in (wide, old):
         with pytest.raises(ValueError, match=r"dimensions|rise"):
-            memory.append([entry])
+            memory.append(stacked([entry]))
     assert (len(memory), memory.size_bytes) == (3, size_bytes)
 
 
 @pytest.mark.parametrize("offset", [-1e-4, -1e-5, 1e-5, 1e-4])
 def test_the_bound_is_exact_within_the_rounding_of_the_index(offset):
-    """An entry a hair inside qualifies and one a hair outside does not, though FAISS alone could not tell."""
+    """An entry a hair inside qualifies and one a hair outside does not, though halves alone could not tell."""
     cosine = 0.7
     entry_prompt = np.array([cosine, math.sqrt(1 - cosine**2), 0, 0]).astype(np.float16)
     stored = entry_prompt.astype(np.float64) / np.linalg.norm(entry_prompt.astype(np.float64))
@@ -224,7 +224,7 @@ def test_what_is_dropped_was_never_there(seed, num_entries, share, cap, min_weig
     left = [entry for entry, is_gone in zip(first, gone, strict=True) if not is_gone]
     query = _query(rng.normal(size=PROMPT_DIM).astype(np.float32), 10**6, 0.7, 2.0, min_weight, cap)
     for grown in ([], more):
-        memory.append(grown)
+        memory.append(stacked(grown))
         left += grown
         found, expected = memory.select(query), _memory_of(left).select(query)
         assert len(memory) == len(left)
@@ -234,16 +234,15 @@ def test_what_is_dropped_was_never_there(seed, num_entries, share, cap, min_weig
 
 
 def test_nothing_of_what_is_dropped_is_kept():
-    """Its numbers are in no array and in no index, though its neighbours are."""
+    """Its numbers are in no array, though its neighbours are."""
     rng = np.random.default_rng(0)
     entries = _entries(rng, 40, spread=1.0)
     memory = _memory_of(entries)
     assert memory.drop([(entries[5].version, entries[5].version)]) == 1
-    arrays = [memory._features, memory._prompts, faiss.vector_to_array(memory._index.codes)]
+    arrays = [memory._features, memory._prompts.rows]
     held = b"".join(array.tobytes() for array in arrays)
     for entry, is_held in ((entries[5], False), (entries[6], True)):
-        prompt = unit_rows(entry.prompt_embedding[None])
-        for needle in (entry.feature, entry.prompt_embedding, prompt):
+        for needle in (entry.feature, entry.prompt_embedding):
             assert (needle.tobytes() in held) is is_held
 
 

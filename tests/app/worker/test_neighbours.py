@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import settings as examples
 
 from app.domain.request import Diversity
-from app.worker.host_memory import HostEntry, HostMemory
+from app.worker.host_memory import HostMemory
 from app.worker.neighbours import neighbour_query, to_neighbours
 from sparke_engine.guidance.presets import preset_named
 from sparke_engine.memory_bank import MemoryBank
+from tests.host_rows import HostEntry, stacked
 
 FEATURE_DIM, PROMPT_DIM = 6, 5
 RULE = preset_named("toy")
@@ -29,7 +30,7 @@ def _problem(seed, num_entries, hashes=None):
     hashes = rng.integers(0, 2**63, size=num_entries) if hashes is None else hashes
     memory, bank = HostMemory(FEATURE_DIM, PROMPT_DIM), MemoryBank()
     rows = zip(hashes, features, prompts, strict=True)
-    memory.append([HostEntry(n, int(h), f, p) for n, (h, f, p) in enumerate(rows, start=1)])
+    memory.append(stacked([HostEntry(n, int(h), f, p) for n, (h, f, p) in enumerate(rows, start=1)]))
     if num_entries:
         bank.append(torch.from_numpy(features).float(), torch.from_numpy(prompts).float())
     asked = torch.nn.functional.normalize(torch.from_numpy(centres[0]).float(), dim=0)

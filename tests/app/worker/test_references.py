@@ -10,12 +10,13 @@ from PIL import Image
 from app.domain.ids import MemoryName
 from app.domain.job import JobState
 from app.domain.request import MemorySelection, ReferenceSelection
-from app.worker.host_memory import HostEntry, HostMemory
+from app.worker.host_memory import HostMemory
 from app.worker.memory_cache import Dimensions
 from app.worker.neighbours import reference_query, to_entries
 from app.worker.png import read_metadata
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
+from tests.host_rows import HostEntry, stacked
 
 pytestmark = pytest.mark.anyio
 
@@ -136,17 +137,16 @@ def test_above_the_cap_a_sample_stands_for_the_whole_reference():
     """A cap of its own bounds a reference, by a uniform draw that each version makes anew."""
     rng = np.random.default_rng(0)
     memory = HostMemory(4, 3)
-    memory.append(
-        [
-            HostEntry(
-                number,
-                int(rng.integers(2**63)),
-                rng.normal(size=4).astype(np.float16),
-                rng.normal(size=3).astype(np.float16),
-            )
-            for number in range(1, 101)
-        ]
-    )
+    entries = [
+        HostEntry(
+            number,
+            int(rng.integers(2**63)),
+            rng.normal(size=4).astype(np.float16),
+            rng.normal(size=3).astype(np.float16),
+        )
+        for number in range(1, 101)
+    ]
+    memory.append(stacked(entries))
     dimensions = Dimensions(4, 3)
     some = to_entries(memory.select(reference_query(10, dimensions, version=90)))
     every = to_entries(memory.select(reference_query(1000, dimensions, version=90)))
