@@ -71,6 +71,9 @@ def worker(
     try:
         settings = read_settings(data_dir=data_dir, redis_url=redis_url)
         connected = settings.model_copy(update={"redis_url": known_redis_url(settings)})
+        if parent_pid is not None and settings.memory_snapshots_dir is None:
+            kept = {"memory_snapshots_dir": settings.data_dir / "snapshots"}
+            connected = connected.model_copy(update=kept)
         let_threads_sleep()
         from app.worker.main import run_worker  # noqa: PLC0415 - loads torch, which no other command needs
 

@@ -32,7 +32,7 @@ from app.signals import stop_signals
 EXIT_CONFIGURATION = 78  # EX_CONFIG: a worker that ends so would end so again, and is not started again
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _HEALTHY_AFTER_S = 60.0
-_KILL_AFTER_S = 10.0
+_KILL_AFTER_S = 18.0
 _POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1
 

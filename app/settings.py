@@ -99,6 +99,17 @@ class Settings(BaseSettings):
     memory_cache_bytes: int = Field(
         2 * 2**30, ge=1, description="Host memory of a worker for its copies of tenants' memories."
     )
+    memory_snapshots_dir: Path | None = Field(
+        None,
+        description="Folder for a worker's encrypted snapshots of large memories, to start from. None: none are kept,"
+        " but by `sparke serve` in `snapshots` of data_dir.",
+    )
+    memory_snapshots_bytes: int = Field(
+        8 * 2**30, ge=0, description="Most bytes of snapshots; those used least recently go. 0 keeps none."
+    )
+    memory_snapshots_interval_s: float = Field(
+        600.0, ge=1, le=86_400, description="How often a worker looks which snapshots to write."
+    )
     torch_threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads of a worker's torch. None: torch's own choice."
     )

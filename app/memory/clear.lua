@@ -19,6 +19,7 @@ redis.call('DEL', KEYS[3])
 local version = text_of(redis.call('HINCRBY', KEYS[1], 'version', 1))
 redis.call('HSET', KEYS[1], 'forget_version', version, 'cleared_version', version, 'floor_version', version,
   'floor_first', 1, 'forget_token', ARGV[1], 'forget_count', num_gone)
+redis.call('HDEL', KEYS[1], 'snapshot_key')
 if ARGV[4] == '1' then
   redis.call('SREM', KEYS[5], ARGV[3])
   redis.call('HDEL', KEYS[1], 'created_at_ms', 'frozen', 'max_entries', 'max_age_s', 'keep_prompts')

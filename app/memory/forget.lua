@@ -47,4 +47,5 @@ if too_many > 0 then -- the oldest acts are told as one: who has not read them b
   redis.call('HSET', KEYS[1], 'floor_version', text_of(floor), 'floor_first', text_of(floor_first))
 end
 redis.call('HSET', KEYS[1], 'forget_version', version, 'forget_token', ARGV[1], 'forget_count', #gone)
+redis.call('HDEL', KEYS[1], 'snapshot_key')
 return {#gone, version}

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,6 +23,31 @@ class HostRows:
     id_hashes: NDArray[np.uint64]
     features: Halves
     prompt_embeddings: Halves
+
+
+class HostArrays(NamedTuple):
+    """All that a memory holds: of n entries, and of m distinct prompts `[m, p]` with the inverse of their norms."""
+
+    versions: NDArray[np.int64]
+    id_hashes: NDArray[np.uint64]
+    is_held: NDArray[np.bool_]
+    prompt_numbers: NDArray[np.int32]
+    features: Halves
+    prompts: Halves
+    scales: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, feature_dim: int, prompt_dim: int, num_entries: int, num_prompts: int) -> Self:
+        """Arrays to be filled."""
+        return cls(
+            np.empty(num_entries, np.int64),
+            np.empty(num_entries, np.uint64),
+            np.empty(num_entries, np.bool_),
+            np.empty(num_entries, np.int32),
+            np.empty((num_entries, feature_dim), np.float16),
+            np.empty((num_prompts, prompt_dim), np.float16),
+            np.empty(num_prompts, np.float64),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +118,32 @@ class HostMemory:
         """Bytes held, spare room included."""
         arrays = (self._features, self._prompt_numbers, self._versions, self._id_hashes, self._is_held)
         return sum(array.nbytes for array in arrays) + self._prompts.size_bytes
+
+    @classmethod
+    def restored(cls, arrays: HostArrays) -> Self:
+        """A memory of arrays as `frozen` gives them, which are its own from now on."""
+        memory = cls(arrays.features.shape[1], arrays.prompts.shape[1])
+        memory._versions, memory._id_hashes = arrays.versions, arrays.id_hashes
+        memory._is_held, memory._prompt_numbers = arrays.is_held, arrays.prompt_numbers
+        memory._features, memory._num_entries = arrays.features, len(arrays.versions)
+        memory._num_dropped = len(arrays.versions) - int(arrays.is_held.sum())
+        uses = np.bincount(arrays.prompt_numbers[arrays.is_held], minlength=len(arrays.prompts))
+        memory._prompts = PromptTable.restored(arrays.prompts, arrays.scales, uses)
+        return memory
+
+    def frozen(self) -> HostArrays:
+        """All that is held now, without a copy of what is large. What is dropped later may become zeros here too."""
+        with self._lock:
+            end = self._num_entries
+            return HostArrays(
+                self._versions[:end],
+                self._id_hashes[:end],
+                self._is_held[:end].copy(),
+                self._prompt_numbers[:end],
+                self._features[:end],
+                self._prompts.rows,
+                self._prompts.scales,
+            )
 
     def append(self, rows: HostRows) -> None:
         """Add entries whose versions follow those held. Of another dimension: ValueError, and nothing is added."""

@@ -42,6 +42,7 @@ from app.worker.device import DeviceThread
 from app.worker.encoding import PictureRunner, RunnerByKind
 from app.worker.heartbeat import Heartbeat, quietly, repeat
 from app.worker.loop import LoopParts, WorkerLoop
+from app.worker.memories import Memories
 from app.worker.memory_cache import MemoryCache
 from app.worker.models import (
     LoadedModel,
@@ -112,20 +113,21 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         images = ImageStore.open(settings.image_store_url)
         queue, asked = await _open_queue(stack, desk), await _open_queue(stack, desk)
         leasing = await stack.enter_async_context(_background(_extend_leases(desk, (queue, asked))))
-        store, budget_bytes = MemoryStore(desk.redis), settings.memory_cache_bytes
-        memories = MemoryCache(store, budget_bytes=budget_bytes, metrics=metrics)
-        loop, questions = _build_loops(stack, desk, _Means(loaded, images, queue, asked, memories))
+        memories = await asyncio.to_thread(Memories, desk.redis, settings, metrics)
+        stack.push_async_callback(memories.close)
+        saving = await stack.enter_async_context(_background(memories.keep_saving()))
+        loop, questions = _build_loops(stack, desk, _Means(loaded, images, queue, asked, memories.copies))
         reclaiming = await stack.enter_async_context(_background(_reclaim(desk, models)))
         sweeping = await stack.enter_async_context(_background(_sweep(desk, models)))
         tidying = await stack.enter_async_context(_background(_sweep_images(desk, images)))
-        forgetting = await stack.enter_async_context(_background(_forget_deleted(desk, memories)))
+        forgetting = await stack.enter_async_context(_background(_forget_deleted(desk, memories.copies)))
         heartbeat.enter("ready", edits={model: found.engine.edits for model, found in loaded.items()})
         log.info("worker_ready", models=models)
         for model in models:
             metrics.worker_ready.labels(model).set(1)
         draining = asyncio.create_task(_say_draining(stop, heartbeat))
         stack.callback(draining.cancel)
-        guards = (beating, leasing, reclaiming, sweeping, tidying, forgetting)
+        guards = (beating, leasing, reclaiming, sweeping, tidying, forgetting, saving)
         working = run_together(loop.run(), questions.run())
         await _until_stopped(working, stop, guards, patience_s=settings.drain_timeout_s)
         log.info("worker_stopped")

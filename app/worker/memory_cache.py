@@ -16,8 +16,9 @@ from app.memory.keys import MemoryKey
 from app.memory.store import ForgottenRanges
 from app.telemetry.metrics import Metrics
 from app.worker.host_memory import HostMemory, HostRows
+from app.worker.snapshots import DIGEST_BYTES, Snapshot, SnapshotPoint
 
-PAGE_ENTRIES = 512
+PAGE_ENTRIES = 2048
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +32,16 @@ class MemoryLog(Protocol):
 
     async def read_forgotten(self, memory: MemoryKey, since: int, /) -> ForgottenRanges:
         """What was forgotten by acts after the version `since`."""
+        ...
+
+
+class SnapshotSource(Protocol):
+    """Where a copy may begin from, instead of from nothing."""
+
+    async def restore(
+        self, memory: MemoryKey, dimensions: tuple[int, int], /
+    ) -> tuple[SnapshotPoint, HostMemory] | None:
+        """A memory as it was at a point, if there is such a thing."""
         ...
 
 
@@ -59,6 +70,7 @@ class _Slot:
         b""  # of the entry of that version; empty where it was forgotten, or there is none yet
     )
     forget_version: int = 0  # everything that was forgotten up to here has left the copy
+    is_begun: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -67,12 +79,20 @@ class MemoryCache:
 
     `sync` drops what was forgotten, then reads the log from the last entry that is held. Where that entry is no longer
     what it was, the log has shrunk or begun anew, and the copy is built again from nothing. A memory in use outlives its
-    eviction; what is forgotten leaves it all the same while it is held.
+    eviction; what is forgotten leaves it all the same while it is held. Where there is a snapshot, a copy begins with that,
+    and follows the log from there as from anything else that it holds.
     """
 
     def __init__(
-        self, log: MemoryLog, *, budget_bytes: int, metrics: Metrics, page_entries: int = PAGE_ENTRIES
+        self,
+        log: MemoryLog,
+        *,
+        budget_bytes: int,
+        metrics: Metrics,
+        page_entries: int = PAGE_ENTRIES,
+        snapshots: SnapshotSource | None = None,
     ) -> None:
+        self._snapshots = snapshots
         self._memory_log = log
         self._budget_bytes = budget_bytes
         self._page_entries = page_entries
@@ -102,6 +122,8 @@ class MemoryCache:
         self._slots.move_to_end(key)
         async with slot.lock:
             with self._metrics.memory_sync_seconds.time():
+                if not slot.is_begun:
+                    await self._begin(key, slot)
                 if slot.version == 0:
                     slot.forget_version = forget_version
                 elif slot.forget_version != forget_version:
@@ -119,6 +141,33 @@ class MemoryCache:
             del self._slots[key]
         self._metrics.memory_cache_bytes.set(self.size_bytes)
         return len(gone)
+
+    def held(self, least_entries: int) -> list[tuple[MemoryKey, SnapshotPoint, int]]:
+        """Memories of so many entries or more: where each is, and how many it has."""
+        return [
+            (key, _point(slot), len(slot.memory))
+            for key, slot in self._slots.items()
+            if len(slot.memory) >= least_entries
+        ]
+
+    async def freeze(self, key: MemoryKey) -> Snapshot | None:
+        """A memory as it is between two syncs; None where it is not held, or its last entry was forgotten."""
+        slot = self._slots.get(key)
+        if slot is None:
+            return None
+        async with slot.lock:
+            return Snapshot(_point(slot), slot.memory.frozen()) if slot.last_digest else None
+
+    async def _begin(self, key: MemoryKey, slot: _Slot) -> None:
+        found = None
+        if self._snapshots is not None:
+            dimensions = slot.dimensions
+            found = await self._snapshots.restore(key, (dimensions.feature, dimensions.prompt))
+        if found is not None:
+            point, slot.memory = found
+            slot.version, slot.last_digest = point.version, point.last_digest
+            slot.forget_version = point.forget_version
+        slot.is_begun = True
 
     async def _follow(self, key: MemoryKey, slot: _Slot) -> None:
         is_checked = False
@@ -160,6 +209,10 @@ class MemoryCache:
             _log.info("memory_evicted", memory=str(key), size_bytes=slot.memory.size_bytes)
 
 
+def _point(slot: _Slot) -> SnapshotPoint:
+    return SnapshotPoint(slot.version, slot.last_digest, slot.forget_version)
+
+
 def _new_slot(dimensions: Dimensions) -> _Slot:
     return _Slot(dimensions, HostMemory(dimensions.feature, dimensions.prompt))
 
@@ -185,4 +238,4 @@ def _append(key: MemoryKey, slot: _Slot, page: Sequence[tuple[int, bytes]]) -> i
 
 
 def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=8).digest()
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()

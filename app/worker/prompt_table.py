@@ -1,6 +1,7 @@
 """The distinct prompt embeddings of a memory, and which of them are near one: the index over a memory of any size."""
 
 from collections.abc import Iterator
+from typing import Self
 
 import faiss
 import numpy as np
@@ -21,6 +22,7 @@ _LEAST_WIDTH = (
     32  # FAISS takes very short vectors several at once, and then a product's rounding depends on its place
 )
 _BLOCK_ROWS = 512  # a block in fp32 stays in the cache of a core
+_HASHED_ROWS = 8192
 _LOOKUP_BYTES = 150  # what a dictionary holds for one number by another
 
 
@@ -39,7 +41,7 @@ class PromptTable:
         self._rows = np.empty((0, max(prompt_dim, _LEAST_WIDTH)), np.float16)  # zeros behind the embeddings
         self._uses = np.empty(0, np.int64)
         self._scales = np.empty(0, np.float64)  # 1 / norm; 0 for a row of zeros
-        self._sieve_scales = np.empty(0, np.float32)  # the same; NaN where a row passes always
+        self._sieve_scales = np.empty(0, np.float32)
         self._numbers: dict[int, int] = {}  # by hash; of two rows of one hash the second is found by nobody
 
     def __len__(self) -> int:
@@ -49,6 +51,26 @@ class PromptTable:
     def rows(self) -> Halves:
         """All of them `[m, p]`; zeros where a prompt is used no more."""
         return self._rows[: self._num_prompts, : self._prompt_dim]
+
+    @property
+    def scales(self) -> NDArray[np.float64]:
+        """1 / norm of each; 0 for a row of zeros."""
+        return self._scales[: self._num_prompts]
+
+    @classmethod
+    def restored(cls, rows: Halves, scales: NDArray[np.float64], uses: NDArray[np.int64]) -> Self:
+        """A table of what another had, used so often. Cost O(m·p), and no arithmetic for those that are used."""
+        table = cls(rows.shape[1])
+        if rows.shape[1] < _LEAST_WIDTH:
+            rows = np.pad(rows, ((0, 0), (0, _LEAST_WIDTH - rows.shape[1])))
+        table._rows, table._scales, table._uses = rows, scales, uses
+        table._num_prompts = len(rows)
+        table._sieve_scales = _sieve_scales(scales)
+        used = np.flatnonzero(uses).tolist()
+        for start in range(0, len(used), _HASHED_ROWS):
+            some = used[start : start + _HASHED_ROWS]
+            table._numbers.update(zip(_hashes(table.rows[some]), some, strict=True))
+        return table
 
     @property
     def size_bytes(self) -> int:
@@ -140,13 +162,21 @@ class PromptTable:
         self._rows, self._uses = grown(self._rows, end), grown(self._uses, end)
         self._scales, self._sieve_scales = grown(self._scales, end), grown(self._sieve_scales, end)
         self._rows[start:end, : self._prompt_dim] = prompts
-        exact = prompts.astype(np.float64)
-        norms = np.sqrt((exact * exact).sum(axis=1))
-        scales = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms != 0.0)
-        self._scales[start:end] = scales
-        is_ordinary = (norms > _ORDINARY_NORMS[0]) & (norms < _ORDINARY_NORMS[1])
-        self._sieve_scales[start:end] = np.where(is_ordinary, scales, np.nan)
+        for block in _blocks(len(prompts)):
+            exact = torch.from_numpy(prompts[block]).double().numpy()
+            exact *= exact
+            norms = np.sqrt(exact.sum(axis=1))
+            scales = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms != 0.0)
+            self._scales[start : start + len(scales)] = scales
+            self._sieve_scales[start : start + len(scales)] = _sieve_scales(scales)
+            start += len(scales)
         self._num_prompts = end
+
+
+def _sieve_scales(scales: NDArray[np.float64]) -> Float32:
+    """The same; NaN for a row that passes always."""
+    is_ordinary = (scales > 1 / _ORDINARY_NORMS[1]) & (scales < 1 / _ORDINARY_NORMS[0])
+    return np.where(is_ordinary, scales, np.nan).astype(np.float32)
 
 
 def _hashes(rows: Halves) -> list[int]:
