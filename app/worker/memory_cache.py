@@ -71,6 +71,7 @@ class _Slot:
     )
     forget_version: int = 0  # everything that was forgotten up to here has left the copy
     is_begun: bool = False
+    size_bytes: int = 0  # as the cache counts it
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -98,11 +99,12 @@ class MemoryCache:
         self._page_entries = page_entries
         self._metrics = metrics
         self._slots: OrderedDict[MemoryKey, _Slot] = OrderedDict()
+        self._size_bytes = 0
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all memories held."""
-        return sum(slot.memory.size_bytes for slot in self._slots.values())
+        """Bytes of all memories held, each as it was after its last sync."""
+        return self._size_bytes
 
     @property
     def num_memories(self) -> int:
@@ -118,6 +120,7 @@ class MemoryCache:
         """
         slot = self._slots.get(key)
         if slot is None or slot.dimensions != dimensions:
+            self._remove(key)
             slot = self._slots[key] = _new_slot(dimensions)
         self._slots.move_to_end(key)
         async with slot.lock:
@@ -130,6 +133,7 @@ class MemoryCache:
                     await self._forget(key, slot)
                 await self._follow(key, slot)
             synced = Synced(slot.memory, slot.version)
+        self._count(key, slot)
         self._evict()
         self._metrics.memory_cache_bytes.set(self.size_bytes)
         return synced
@@ -138,7 +142,7 @@ class MemoryCache:
         """Forgets the copies of some tenants' memories; how many there were. One in use goes when it is used no more."""
         gone = [key for key in self._slots if key.tenant_id in tenant_ids]
         for key in gone:
-            del self._slots[key]
+            self._remove(key)
         self._metrics.memory_cache_bytes.set(self.size_bytes)
         return len(gone)
 
@@ -203,10 +207,22 @@ class MemoryCache:
                 _log.info("memory_entries_dropped", memory=str(key), num_entries=num_dropped)
         slot.forget_version = forgotten.version
 
+    def _count(self, key: MemoryKey, slot: _Slot) -> None:
+        if self._slots.get(key) is slot:  # else it was evicted meanwhile
+            size_bytes = slot.memory.size_bytes
+            self._size_bytes += size_bytes - slot.size_bytes
+            slot.size_bytes = size_bytes
+
+    def _remove(self, key: MemoryKey) -> None:
+        slot = self._slots.pop(key, None)
+        if slot is not None:
+            self._size_bytes -= slot.size_bytes
+
     def _evict(self) -> None:
-        while len(self._slots) > 1 and self.size_bytes > self._budget_bytes:
-            key, slot = self._slots.popitem(last=False)
-            _log.info("memory_evicted", memory=str(key), size_bytes=slot.memory.size_bytes)
+        while len(self._slots) > 1 and self._size_bytes > self._budget_bytes:
+            key, slot = next(iter(self._slots.items()))
+            self._remove(key)
+            _log.info("memory_evicted", memory=str(key), size_bytes=slot.size_bytes)
 
 
 def _point(slot: _Slot) -> SnapshotPoint:

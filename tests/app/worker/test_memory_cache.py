@@ -258,3 +258,18 @@ async def test_a_deleted_tenants_copies_are_dropped():
     assert cache.drop({TenantId("acme")}) == 0
     log.logs.clear()
     assert (await cache.sync(_key(), DIMENSIONS)).version == 0
+
+
+async def test_the_bytes_that_are_counted_are_those_that_are_held():
+    """After growth, forgetting, eviction, another dimension and a deleted tenant the sum is that of what is held."""
+    log = ListLog()
+    keys = [_key(tenant, name) for tenant in ("acme", "other") for name in ("a", "b")]
+    cache = MemoryCache(log, budget_bytes=60_000, metrics=_metrics())
+    for number in range(40):
+        key = keys[number * 7 % 4]
+        log.write(key, 50)
+        await cache.sync(key, DIMENSIONS if number % 9 else Dimensions(feature=9, prompt=3))
+        if number == 20:
+            cache.drop({TenantId("other")})
+        assert cache.size_bytes == sum(slot.memory.size_bytes for slot in cache._slots.values())
+        assert cache.size_bytes <= 60_000 or cache.num_memories == 1
