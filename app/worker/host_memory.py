@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.worker.growing import grown
-from app.worker.prompt_table import SIEVE_SLACK, PromptTable
+from app.worker.growing import RowBlocks, grown
+from app.worker.prompt_table import SIEVE_SLACK, PromptTable, width_of
 from app.worker.selection import Float32, Halves, Indices, exact_cosines, unit_rows
 from sparke_engine.core.sampling import drawn
 
@@ -25,29 +25,35 @@ class HostRows:
     prompt_embeddings: Halves
 
 
-class HostArrays(NamedTuple):
-    """All that a memory holds: of n entries, and of m distinct prompts `[m, p]` with the inverse of their norms."""
+@dataclass(frozen=True, slots=True, eq=False)
+class HostArrays:
+    """All that a memory holds: of n entries, and of m distinct prompts with the inverse of their norms; large ones in parts."""
 
     versions: NDArray[np.int64]
     id_hashes: NDArray[np.uint64]
     is_held: NDArray[np.bool_]
     prompt_numbers: NDArray[np.int32]
-    features: Halves
-    prompts: Halves
     scales: NDArray[np.float64]
+    features: Sequence[Halves]
+    prompts: Sequence[Halves]
 
     @classmethod
-    def empty(cls, feature_dim: int, prompt_dim: int, num_entries: int, num_prompts: int) -> Self:
+    def empty(cls, dimensions: tuple[int, int], num_entries: int, num_prompts: int) -> Self:
         """Arrays to be filled."""
         return cls(
             np.empty(num_entries, np.int64),
             np.empty(num_entries, np.uint64),
             np.empty(num_entries, np.bool_),
             np.empty(num_entries, np.int32),
-            np.empty((num_entries, feature_dim), np.float16),
-            np.empty((num_prompts, prompt_dim), np.float16),
             np.empty(num_prompts, np.float64),
+            RowBlocks.empty_parts(num_entries, dimensions[0]),
+            RowBlocks.empty_parts(num_prompts, width_of(dimensions[1])),
         )
+
+    def parts(self) -> list[NDArray[Any]]:
+        """All of them, always in the same order."""
+        flat = (self.versions, self.id_hashes, self.is_held, self.prompt_numbers, self.scales)
+        return [*flat, *self.features, *self.prompts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class HostMemory:
     """Entries come in version order, and go where they are forgotten. Safe from several threads: a lock guards all.
 
     Held in fp16 as the log has them, each distinct prompt once: `2d + 21` bytes an entry and `2p + 170` a prompt, and the
-    spare room of arrays that grow. A forgotten entry is zeros at once, and so is a prompt that no entry has any more; its
+    spare room of what grows. A forgotten entry is zeros at once, and so is a prompt that no entry has any more; its
     place is given back when more than half of all are such.
     """
 
@@ -97,7 +103,7 @@ class HostMemory:
         self._lock = threading.Lock()
         self._dimensions = (feature_dim, prompt_dim)
         self._num_entries = 0
-        self._features = np.empty((0, feature_dim), np.float16)
+        self._features = RowBlocks(feature_dim)
         self._prompt_numbers = np.empty(0, np.int32)
         self._versions = np.empty(0, np.int64)
         self._id_hashes = np.empty(0, np.uint64)
@@ -120,15 +126,18 @@ class HostMemory:
         return sum(array.nbytes for array in arrays) + self._prompts.size_bytes
 
     @classmethod
-    def restored(cls, arrays: HostArrays) -> Self:
+    def restored(cls, dimensions: tuple[int, int], arrays: HostArrays) -> Self:
         """A memory of arrays as `frozen` gives them, which are its own from now on."""
-        memory = cls(arrays.features.shape[1], arrays.prompts.shape[1])
+        memory = cls(*dimensions)
         memory._versions, memory._id_hashes = arrays.versions, arrays.id_hashes
         memory._is_held, memory._prompt_numbers = arrays.is_held, arrays.prompt_numbers
-        memory._features, memory._num_entries = arrays.features, len(arrays.versions)
+        memory._features, memory._num_entries = (
+            RowBlocks.of(dimensions[0], arrays.features),
+            len(arrays.versions),
+        )
         memory._num_dropped = len(arrays.versions) - int(arrays.is_held.sum())
-        uses = np.bincount(arrays.prompt_numbers[arrays.is_held], minlength=len(arrays.prompts))
-        memory._prompts = PromptTable.restored(arrays.prompts, arrays.scales, uses)
+        uses = np.bincount(arrays.prompt_numbers[arrays.is_held], minlength=len(arrays.scales))
+        memory._prompts = PromptTable.restored(dimensions[1], arrays.prompts, arrays.scales, uses)
         return memory
 
     def frozen(self) -> HostArrays:
@@ -140,9 +149,9 @@ class HostMemory:
                 self._id_hashes[:end],
                 self._is_held[:end].copy(),
                 self._prompt_numbers[:end],
-                self._features[:end],
-                self._prompts.rows,
                 self._prompts.scales,
+                self._features.parts(),
+                self._prompts.parts(),
             )
 
     def append(self, rows: HostRows) -> None:
@@ -163,7 +172,7 @@ class HostMemory:
             end = self._num_entries + len(rows.versions)
             self._reserve(end)
             place = slice(self._num_entries, end)
-            self._features[place] = rows.features
+            self._features.append(rows.features)
             self._prompt_numbers[place] = self._prompts.add(rows.prompt_embeddings)
             self._versions[place] = rows.versions
             self._id_hashes[place] = rows.id_hashes
@@ -204,8 +213,8 @@ class HostMemory:
             )
             taken = qualified[kept.numpy()]
             return Chosen(
-                features=unit_rows(self._features[taken]),
-                prompt_embeddings=unit_rows(self._prompts.rows[self._prompt_numbers[taken]]),
+                features=unit_rows(self._features.take(taken)),
+                prompt_embeddings=unit_rows(self._prompts.take(self._prompt_numbers[taken])),
                 versions=self._versions[taken].copy(),
                 weights=weights.numpy().astype(np.float32),
                 num_qualified=len(qualified),
@@ -229,7 +238,7 @@ class HostMemory:
             is_near = ~(sieved < max(last, query.min_cosine) - SIEVE_SLACK)
             rows = rows[is_near[numbers]]
             numbers, place_of = np.unique(self._prompt_numbers[rows], return_inverse=True)
-            exact = np.clip(exact_cosines(unit_rows(self._prompts.rows[numbers]), prompt), -1.0, 1.0)[
+            exact = np.clip(exact_cosines(unit_rows(self._prompts.take(numbers)), prompt), -1.0, 1.0)[
                 place_of
             ]
             rows, exact = rows[exact >= query.min_cosine], exact[exact >= query.min_cosine]
@@ -254,18 +263,18 @@ class HostMemory:
         is_held = self._is_held[place]
         self._num_dropped += int(is_held.sum())
         self._prompts.release(self._prompt_numbers[place][is_held])
-        for array in (self._is_held, self._features, self._prompt_numbers, self._id_hashes):
+        self._features.wipe(np.arange(place.start, place.stop))
+        for array in (self._is_held, self._prompt_numbers, self._id_hashes):
             array[place] = 0
 
     def _close_gaps(self) -> None:
         rows = np.flatnonzero(self._is_held[: self._num_entries])
         self._prompt_numbers = self._prompts.close_gaps()[self._prompt_numbers[rows]].astype(np.int32)
-        self._features, self._versions = self._features[rows], self._versions[rows]
+        self._features, self._versions = self._features.kept(rows), self._versions[rows]
         self._id_hashes, self._is_held = self._id_hashes[rows], self._is_held[rows]
         self._num_entries, self._num_dropped = len(rows), 0
 
     def _reserve(self, num_entries: int) -> None:
-        self._features = grown(self._features, num_entries)
         self._prompt_numbers = grown(self._prompt_numbers, num_entries)
         self._versions = grown(self._versions, num_entries)
         self._id_hashes = grown(self._id_hashes, num_entries)

@@ -160,7 +160,10 @@ class MemoryCache:
         if slot is None:
             return None
         async with slot.lock:
-            return Snapshot(_point(slot), slot.memory.frozen()) if slot.last_digest else None
+            if not slot.last_digest:
+                return None
+            dimensions = (slot.dimensions.feature, slot.dimensions.prompt)
+            return Snapshot(_point(slot), dimensions, slot.memory.frozen())
 
     async def _begin(self, key: MemoryKey, slot: _Slot) -> None:
         found = None

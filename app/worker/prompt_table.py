@@ -1,6 +1,6 @@
 """The distinct prompt embeddings of a memory, and which of them are near one: the index over a memory of any size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import faiss
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.worker.growing import grown
+from app.worker.growing import RowBlocks, grown
 from app.worker.selection import FLOAT32_SLACK, Float32, Halves, Indices, exact_cosines, unit_rows
 
 # |error| of a product in half precision, relative to the row's norm: 2^-11 for the query's rounding, 2^-11 for that of the
@@ -36,41 +36,42 @@ class PromptTable:
     """
 
     def __init__(self, prompt_dim: int) -> None:
-        self._num_prompts = 0
         self._prompt_dim = prompt_dim
-        self._rows = np.empty((0, max(prompt_dim, _LEAST_WIDTH)), np.float16)  # zeros behind the embeddings
+        self._rows = RowBlocks(width_of(prompt_dim))  # zeros behind the embeddings
         self._uses = np.empty(0, np.int64)
         self._scales = np.empty(0, np.float64)  # 1 / norm; 0 for a row of zeros
         self._sieve_scales = np.empty(0, np.float32)
         self._numbers: dict[int, int] = {}  # by hash; of two rows of one hash the second is found by nobody
 
     def __len__(self) -> int:
-        return self._num_prompts
-
-    @property
-    def rows(self) -> Halves:
-        """All of them `[m, p]`; zeros where a prompt is used no more."""
-        return self._rows[: self._num_prompts, : self._prompt_dim]
+        return len(self._rows)
 
     @property
     def scales(self) -> NDArray[np.float64]:
         """1 / norm of each; 0 for a row of zeros."""
-        return self._scales[: self._num_prompts]
+        return self._scales[: len(self)]
 
     @classmethod
-    def restored(cls, rows: Halves, scales: NDArray[np.float64], uses: NDArray[np.int64]) -> Self:
-        """A table of what another had, used so often. Cost O(m·p), and no arithmetic for those that are used."""
-        table = cls(rows.shape[1])
-        if rows.shape[1] < _LEAST_WIDTH:
-            rows = np.pad(rows, ((0, 0), (0, _LEAST_WIDTH - rows.shape[1])))
-        table._rows, table._scales, table._uses = rows, scales, uses
-        table._num_prompts = len(rows)
+    def restored(
+        cls, prompt_dim: int, parts: Sequence[Halves], scales: NDArray[np.float64], uses: NDArray[np.int64]
+    ) -> Self:
+        """A table of what another had, used so often. Cost O(m·p)."""
+        table = cls(prompt_dim)
+        table._rows, table._scales, table._uses = RowBlocks.of(width_of(prompt_dim), parts), scales, uses
         table._sieve_scales = _sieve_scales(scales)
-        used = np.flatnonzero(uses).tolist()
+        used = np.flatnonzero(uses)
         for start in range(0, len(used), _HASHED_ROWS):
             some = used[start : start + _HASHED_ROWS]
-            table._numbers.update(zip(_hashes(table.rows[some]), some, strict=True))
+            table._numbers.update(zip(_hashes(table.take(some)), some.tolist(), strict=True))
         return table
+
+    def take(self, numbers: NDArray[np.integer]) -> Halves:
+        """Some of them `[n, p]`, in the order of their numbers at the least cost; zeros where one is used no more."""
+        return self._rows.take(numbers.astype(np.int64, copy=False))[:, : self._prompt_dim]
+
+    def parts(self) -> list[Halves]:
+        """All of them as views, `width_of(p)` numbers each."""
+        return self._rows.parts()
 
     @property
     def size_bytes(self) -> int:
@@ -85,13 +86,15 @@ class PromptTable:
         for place, row_hash in enumerate(_hashes(prompts)):
             number = self._numbers.get(row_hash)
             if number is None:
-                number = self._numbers[row_hash] = self._num_prompts + len(new)
+                number = self._numbers[row_hash] = len(self) + len(new)
                 new.append(place)
             numbers[place] = number
         self._append(prompts[new])
-        strangers = np.flatnonzero((_bits(self.rows[numbers]) != _bits(prompts)).any(axis=1))
+        order = np.argsort(numbers, kind="stable")
+        differs = (_bits(self.take(numbers[order])) != _bits(prompts[order])).any(axis=1)
+        strangers = np.sort(order[differs])
         if len(strangers):  # another row has the same hash
-            numbers[strangers] = np.arange(len(strangers)) + self._num_prompts
+            numbers[strangers] = np.arange(len(strangers)) + len(self)
             self._append(prompts[strangers])
         np.add.at(self._uses, numbers, 1)
         return numbers
@@ -101,29 +104,34 @@ class PromptTable:
         np.subtract.at(self._uses, numbers, 1)
         named = np.unique(numbers)
         gone = named[self._uses[named] == 0]
-        for row_hash, number in zip(_hashes(self.rows[gone]), gone.tolist(), strict=True):
+        for row_hash, number in zip(_hashes(self.take(gone)), gone.tolist(), strict=True):
             if self._numbers.get(row_hash) == number:
                 del self._numbers[row_hash]
-        self._rows[gone] = 0
+        self._rows.wipe(gone.astype(np.int64))
         self._scales[gone] = 0
         self._sieve_scales[gone] = 0
 
     def close_gaps(self) -> Indices:
         """Numbers those that are used anew, in their order; the new number of each old one."""
-        used = np.flatnonzero(self._uses[: self._num_prompts])
-        renumbered = np.full(self._num_prompts, -1, np.int64)
+        used = np.flatnonzero(self._uses[: len(self)])
+        renumbered = np.full(len(self), -1, np.int64)
         renumbered[used] = np.arange(len(used))
-        self._rows, self._uses = self._rows[used], self._uses[used]
+        self._rows, self._uses = self._rows.kept(used), self._uses[used]
         self._scales, self._sieve_scales = self._scales[used], self._sieve_scales[used]
         self._numbers = {row_hash: int(renumbered[number]) for row_hash, number in self._numbers.items()}
-        self._num_prompts = len(used)
         return renumbered
 
     def sieved(self, prompt: Float32) -> Float32:
         """Cosines to a unit vector `[p]` to within SIEVE_SLACK; NaN for a row that has to be computed another way."""
-        held = torch.from_numpy(self._rows[: self._num_prompts])
-        products = torch.mv(held, torch.from_numpy(self._padded(prompt).astype(np.float16)))
-        return np.asarray(products.float().numpy() * self._sieve_scales[: self._num_prompts], np.float32)
+        query, products = (
+            torch.from_numpy(self._padded(prompt).astype(np.float16)),
+            np.empty(len(self), np.float32),
+        )
+        start = 0
+        for part in self._rows.parts():
+            products[start : start + len(part)] = torch.mv(torch.from_numpy(part), query).numpy()
+            start += len(part)
+        return products * self._sieve_scales[: len(self)]
 
     def near(self, prompt: Float32, min_cosine: float) -> tuple[Indices, NDArray[np.float64]]:
         """Numbers, ascending, and cosines of all rows with `cosine ≥ min_cosine` to a unit vector `[p]`.
@@ -137,12 +145,12 @@ class PromptTable:
         near = cosines >= min_cosine - FLOAT32_SLACK
         passed, cosines = passed[near], cosines[near]
         unsure = np.flatnonzero(cosines < min_cosine + FLOAT32_SLACK)
-        cosines[unsure] = exact_cosines(unit_rows(self.rows[passed[unsure]]), prompt)
+        cosines[unsure] = exact_cosines(unit_rows(self.take(passed[unsure])), prompt)
         is_near = cosines >= min_cosine
         return passed[is_near], cosines[is_near]
 
     def _padded(self, prompt: Float32) -> Float32:
-        query = np.zeros(self._rows.shape[1], np.float32)
+        query = np.zeros(width_of(self._prompt_dim), np.float32)
         query[: self._prompt_dim] = prompt
         return query
 
@@ -150,7 +158,7 @@ class PromptTable:
         """Row by row in fp32: none depends on how many there are, nor on its place."""
         products = np.empty(len(numbers), np.float32)
         for block in _blocks(len(numbers)):
-            rows = torch.from_numpy(self._rows[numbers[block]]).float().numpy()
+            rows = torch.from_numpy(self._rows.take(numbers[block])).float().numpy()
             out = products[block]
             faiss.fvec_inner_products_ny(  # type: ignore[attr-defined]
                 faiss.swig_ptr(out), faiss.swig_ptr(query), faiss.swig_ptr(rows), rows.shape[1], len(rows)
@@ -158,19 +166,23 @@ class PromptTable:
         return products * self._scales[numbers]
 
     def _append(self, prompts: Halves) -> None:
-        start, end = self._num_prompts, self._num_prompts + len(prompts)
-        self._rows, self._uses = grown(self._rows, end), grown(self._uses, end)
-        self._scales, self._sieve_scales = grown(self._scales, end), grown(self._sieve_scales, end)
-        self._rows[start:end, : self._prompt_dim] = prompts
+        start, end = len(self), len(self) + len(prompts)
+        self._uses, self._scales = grown(self._uses, end), grown(self._scales, end)
+        self._sieve_scales = grown(self._sieve_scales, end)
+        self._rows.append(prompts)
         for block in _blocks(len(prompts)):
-            exact = torch.from_numpy(prompts[block]).double().numpy()
+            exact = prompts[block].astype(np.float64)
             exact *= exact
             norms = np.sqrt(exact.sum(axis=1))
             scales = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms != 0.0)
             self._scales[start : start + len(scales)] = scales
             self._sieve_scales[start : start + len(scales)] = _sieve_scales(scales)
             start += len(scales)
-        self._num_prompts = end
+
+
+def width_of(prompt_dim: int) -> int:
+    """How many numbers a row has in the table, zeros included."""
+    return max(prompt_dim, _LEAST_WIDTH)
 
 
 def _sieve_scales(scales: NDArray[np.float64]) -> Float32:

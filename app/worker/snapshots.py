@@ -36,15 +36,16 @@ class SnapshotPoint:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A memory as it was at a point."""
+    """A memory of two dimensions, feature and prompt, as it was at a point."""
 
     point: SnapshotPoint
+    dimensions: tuple[int, int]
     arrays: HostArrays
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the arrays; the file has a thousandth more."""
-        return sum(array.nbytes for array in self.arrays)
+        return sum(array.nbytes for array in self.arrays.parts())
 
 
 class SnapshotFolder:
@@ -81,12 +82,11 @@ class SnapshotFolder:
             point.version,
             point.forget_version,
             point.last_digest,
-            arrays.features.shape[1],
-            arrays.prompts.shape[1],
+            *snapshot.dimensions,
             len(arrays.versions),
-            len(arrays.prompts),
+            len(arrays.scales),
         )
-        parts = [memoryview(header), *(_bytes_of(np.ascontiguousarray(array)) for array in arrays)]
+        parts = [memoryview(header), *map(_bytes_of, arrays.parts())]
         write_sealed(self._path(memory), key, parts)
         self._make_room()
         return True
@@ -102,12 +102,12 @@ class SnapshotFolder:
             version, forget_version, digest, *shape = _HEADER.unpack(header)
             if tuple(shape[:2]) != dimensions:
                 raise BrokenFile(f"it has the dimensions {tuple(shape[:2])}, expected {dimensions}")
-            arrays = HostArrays.empty(*shape)
-            for array in arrays:
+            arrays = HostArrays.empty(dimensions, *shape[2:])
+            for array in arrays.parts():
                 reader.read_into(_bytes_of(array))
             reader.end()
         os.utime(path)
-        return SnapshotPoint(version, digest, forget_version), HostMemory.restored(arrays)
+        return SnapshotPoint(version, digest, forget_version), HostMemory.restored(dimensions, arrays)
 
     def remove(self, memory: MemoryKey) -> None:
         """Removes a memory's snapshot, if there is one."""

@@ -52,6 +52,7 @@ def test_it_serves_and_stops_without_a_trace(start: Start, tmp_path: Path, numbe
     assert all(image.startswith(b"\x89PNG") for image in images)
     pids = service.pids
     assert len(pids) == 3
+    assert (tmp_path / "data" / "snapshots").is_dir()
     service.process.send_signal(number)
     assert service.process.wait(30) == 0
     assert all(_is_gone(pid) for pid in pids)

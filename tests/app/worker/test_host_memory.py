@@ -239,7 +239,7 @@ def test_nothing_of_what_is_dropped_is_kept():
     entries = _entries(rng, 40, spread=1.0)
     memory = _memory_of(entries)
     assert memory.drop([(entries[5].version, entries[5].version)]) == 1
-    arrays = [memory._features, memory._prompts.rows]
+    arrays = [*memory._features.parts(), *memory._prompts.parts()]
     held = b"".join(array.tobytes() for array in arrays)
     for entry, is_held in ((entries[5], False), (entries[6], True)):
         for needle in (entry.feature, entry.prompt_embedding):

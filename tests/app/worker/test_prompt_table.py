@@ -19,7 +19,10 @@ def _prompts(rng, number, dim):
 
 def _near(table, prompt, min_cosine):
     numbers, cosines = table.near(prompt, min_cosine)
-    return {table.rows[number].tobytes(): cosine for number, cosine in zip(numbers, cosines, strict=True)}
+    return {
+        table.take(np.array([number]))[0].tobytes(): cosine
+        for number, cosine in zip(numbers, cosines, strict=True)
+    }
 
 
 @settings(deadline=None, max_examples=60)
@@ -59,7 +62,7 @@ def test_what_is_near_equals_brute_force_after_any_history(seed, dim, min_cosine
     for row, cosine in _near(alone, prompt, min_cosine).items():
         assert found[row] == cosine
         assert cosine == pytest.approx(exact[0], abs=1e-3)
-    assert all((table.rows[number] == row).all() for number, row in used)
+    assert all((table.take(np.array([number]))[0] == row).all() for number, row in used)
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e-3, 1.0, 1e3, 6e4])
@@ -83,9 +86,9 @@ def test_entries_of_one_prompt_are_one_row():
     assert table.add(rows[[0, 1, 0, 0]]).tolist() == [0, 1, 0, 0]
     assert table.add(rows[[2, 1]]).tolist() == [2, 1]
     table.release(np.array([1]))
-    assert (table.rows[1] == rows[1]).all()
+    assert (table.take(np.array([1]))[0] == rows[1]).all()
     table.release(np.array([1]))
-    assert not table.rows[1].any()
+    assert not table.take(np.array([1])).any()
     assert table.add(rows[1:2]).tolist() == [3]
     assert table.close_gaps().tolist() == [0, -1, 1, 2]
     assert table.add(rows).tolist() == [0, 2, 1]
@@ -99,4 +102,4 @@ def test_two_rows_of_one_hash_stay_two():
     (row_hash,) = table._numbers
     table._numbers = {hash(rows[1].tobytes()): table._numbers[row_hash]}
     numbers = table.add(rows[[1, 0, 1]])
-    assert (table.rows[numbers] == rows[[1, 0, 1]]).all()
+    assert (table.take(numbers) == rows[[1, 0, 1]]).all()
