@@ -11,7 +11,7 @@ ServiceError
 │   ├── StorageFull       storage_full         the tenant's files and images have as many bytes as they may
 │   ├── TooManyWebhooks   too_many_webhooks    the tenant has as many webhooks as it may; delete one
 │   ├── InvalidArchive    invalid_archive      an archive of a memory is cut off, altered, or none
-│   ├── ReferenceNotFound reference_not_found  novelty or context names a memory that holds nothing
+│   ├── ReferenceNotFound reference_not_found  a memory that is only read (novelty, context, also) holds nothing
 │   ├── CannotEdit        model_cannot_edit    the model has no way to edit a picture so
 │   ├── PictureGone       picture_gone         what an edit begins with is no longer kept
 │   ├── VersionGone       memory_version_gone  a replay of a memory that is no longer whole

@@ -12,13 +12,25 @@ EditKind = Literal["image", "mask"]  # all of a picture is repainted, or what a 
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """A memory that is read and not written. `version` reads it as it was then."""
+
+    name: MemoryName
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MemorySelection:
-    """Which memory guides and keeps the images. `version` reads it as it was then (a replay)."""
+    """Which memory guides and keeps the images. `version` reads it as it was then (a replay).
+
+    `also` are read together with it, as if all their entries were in one; they are read too where `read` is false.
+    """
 
     name: MemoryName = DEFAULT_MEMORY
     read: bool = True
     write: bool = True
     version: int | None = None
+    also: tuple[MemoryReading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

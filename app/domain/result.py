@@ -27,7 +27,8 @@ class GeneratedImage:
 class GenerationResult:
     """All images of a job, in order. `memory_version` is the version that was *read*: naming it replays the job.
 
-    So are `novelty_version` and `context_version`, of the references; None where the request named none.
+    So are `also_versions`, of the memories that were read together with it, in their order, and `novelty_version` and
+    `context_version`, of the references; None where the request named none.
     """
 
     images: tuple[GeneratedImage, ...]
@@ -36,6 +37,7 @@ class GenerationResult:
     memory_version: int
     novelty_version: int | None = None
     context_version: int | None = None
+    also_versions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

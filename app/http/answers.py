@@ -55,6 +55,13 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class ReadAnswer(BaseModel):
+    """A memory that was read, and its version then."""
+
+    name: str
+    version: int
+
+
 class GenerationAnswer(BaseModel):
     """The images of one request, in order."""
 
@@ -67,6 +74,10 @@ class GenerationAnswer(BaseModel):
     model: str
     memory_version: int = Field(
         description="The version that was read; `diversity.memory.version` replays it."
+    )
+    also: list[ReadAnswer] | None = Field(
+        default=None,
+        description="The memories that were read together with it, as `diversity.memory.also` replays them.",
     )
     novelty_version: int | None = Field(
         default=None, description="The version of novelty's reference that was read; null without novelty."

@@ -1,7 +1,7 @@
 """The bodies that ask for images, and the valid request that they become."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -18,7 +18,14 @@ from pydantic_core import PydanticCustomError
 from app.domain.ids import DEFAULT_MEMORY, NAME_FORM, MemoryName, ModelId, parse_memory_name
 from app.domain.lora import MAX_LORAS, MAX_SCALE
 from app.domain.model import ModelSpec, SizeLimits
-from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
+from app.domain.request import (
+    MAX_SEED,
+    Diversity,
+    GenerationRequest,
+    MemoryReading,
+    MemorySelection,
+    ReferenceSelection,
+)
 from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
 from app.http.loras import choose_loras
 
@@ -27,6 +34,7 @@ MAX_IMAGES = 10
 MAX_PREVIEWS = 3
 MAX_DEADLINE_S = 86_400
 MAX_NUM_NEIGHBOURS = 65_536
+MAX_ALSO = 4
 _NAME_DOCS: dict[str, JsonValue] = {"pattern": NAME_FORM}
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
@@ -53,6 +61,15 @@ class WireModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+class AlsoBody(WireModel):
+    """Another memory of yours in the model's latent space, which is read and not written."""
+
+    name: str = Field(description="Its name. It must hold something.", json_schema_extra=_NAME_DOCS)
+    version: int | None = Field(
+        default=None, ge=1, le=MAX_SEED, description="Read it as it was at this version (an answer's `also`)."
+    )
+
+
 class MemoryBody(WireModel):
     """Which memory guides the images and keeps them."""
 
@@ -68,6 +85,11 @@ class MemoryBody(WireModel):
         ge=0,
         le=MAX_SEED,
         description="Read it as it was at this version: with the same seed, a replay.",
+    )
+    also: Annotated[list[AlsoBody], Field(max_length=MAX_ALSO)] | None = Field(
+        default=None,
+        description="Memories that are read together with it, as if they were one; an image that several hold counts once. They"
+        " are read too where `read` is false.",
     )
 
 
@@ -338,7 +360,18 @@ def _to_memory(body: MemoryBody) -> MemorySelection:
         )
     name = DEFAULT_MEMORY if body.name is None else _to_name(body.name, "diversity.memory.name")
     write = body.version is None if body.write is None else body.write
-    return MemorySelection(name=name, read=read, write=write, version=body.version)
+    return MemorySelection(name, read, write, body.version, _to_readings(body.also or (), name))
+
+
+def _to_readings(also: Sequence[AlsoBody], own: MemoryName) -> tuple[MemoryReading, ...]:
+    found: list[MemoryReading] = []
+    for index, body in enumerate(also):
+        member = f"diversity.memory.also.{index}.name"
+        name = _to_name(body.name, member)
+        if name == own or name in (other.name for other in found):
+            raise InvalidRequest(f"each memory is read once, and {name!r} is named twice", param=member)
+        found.append(MemoryReading(name, body.version))
+    return tuple(found)
 
 
 def _to_name(text: str, member: str) -> MemoryName:

@@ -89,6 +89,11 @@ class PreviewBody(WireModel):
                 f"diversity.memory.name must be {memory!r}, the memory of the path, or absent; got {asked.name!r}",
                 param="diversity.memory.name",
             )
+        if asked.also:
+            raise InvalidValue(
+                "a preview is of one memory, and its neighbours are named by its versions: leave also out",
+                param="diversity.memory.also",
+            )
         named = asked.model_copy(update={"name": memory})
         return PreviewRequest(
             model=spec.model_id,

@@ -8,9 +8,10 @@ from fastapi import Request
 
 from app.domain.ids import TenantId
 from app.domain.job import JobRecord, JobState, StoredImage
+from app.domain.request import GenerationRequest
 from app.domain.result import GeneratedImage, GenerationResult
 from app.errors import JobFailed, ServiceError, WaitTimeout
-from app.http.answers import GenerationAnswer, ImageAnswer, count_usage, describe_image
+from app.http.answers import GenerationAnswer, ImageAnswer, ReadAnswer, count_usage, describe_image
 from app.http.deps import Deps
 from app.http.errors import error_of_failure
 
@@ -77,9 +78,15 @@ def _answer(record: JobRecord, images: list[ImageAnswer]) -> GenerationAnswer:
         usage=count_usage(request),
         model=request.model,
         memory_version=result.memory_version,
+        also=_also_of(request, result),
         novelty_version=result.novelty_version,
         context_version=result.context_version,
     )
+
+
+def _also_of(request: GenerationRequest, result: GenerationResult) -> list[ReadAnswer] | None:
+    also = zip(request.diversity.memory.also, result.also_versions, strict=True)
+    return [ReadAnswer(name=memory.name, version=version) for memory, version in also] or None
 
 
 async def _encode(deps: Deps, image: GeneratedImage) -> ImageAnswer:

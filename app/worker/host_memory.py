@@ -1,7 +1,9 @@
 """One memory as this worker holds it: arrays in host memory that grow at their end, and a table of its prompts."""
 
+import hashlib
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -202,23 +204,7 @@ class HostMemory:
         it is the same in a replay and another one for every other version. Cost O(m·p) for m distinct prompts and O(n)
         for n entries.
         """
-        with self._lock:
-            num_then = int(np.searchsorted(self._versions[: self._num_entries], query.version, side="right"))
-            qualified, cosines = self._qualified(query, num_then)
-            kept, weights = drawn(
-                torch.from_numpy(np.exp(query.steepness * (cosines - 1.0))),
-                torch.from_numpy(self._id_hashes[qualified].view(np.int64)),
-                salt=query.version,
-                most=query.cap,
-            )
-            taken = qualified[kept.numpy()]
-            return Chosen(
-                features=unit_rows(self._features.take(taken)),
-                prompt_embeddings=unit_rows(self._prompts.take(self._prompt_numbers[taken])),
-                versions=self._versions[taken].copy(),
-                weights=weights.numpy().astype(np.float32),
-                num_qualified=len(qualified),
-            )
+        return select_together([(self, query)])
 
     def nearest(self, query: NearestQuery) -> list[tuple[int, float]]:
         """Versions and cosines, the nearest first; of equally near ones the lower version.
@@ -245,8 +231,9 @@ class HostMemory:
             order = np.lexsort((rows, -exact))[: query.limit]
             return list(zip(self._versions[rows[order]].tolist(), exact[order].tolist(), strict=True))
 
-    def _qualified(self, query: NeighbourQuery, num_then: int) -> tuple[Indices, NDArray[np.float64]]:
+    def _qualified(self, query: NeighbourQuery) -> tuple[Indices, NDArray[np.float64]]:
         """Places, ascending, and cosines; where all qualify at equal influence, every cosine is said to be 1."""
+        num_then = int(np.searchsorted(self._versions[: self._num_entries], query.version, side="right"))
         is_held = self._is_held[:num_then]
         if num_then == 0 or (query.min_cosine <= -1.0 and query.steepness == 0.0):
             places = np.flatnonzero(is_held)
@@ -258,6 +245,11 @@ class HostMemory:
         numbers = self._prompt_numbers[:num_then]
         places = np.flatnonzero(is_near[numbers] & is_held)
         return places, cosine_of[numbers[places]]
+
+    def _picked(self, rows: Indices) -> tuple[Halves, Halves, NDArray[np.int64]]:
+        """Features, prompt embeddings and versions of some rows, as copies."""
+        prompts = self._prompts.take(self._prompt_numbers[rows])
+        return self._features.take(rows), prompts, self._versions[rows].copy()
 
     def _wipe(self, place: slice) -> None:
         is_held = self._is_held[place]
@@ -279,3 +271,56 @@ class HostMemory:
         self._versions = grown(self._versions, num_entries)
         self._id_hashes = grown(self._id_hashes, num_entries)
         self._is_held = grown(self._is_held, num_entries)
+
+
+def select_together(parts: Sequence[tuple[HostMemory, NeighbourQuery]]) -> Chosen:
+    """What one memory of all their entries would choose: of each what its query asks, memory by memory, then by versions.
+
+    The queries differ in their versions alone. An image that several memories hold, as forks do, counts once, as the
+    first of them has it. All are held still meanwhile, so nothing goes while it is chosen. Cost as of `select`, and of a
+    sort of all that qualify where there are several.
+    """
+    memories, queries = zip(*parts, strict=True)
+    with ExitStack() as stack:
+        for memory in sorted(
+            set(memories), key=id
+        ):  # one order for all, or two readers could wait for each other
+            stack.enter_context(memory._lock)  # noqa: SLF001 - it is this module's
+        found = [memory._qualified(query) for memory, query in parts]  # noqa: SLF001
+        hashes = [memory._id_hashes[places] for memory, (places, _) in zip(memories, found, strict=True)]  # noqa: SLF001
+        once, kept, weights = _drawn_once(hashes, [cosines for _, cosines in found], queries)
+        taken = np.split(
+            once[kept], np.searchsorted(once[kept], np.cumsum([len(each) for each in hashes])[:-1])
+        )
+        starts = np.cumsum([0, *(len(each) for each in hashes)])
+        rows = [
+            places[each - start] for (places, _), each, start in zip(found, taken, starts[:-1], strict=True)
+        ]
+        picked = [memory._picked(each) for memory, each in zip(memories, rows, strict=True)]  # noqa: SLF001
+    features, prompts, versions = (np.concatenate(column) for column in zip(*picked, strict=True))
+    return Chosen(unit_rows(features), unit_rows(prompts), versions, weights.astype(np.float32), len(once))
+
+
+def _drawn_once(
+    hashes: Sequence[NDArray[np.uint64]],
+    cosines: Sequence[NDArray[np.float64]],
+    queries: Sequence[NeighbourQuery],
+) -> tuple[Indices, Indices, NDArray[np.float64]]:
+    """Of all entries in a row: the places of those that count, which of these are kept, and what each of the kept counts."""
+    ids, query = np.concatenate(hashes), queries[0]
+    once = np.arange(len(ids)) if len(hashes) == 1 else np.sort(np.unique(ids, return_index=True)[1])
+    kept, weights = drawn(
+        torch.from_numpy(np.exp(query.steepness * (np.concatenate(cosines)[once] - 1.0))),
+        torch.from_numpy(ids[once].view(np.int64)),
+        salt=_salt_of([each.version for each in queries]),
+        most=query.cap,
+    )
+    return once, kept.numpy(), weights.numpy()
+
+
+def _salt_of(versions: Sequence[int]) -> int:
+    """Another one for every version of every memory; of one memory it is the version."""
+    if len(versions) == 1:
+        return versions[0]
+    told = b"".join(version.to_bytes(8, "big") for version in versions)
+    return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "big") >> 1

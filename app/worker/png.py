@@ -1,6 +1,7 @@
 """PNG files that say how they were made: one JSON chunk `sparke` for programs, one chunk `parameters` for people."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, PngImagePlugin
@@ -8,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.domain.ids import ImageId, MemoryName, ModelId
 from app.domain.lora import LoraSelection
-from app.domain.request import Edit, GenerationRequest, ReferenceSelection
+from app.domain.request import Edit, GenerationRequest, MemoryReading, ReferenceSelection
 from app.errors import CorruptRecord
 
 METADATA_CHUNK = "sparke"
@@ -57,6 +58,7 @@ class ImageMetadata:
     service_version: str
     novelty: ReferenceMetadata | None = None
     context: ReferenceMetadata | None = None
+    also: tuple[MemoryReading, ...] = ()
     loras: tuple[LoraSelection, ...] = ()
     edit: Edit | None = None
 
@@ -72,6 +74,7 @@ class ImageOrigin:
     service_version: str
     novelty_version: int | None = None
     context_version: int | None = None
+    also_versions: tuple[int, ...] = ()
 
 
 _METADATA = TypeAdapter(ImageMetadata)
@@ -104,9 +107,15 @@ def image_metadata(request: GenerationRequest, origin: ImageOrigin) -> ImageMeta
         service_version=origin.service_version,
         novelty=_reference_metadata(diversity.novelty, origin.novelty_version),
         context=_reference_metadata(diversity.context, origin.context_version),
+        also=_also_of(diversity.memory.also, origin.also_versions),
         loras=request.loras,
         edit=request.edit,
     )
+
+
+def _also_of(also: Sequence[MemoryReading], versions: Sequence[int]) -> tuple[MemoryReading, ...]:
+    """The memories that were read together with the first, as they were."""
+    return tuple(MemoryReading(memory.name, version) for memory, version in zip(also, versions, strict=True))
 
 
 def _reference_metadata(
@@ -161,7 +170,12 @@ def describe(metadata: ImageMetadata) -> str:
             else {}
         ),
         "Diversity strength": metadata.strength,
-        "Memory": f"{metadata.memory_name}@{metadata.memory_version}",
+        "Memory": " ".join(
+            [
+                f"{metadata.memory_name}@{metadata.memory_version}",
+                *(f"{memory.name}@{memory.version}" for memory in metadata.also),
+            ]
+        ),
         **_described_edit(metadata.edit),
         **_described("Novelty", metadata.novelty),
         **_described("Context", metadata.context),

@@ -115,7 +115,8 @@ class QuestionRunner:
         model, diversity = self._parts.models[request.model], request.diversity
         tenant_id = reserved.job.tenant_id
         embedding = await self._embed(reserved, model, request.prompt)
-        point, chosen = await self._reader.choose_for(tenant_id, diversity, model, embedding)
+        read = await self._reader.read(tenant_id, diversity, model, embedding)
+        chosen = read.chosen
         references = await self._references.read(tenant_id, diversity, model)
         guidance = await asyncio.to_thread(estimate, chosen, embedding, model.engine.preset, request)
         return PreviewResult(
@@ -125,7 +126,7 @@ class QuestionRunner:
             expected_push=guidance.expected_push,
             latent_space=model.spec.latent_space,
             memory_name=diversity.memory.name,
-            memory_version=point.version,
+            memory_version=read.point.version,
             novelty_version=references.novelty_version,
             context_version=references.context_version,
         )

@@ -19,14 +19,13 @@ from app.images.store import image_key
 from app.jobs.transitions import EXPIRED
 from app.jobs.types import Cancelled, Committed, Progress, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
-from app.memory.store import ReadPoint
 from app.telemetry.metrics import Metrics
 from app.worker.batcher import batch_key
 from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
 from app.worker.ending import JobEnder
 from app.worker.memory_cache import MemoryCache
-from app.worker.memory_reader import MemoryReader, MemoryVersions
+from app.worker.memory_reader import MemoryReader, MemoryVersions, ReadMemories
 from app.worker.models import LoadedModel
 from app.worker.patience import Patience
 from app.worker.pictures import read_picture
@@ -112,7 +111,7 @@ class _Prepared:
     model: LoadedModel
     group: SampleGroup
     prompt_embedding: Tensor
-    point: ReadPoint
+    read: ReadMemories
     references: ReadReferences
 
     @property
@@ -191,20 +190,21 @@ class BatchRunner:
         request = reserved.job.generation
         model = self._parts.models[request.model]
         embedding = await self._parts.device.run(lambda: model.engine.embed_prompts([request.prompt])[0])
-        point, neighbours = await self._reader.read(reserved.job, model, embedding)
-        references = await self._references.read(reserved.job.tenant_id, request.diversity, model)
+        tenant_id = reserved.job.tenant_id
+        read = await self._reader.read(tenant_id, request.diversity, model, embedding)
+        references = await self._references.read(tenant_id, request.diversity, model)
         group = SampleGroup(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             seeds=request.seeds,
             strength=request.diversity.strength,
-            neighbours=neighbours,
+            neighbours=read.neighbours,
             latent_bandwidth=request.diversity.latent_bandwidth,
             prompt_bandwidth=request.diversity.prompt_bandwidth,
             references=references.sets,
             picture=await read_picture(reserved.job, model, self._parts.images, self._parts.encoders),
         )
-        return _Prepared(reserved, model, group, embedding, point, references)
+        return _Prepared(reserved, model, group, embedding, read, references)
 
     async def _generate(
         self, prepared: Sequence[_Prepared], watch: BatchWatch
@@ -253,15 +253,18 @@ class BatchRunner:
             tuple(images),
             prepared.model.spec.latent_space,
             memory.name,
-            prepared.point.version,
+            prepared.read.point.version,
             novelty_version=prepared.references.novelty_version,
             context_version=prepared.references.context_version,
+            also_versions=prepared.read.also_versions,
         )
         now_ms = self._parts.clock_ms()
         entries = [_entry(prepared, index, sample, now_ms) for index, sample in enumerate(samples)]
         written = entries if memory.write else []
         committed = await self._parts.patience.call(
-            lambda: self._parts.jobs.commit(reserved, result, written, seen_version=prepared.point.current)
+            lambda: self._parts.jobs.commit(
+                reserved, result, written, seen_version=prepared.read.point.current
+            )
         )
         if isinstance(committed, Committed):
             self._ender.count(reserved, JobState.SUCCEEDED)
@@ -283,11 +286,12 @@ class BatchRunner:
         origin = ImageOrigin(
             image_id=image_id(job.job_id, index),
             index=index,
-            memory_version=prepared.point.version,
+            memory_version=prepared.read.point.version,
             num_batch_images=generated.num_batch_images,
             service_version=self._parts.service_version,
             novelty_version=prepared.references.novelty_version,
             context_version=prepared.references.context_version,
+            also_versions=prepared.read.also_versions,
         )
         loop = asyncio.get_running_loop()
         metadata = image_metadata(job.generation, origin)
@@ -345,6 +349,6 @@ def _entry(prepared: _Prepared, index: int, sample: Sample, now_ms: int) -> byte
             created_at_ms=now_ms,
             feature=sample.feature.numpy(),
             prompt_embedding=prepared.prompt_embedding.numpy(),
-            prompt=prepared.group.prompt if prepared.point.keeps_prompts else "",
+            prompt=prepared.group.prompt if prepared.read.point.keeps_prompts else "",
         )
     )

@@ -170,7 +170,8 @@ async def test_a_preview_has_the_neighbours_of_an_image(bench, make_job, ask, mo
     assert await bench.version(name=NAME) == preview.memory_version == 12
     model, reader = bench.runner._parts.models[MODEL], bench.runner._reader
     embedding = model.engine.embed_prompts(["a red circle"])[0]
-    _, chosen = await reader.choose_for(job.tenant_id, job.generation.diversity, model, embedding)
+    read = await reader.read(job.tenant_id, job.generation.diversity, model, embedding)
+    chosen = read.chosen
     found = {one.version: one.weight for one in preview.neighbours}
     assert found == dict(zip(chosen.versions.tolist(), chosen.weights.tolist(), strict=True))
     assert sum(found.values()) == pytest.approx(preview.num_qualified, rel=0.5)
