@@ -104,16 +104,42 @@ def decode_page(page: Sequence[bytes], dimensions: tuple[int, int]) -> EntryPage
     return EntryPage(numbers, image_ids, halves[:, :feature_dim], halves[:, feature_dim:], wrong)
 
 
+def without_prompt(data: bytes) -> bytes:
+    """The same entry without its prompt's text. Of one that is corrupt only the header and the image id are left."""
+    try:
+        entry = decode_entry(data)
+    except CorruptRecord:
+        return data[: _HEADER.size + len(read_image_id(data))]
+    return encode_entry(replace(entry, prompt="")) if entry.prompt else data
+
+
+def read_time_ms(data: bytes) -> int:
+    """When an entry was made, without a look at the rest of it; 0 for bytes that are none."""
+    return int(_HEADER.unpack_from(data)[6]) if len(data) >= _HEADER.size else 0
+
+
+def read_image_id(data: bytes) -> ImageId:
+    """The image that an entry was made of, likewise; empty for bytes that are none."""
+    id_bytes = _HEADER.unpack_from(data)[3] if len(data) >= _HEADER.size else 0
+    end = _HEADER.size + min(id_bytes, _MAX_ID_BYTES)
+    return ImageId(data[_HEADER.size : end].decode("ascii", errors="replace"))
+
+
+def read_prompt_bytes(data: bytes) -> int:
+    """How many bytes the prompt of an entry has, likewise; 0 for bytes that are none."""
+    return int(_HEADER.unpack_from(data)[8]) if len(data) >= _HEADER.size else 0
+
+
 class _Layout(NamedTuple):
-    """What the header says; the numbers begin at `start`."""
+    """What an entry has beside its numbers, which begin at `start`."""
 
     image_id: ImageId
     seed: int
     created_at_ms: int
+    prompt: str
     feature_dim: int
     prompt_dim: int
     start: int
-    prompt: str
 
 
 def _check(data: bytes, where: str) -> _Layout:
@@ -140,33 +166,7 @@ def _check(data: bytes, where: str) -> _Layout:
     start = _HEADER.size + id_bytes
     image_id = _parse_image(data[_HEADER.size : start], where)
     prompt = _parse_prompt(data[start + 2 * num_halves : -_CHECKSUM.size], where)
-    return _Layout(image_id, seed, created_at_ms, feature_dim, prompt_dim, start, prompt)
-
-
-def without_prompt(data: bytes) -> bytes:
-    """The same entry without its prompt's text. Of one that is corrupt only the header and the image id are left."""
-    try:
-        entry = decode_entry(data)
-    except CorruptRecord:
-        return data[: _HEADER.size + len(read_image_id(data))]
-    return encode_entry(replace(entry, prompt="")) if entry.prompt else data
-
-
-def read_time_ms(data: bytes) -> int:
-    """When an entry was made, without a look at the rest of it; 0 for bytes that are none."""
-    return int(_HEADER.unpack_from(data)[6]) if len(data) >= _HEADER.size else 0
-
-
-def read_image_id(data: bytes) -> ImageId:
-    """The image that an entry was made of, likewise; empty for bytes that are none."""
-    id_bytes = _HEADER.unpack_from(data)[3] if len(data) >= _HEADER.size else 0
-    end = _HEADER.size + min(id_bytes, _MAX_ID_BYTES)
-    return ImageId(data[_HEADER.size : end].decode("ascii", errors="replace"))
-
-
-def read_prompt_bytes(data: bytes) -> int:
-    """How many bytes the prompt of an entry has, likewise; 0 for bytes that are none."""
-    return int(_HEADER.unpack_from(data)[8]) if len(data) >= _HEADER.size else 0
+    return _Layout(image_id, seed, created_at_ms, prompt, feature_dim, prompt_dim, start)
 
 
 def _parse_image(name: bytes, where: str) -> ImageId:

@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from app.cli import cli
@@ -17,7 +18,8 @@ def sparke(api_url):
     """Runs a command of `sparke memories` on the service; what it says on standard output, or what it raises."""
 
     def run(*arguments):
-        ended = CliRunner().invoke(cli, ["memories", *arguments, "--url", api_url])
+        with capture_logs():  # the API's, which is a thread of this process
+            ended = CliRunner().invoke(cli, ["memories", *arguments, "--url", api_url])
         if ended.exception is not None:
             raise ended.exception
         return ended.stdout

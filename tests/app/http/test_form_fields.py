@@ -136,6 +136,7 @@ def test_the_document_has_a_field_for_every_member():
         "response_format": "url",
         "output_format": "png",
         "diversity[memory][write]": "true",
+        "diversity[memory][also]": "[]",
         "loras": "[]",
     }
     fields = {name: texts.get(name, given.get(schema["type"], "a")) for name, schema in properties.items()}

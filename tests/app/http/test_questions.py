@@ -201,10 +201,14 @@ def test_a_preview_tells_what_guides_the_next_images(http):
     assert [one["weight"] for one in answer["neighbours"]] == pytest.approx([1.5] * 4, rel=1e-3)
     memory = {"name": "previewed", "version": answer["memory_version"]}
     diversity = {"strength": 0.5, "num_neighbours": 4, "memory": memory}
-    image = http.post("/v1/images/generations", json={"prompt": "a star", "diversity": diversity}).json()
-    told = image["data"][0]["diversity"]
-    assert told["num_neighbours"] == answer["num_neighbours"]
-    assert 0.5 < told["push"] / answer["expected_push"] < 2
+    bodies = [{"prompt": "a star", "seed": seed, "diversity": diversity} for seed in range(8)]
+    images = [http.post("/v1/images/generations", json=body).json() for body in bodies]
+    told = [image["data"][0]["diversity"] for image in images]
+    assert {one["num_neighbours"] for one in told} == {answer["num_neighbours"]}
+    push = sum(one["push"] for one in told) / len(told)
+    assert 0.5 < push / answer["expected_push"] < 2, (
+        "an estimate, of images one of which may be pushed far more than another"
+    )
     assert len(_ask_preview(http, "previewed", limit=1).json()["neighbours"]) == 1
     assert _ask_preview(http, "previewed", diversity={"strength": 0}).json()["expected_push"] == 0
     assert http.get("/v1/memories/toy.previewed").json()["version"] == 7
