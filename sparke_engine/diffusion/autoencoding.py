@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
+from sparke_engine.errors import InvalidArgument, NonFiniteLatents, UnsupportedPipeline
 
 
 @torch.no_grad()
@@ -31,11 +31,11 @@ def decoded(pipe: Any, latents: Float[Tensor, "n c h w"]) -> list[Image.Image]:
 def encoded(pipe: Any, pictures: Sequence[Image.Image]) -> list[Float[Tensor, "1 c h w"]]:
     """Canonical latents of RGB pictures, fp32, as if the pipeline had made them: the mode of what the autoencoder says.
 
-    One at a time, so that no picture's latents depend on the others. Raises UnsupportedPipeline as `decoded`, and
-    InvalidArgument where a side is no multiple of what the autoencoder takes together.
+    One at a time, so that no picture's latents depend on the others. Raises UnsupportedPipeline as `decoded`,
+    InvalidArgument where a side is no multiple of what the autoencoder takes together, and NonFiniteLatents.
     """
     vae, units = _autoencoder(pipe)
-    multiple_px = int(pipe.vae_scale_factor)
+    multiple_px, device = int(pipe.vae_scale_factor), _device_of(pipe, vae)
     found = []
     with _upcast(vae):
         for picture in pictures:
@@ -44,8 +44,8 @@ def encoded(pipe: Any, pictures: Sequence[Image.Image]) -> list[Float[Tensor, "1
                     f"a picture's sides are multiples of {multiple_px} px, got {picture.width}x{picture.height}"
                 )
             levels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
-            pixels = (levels.float() / 127.5 - 1).to(vae.device, vae.dtype)
-            found.append(units.to_denoiser(_mode(vae.encode(pixels)).float()))
+            pixels = (levels.float() / 127.5 - 1).to(device, vae.dtype)
+            found.append(_finite(units.to_denoiser(_mode(vae.encode(pixels)).float())))
     return found
 
 
@@ -84,8 +84,28 @@ def _on(value: float | Tensor, latents: Tensor) -> float | Tensor:
 
 def _mode(output: Any) -> Tensor:
     """The likeliest latents: a distribution's mode, or what an autoencoder without one says."""
-    found: Tensor = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latent
+    if hasattr(output, "latent_dist"):
+        found: Tensor = output.latent_dist.mode()
+    else:
+        found = output.latents if hasattr(output, "latents") else output.latent  # of tiny, and of deep ones
     return found
+
+
+def _finite(latents: Tensor) -> Tensor:
+    if not bool(torch.isfinite(latents).all()):  # a memory that held them would break every image near it
+        raise NonFiniteLatents(
+            "a picture's latents hold NaN or infinity: the autoencoder overflowed its dtype (try bfloat16 or float32)"
+        )
+    return latents
+
+
+def _device_of(pipe: Any, vae: Any) -> torch.device:
+    """Where the autoencoder is; where the pipeline computes if its weights come to a device only for their use (offloading)."""
+    if not hasattr(vae, "_hf_hook"):
+        own: torch.device = vae.device
+        return own
+    there: torch.device = pipe._execution_device  # noqa: SLF001 - as the pipeline's own encoding does
+    return there
 
 
 @contextmanager

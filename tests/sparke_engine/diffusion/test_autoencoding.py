@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
+from diffusers import AutoencoderTiny
 from PIL import Image
 
 from sparke_engine import MemoryBank, guided, load_demo_pipeline, remember_pictures
@@ -14,7 +16,7 @@ from sparke_engine.diffusion.autoencoding import decoded, encoded
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
 from sparke_engine.diffusion.pipelines import load_engine
 from sparke_engine.diffusion.toy import ToyEngine
-from sparke_engine.errors import InvalidArgument, ShapeMismatch, UnsupportedPipeline
+from sparke_engine.errors import InvalidArgument, NonFiniteLatents, ShapeMismatch, UnsupportedPipeline
 from sparke_engine.guidance.presets import DiversityPreset, preset_named
 
 PRESET = DiversityPreset(grid=(4, 4), eta=0.8, window=0.5, latent_bandwidth=2.0, max_push=10)
@@ -109,6 +111,35 @@ def test_a_channels_own_units_go_both_ways(load: Load) -> None:
     [ours] = decoded(pipe, stock.float())
     image = pipe("a cat", latents=found, num_inference_steps=1, width=32, height=32).images[0]
     assert np.abs(np.asarray(ours, int) - np.asarray(image, int)).max() <= 1
+
+
+def test_a_tiny_autoencoder_encodes(load: Load) -> None:
+    """One that says latents and no distribution, as users put it in for speed."""
+    pipe = load("sd").pipeline
+    widths = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    blocks = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+    pipe.register_modules(vae=AutoencoderTiny(**widths, **blocks).eval())
+    (found,) = encoded(pipe, [_picture(1)])
+    pixels = torch.tensor(np.array(_picture(1))).permute(2, 0, 1)[None] / 127.5 - 1
+    torch.testing.assert_close(found, pipe.vae.encode(pixels).latents.detach())
+
+
+def test_an_offloaded_autoencoder_encodes(load: Load) -> None:
+    """Its weights are nowhere while it rests; pictures go where it will compute."""
+    plain, offloaded = load("sd").pipeline, load("sd").pipeline
+    cpu_offload(offloaded.vae, torch.device("cpu"), offload_buffers=True)
+    assert offloaded.vae.device.type == "meta"
+    assert torch.equal(encoded(offloaded, [_picture(1)])[0], encoded(plain, [_picture(1)])[0])
+
+
+def test_an_overflow_is_no_memory(load: Load) -> None:
+    """What is not finite is refused: an entry of it would break every image that it is near to."""
+    pipe, bank = load("sd").pipeline, MemoryBank()
+    with torch.no_grad():
+        pipe.vae.quant_conv.bias.fill_(torch.inf)
+    with pytest.raises(NonFiniteLatents, match="overflowed"):
+        remember_pictures(pipe, bank, [_picture(1)])
+    assert len(bank) == 0
 
 
 def test_an_image_that_was_made_is_found_where_it_was() -> None:
