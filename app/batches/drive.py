@@ -18,7 +18,7 @@ from app.domain.batch import Batch, BatchLine, BatchRecord, BatchState, Cursor, 
 from app.domain.ids import ModelId
 from app.domain.job import Job, JobKind, JobState, Lane
 from app.domain.request import GenerationRequest
-from app.errors import MemoryFull, NotFound, QueueFull, StorageFull
+from app.errors import MemoryFull, NotFound, QueueFull, StorageFull, TooManyMemories
 from app.files.keys import content_key
 from app.telemetry.metrics import Metrics
 
@@ -251,7 +251,7 @@ class LineFeeder:
     ) -> bool:
         """Makes the line a job; once more it changes nothing. `num_waiting` is what is known of waiting jobs, and is kept so.
 
-        False where the queue is full, or half full of one tenant's, or a quota of the tenant's is reached: the line waits.
+        False where the queue is full, or half full of one tenant's, or a bound of the tenant's is reached: the line waits.
         """
         batch, model = self._batch, request.model
         if model not in num_waiting:
@@ -269,7 +269,7 @@ class LineFeeder:
         )
         try:
             num_waiting[model] = (await self._stores.jobs.accept(job)).num_waiting
-        except (QueueFull, MemoryFull, StorageFull):
+        except (QueueFull, MemoryFull, TooManyMemories, StorageFull):
             return False
         self._metrics.jobs_accepted.labels(model).inc()
         return True

@@ -17,6 +17,7 @@ from app.errors import (
     QueueFull,
     StorageFull,
     StoreUnavailable,
+    TooManyMemories,
 )
 from app.jobs import codec, keys
 from app.jobs.place import JobPlace
@@ -57,14 +58,14 @@ class JobStore:
         """Makes the job durable and wakes workers; the same job again changes nothing. The job that stands for it.
 
         That is the first one where the idempotency key had one, whatever became of it, and however full everything is.
-        Raises QueueFull, ImagesSpent, MemoryFull, StorageFull, and IdempotencyMismatch where the key stands for another
-        request. After StoreUnavailable the job may have been accepted or not.
+        Raises QueueFull, ImagesSpent, MemoryFull, TooManyMemories, StorageFull, and IdempotencyMismatch where the key stands
+        for another request. After StoreUnavailable the job may have been accepted or not.
         """
         place, quotas = JobPlace.of(job), await self._quotas.of(job.tenant_id)
         try:
             await self._room.check(job, quotas)
             await self._steps.arrivals.admit(job)
-        except (QueueFull, MemoryFull, StorageFull):
+        except (QueueFull, MemoryFull, TooManyMemories, StorageFull):
             known = await self._known(job, idempotency)
             if known is None:
                 raise

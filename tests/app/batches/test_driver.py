@@ -13,7 +13,7 @@ from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import WorkerId
 from app.domain.job import JobState, Lane
 from app.domain.quota import DAY_MS, Quotas, SameForAll
-from app.errors import NotFound
+from app.errors import NotFound, TooManyMemories
 from app.files.keys import content_key
 from app.jobs.keys import job_key
 from app.jobs.queue import JobQueue
@@ -265,14 +265,16 @@ async def test_a_full_queue_is_waited_for(desk):
     assert sorted(desk.done) == sorted(f"w{number}" for number in range(12))
 
 
-def _driver_within(desk, quotas, *, num_entries=lambda: 0):
-    """A driver whose lines become jobs within the tenant's quotas."""
+def _driver_within(desk, quotas, *, num_entries=lambda: 0, has_no_memory_left=lambda: False):
+    """A driver whose lines become jobs within the tenant's quotas and its bound on memories."""
 
     async def count(_tenant_id):
         return num_entries()
 
     async def check_memory(_job):
-        """There is always one more."""
+        """Raise where no memory may be made."""
+        if has_no_memory_left():
+            raise TooManyMemories("none left")
 
     room = CountedRoom(memory_entries=count, stored_bytes=count, check_memory=check_memory)
     jobs = JobStore(desk.redis, desk.job_limits, clock_ms=desk.clock_ms, quotas=SameForAll(quotas), room=room)
@@ -298,11 +300,15 @@ async def test_lines_wait_for_the_next_days_images(desk):
     assert len(desk.done) == 8
 
 
-async def test_lines_wait_for_room_in_memories(desk):
-    """No line fails of a memory that is full; once something was forgotten they go on."""
+@pytest.mark.parametrize("is_of_entries", [True, False])
+async def test_lines_wait_for_room_in_memories(desk, is_of_entries):
+    """No line fails of a memory that is full, or that may not be made; once something was forgotten they go on."""
     num_entries = 10
     batch = await desk.create("one", "two")
-    driver = _driver_within(desk, Quotas(max_memory_entries=10), num_entries=lambda: num_entries)
+    if is_of_entries:
+        driver = _driver_within(desk, Quotas(max_memory_entries=10), num_entries=lambda: num_entries)
+    else:
+        driver = _driver_within(desk, Quotas(), has_no_memory_left=lambda: num_entries > 0)
     async with desk.driving(driver), desk.working():
 
         async def is_looked_through():

@@ -190,10 +190,14 @@ def _roomy(bench, counts, **quotas):
 
 
 async def test_where_there_may_be_no_memory_more_only_what_writes_is_refused(bench, counts):
-    """The bound holds whatever the tenant's quotas are; a job that writes nothing makes no memory."""
-    store, counts.has_no_memory_left = _roomy(bench, counts), True
+    """The bound holds whatever the tenant's quotas are; a job that writes nothing makes no memory; what was before is accepted."""
+    store, first = _roomy(bench, counts), bench.job()
+    await store.accept(first, KEY)
+    counts.has_no_memory_left = True
     with pytest.raises(TooManyMemories):
         await store.accept(bench.job())
+    assert (await store.accept(bench.job(), KEY)).job_id == first.job_id
+    assert (await store.accept(first)).job_id == first.job_id
     job = bench.job()
     reading = dataclasses.replace(job.request.diversity, memory=MemorySelection(write=False))
     await store.accept(dataclasses.replace(job, request=dataclasses.replace(job.request, diversity=reading)))
