@@ -75,21 +75,31 @@ class PictureRunner:
             await self._ender.fail(reserved, EXPIRED)
             return
         standing = await patience.call(lambda: jobs.begin(reserved), until_ms=until_ms)
-        if standing is Standing.OURS:
-            entries, result, seen = await patience.call(lambda: self._encode(reserved), until_ms=until_ms)
-            standing = await patience.call(lambda: jobs.standing(reserved), until_ms=until_ms)
         if standing is not Standing.OURS:
             await self._ender.let_go(reserved, standing)
             return
-        if self._ender.is_late(reserved):
-            await self._ender.fail(reserved, EXPIRED)
+        entries, result, seen = await patience.call(lambda: self._encode(reserved), until_ms=until_ms)
+        standing = await patience.call(lambda: jobs.standing(reserved), until_ms=until_ms)
+        if standing is Standing.OURS and not self._ender.is_late(reserved):
+            await self._commit(reserved, result, entries, seen)
             return
-        committed = await patience.call(lambda: jobs.commit(reserved, result, entries, seen_version=seen))
+        if standing is Standing.OURS:
+            await self._ender.fail(reserved, EXPIRED)
+        else:
+            await self._ender.let_go(reserved, standing)
+        await self._remove(image.storage_key for image in result.images)
+
+    async def _commit(
+        self, reserved: ReservedJob, result: EncodeResult, entries: Sequence[bytes], seen_version: int
+    ) -> None:
+        committed = await self._parts.patience.call(
+            lambda: self._parts.jobs.commit(reserved, result, entries, seen_version=seen_version)
+        )
         if isinstance(committed, Committed):
             self._ender.count(reserved, JobState.SUCCEEDED)
             num_written = 0 if committed.memory_version is None else len(entries)
             self._parts.metrics.memory_entries_appended.labels(reserved.job.model).inc(num_written)
-            await self._remove(_sent_key(reserved, index) for index in range(len(entries)))
+            await self._remove(_sent_key(reserved, index) for index in range(len(result.images)))
             return
         self._ender.count(reserved, JobState.CANCELLED if committed else None)
         await self._remove(image.storage_key for image in result.images)

@@ -62,9 +62,12 @@ def _engine_failure(error: BaseException, job: Job) -> Failure:
             "catalogue; images without it can be made.",
         )
     if isinstance(error, BrokenOutput):
-        return Failure(
-            error.code, "The model's output was broken; try another seed or a lower guidance scale."
+        advice = (
+            "try other pictures"
+            if job.kind is JobKind.ENCODE
+            else "try another seed or a lower guidance scale"
         )
+        return Failure(error.code, f"The model's output was broken; {advice}.")
     return _unexpected(error, job)
 
 

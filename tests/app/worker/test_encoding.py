@@ -18,6 +18,7 @@ from app.memory.forgetting import MemoryForgetter
 from app.memory.keys import MemoryKey
 from app.worker.encoding import PictureRunner, RunnerByKind
 from sparke_engine.diffusion.toy import ToyEngine
+from sparke_engine.errors import NonFiniteLatents
 from sparke_engine.guidance.presets import preset_named
 
 pytestmark = pytest.mark.anyio
@@ -31,6 +32,14 @@ class Broken(ToyEngine):
     def encode_pictures(self, pictures):
         """Raise."""
         raise RuntimeError(f"no room for {len(pictures)}")
+
+
+class Overflowing(ToyEngine):
+    """The toy, whose autoencoder overflows."""
+
+    def encode_pictures(self, pictures):
+        """Raise."""
+        raise NonFiniteLatents(f"overflowed at {len(pictures)}")
 
 
 def _png(seed):
@@ -86,6 +95,7 @@ async def test_pictures_become_entries_and_images(bench, make_pictures):
     ("engine", "pngs", "code"),
     [
         (Broken(preset_named("toy")), [_png(1)], "encoding_failed"),
+        (Overflowing(preset_named("toy")), [_png(1)], "non_finite_latents"),
         (None, [b"overwritten"], "corrupt_record"),
     ],
 )
@@ -94,6 +104,7 @@ async def test_what_cannot_be_encoded_ends_with_a_reason(open_bench, make_pictur
     bench = open_bench(engine=engine)
     record = await _run(bench, await bench.reserve(await make_pictures(bench, 1, *pngs)))
     assert (record.state, record.failure.code) == (JobState.FAILED, code)
+    assert "seed" not in record.failure.message
     assert await bench.version(name="mine") == 0
 
 
@@ -116,6 +127,33 @@ async def test_a_cancelled_or_late_job_remembers_nothing(bench, make_pictures):
     bench.parts = replace(bench.parts, clock_ms=lambda: now_ms() + 1000)
     assert (await _run(bench, reserved)).state is JobState.EXPIRED
     assert await bench.version(name="mine") == 0
+
+
+async def test_a_job_that_ends_while_it_is_encoded_leaves_no_image(open_bench, make_pictures):
+    """Cancelled, or past its deadline, once its images are stored: they go at once, not with a sweep."""
+    bench = open_bench()
+    now = [now_ms]
+    bench.parts = replace(bench.parts, clock_ms=lambda: now[0]())
+
+    async def run(job, meanwhile):
+        async def standing(*arguments):
+            await meanwhile(job)
+            return await bench.queue.standing(*arguments)
+
+        bench.jobs_seen.standing = standing
+        record = await _run(bench, await bench.reserve(job))
+        left = [found async for found in bench.images.list_of(job.tenant_id, job.job_id)]
+        assert left == [[sent_picture_key(job.tenant_id, job.job_id, 0)]]
+        return record.state
+
+    async def cancel(job):
+        await bench.jobs.cancel(job.tenant_id, job.job_id)
+
+    async def be_late(job):
+        now[0] = lambda: job.deadline_at_ms
+
+    assert await run(await make_pictures(bench, 1, _png(1)), cancel) is JobState.CANCELLED
+    assert await run(await make_pictures(bench, 2, _png(2)), be_late) is JobState.EXPIRED
 
 
 async def test_what_was_forgotten_meanwhile_is_not_remembered(open_bench, make_pictures):
