@@ -137,6 +137,7 @@ class JobRecord:
     """What the store knows of a job now. Exactly one of result and failure is set at the end.
 
     `fence` counts its starts, `num_attempts` how often a worker began to run it and did not give it back in order.
+    `committed_version` is its memory's version after its entries; None where nothing of it was remembered.
     """
 
     job: Job
@@ -149,6 +150,7 @@ class JobRecord:
     failure: Failure | None = None
     num_attempts: int = 0
     cancel_requested_at_ms: int | None = None
+    committed_version: int | None = None
 
     @property
     def images(self) -> tuple[StoredImage, ...]:

@@ -29,7 +29,8 @@ async def submit_pictures(tenant_id: TenantId, form: ReferenceForm, wish: Wish, 
     fields = form.fields
     spec = find_model(fields.model, deps.catalogue)
     name = _parse_name(fields.name)
-    await _check_open(MemoryKey(tenant_id, spec.latent_space, name), deps)
+    if wish.idempotency is None or await deps.jobs.standing_for(tenant_id, wish.idempotency) is None:
+        await _check_open(MemoryKey(tenant_id, spec.latent_space, name), deps)
     pngs = [
         await deps.pictures.fit(picture.file, f"image {number}", spec.size)
         for number, picture in enumerate(form.pictures, start=1)
@@ -52,10 +53,17 @@ async def submit_pictures(tenant_id: TenantId, form: ReferenceForm, wish: Wish, 
 
 
 def result_of_pictures(record: JobRecord) -> EncodeResult:
-    """The result of a finished job of pictures, or its failure as an error."""
-    if isinstance(record.result, EncodeResult):
-        return record.result
-    raise error_of(record)
+    """The result of a finished job of pictures, or its failure as an error. Raises MemoryFrozen where they are not remembered."""
+    result = record.result
+    if not isinstance(result, EncodeResult):
+        raise error_of(record)
+    if record.committed_version is None:
+        raise MemoryFrozen(
+            f"memory {result.memory_name!r} was frozen, or all of it was forgotten, while the pictures were read: they are"
+            " not remembered; send them again, under another Idempotency-Key where they had one",
+            param="name",
+        )
+    return result
 
 
 async def _check_open(memory: MemoryKey, deps: Deps) -> None:

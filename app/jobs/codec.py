@@ -130,6 +130,7 @@ def decode_record(found: dict[bytes, bytes], *, where: str) -> JobRecord:
             failure=decode(FAILURE, found[b"failure"], where=where) if b"failure" in found else None,
             num_attempts=_maybe_int(found, b"attempts") or 0,
             cancel_requested_at_ms=_maybe_int(found, b"cancel_requested_at_ms"),
+            committed_version=_maybe_int(found, b"committed_version"),
         )
     except (KeyError, ValueError) as error:
         raise CorruptRecord(f"{where}: {error!r}") from error
@@ -168,4 +169,4 @@ def _floats(value: object, member: str) -> Iterator[tuple[str, float]]:
 
 
 def _maybe_int(found: dict[bytes, bytes], name: bytes) -> int | None:
-    return int(found[name]) if name in found else None
+    return int(found[name]) if found.get(name) else None

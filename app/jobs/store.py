@@ -83,6 +83,11 @@ class JobStore:
         written.checked()  # the job has its turn before this: it will run
         return accepted
 
+    @redis_errors
+    async def standing_for(self, tenant_id: TenantId, idempotency: Idempotency) -> JobId | None:
+        """The job that the key stands for; None where it stands for none yet. Raises IdempotencyMismatch."""
+        return await self._steps.arrivals.known(tenant_id, idempotency)
+
     async def _known(self, job: Job, idempotency: Idempotency | None) -> JobId | None:
         """The job that stands for this one already, if one does: itself, or the first one of its key."""
         if await self._redis.exists(keys.job_key(job.tenant_id, job.job_id)):

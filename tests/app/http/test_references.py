@@ -148,9 +148,11 @@ def test_what_cannot_be_used_is_refused(
 
 
 def test_a_frozen_memory_takes_none(http: httpx.Client):
-    """It would forget them at once: 409, and told how to go on."""
-    send(http, "frozen", picture(1)).raise_for_status()
+    """It would forget them at once: 409, and told how to go on; what came before is told again to its key."""
+    first = send(http, "frozen", picture(1), key="before").raise_for_status().json()
     http.patch("/v1/memories/toy.frozen", json={"frozen": True}).raise_for_status()
+    again = send(http, "frozen", picture(1), key="before").raise_for_status().json()
+    assert [image["id"] for image in again["data"]] == [image["id"] for image in first["data"]]
     answer = send(http, "frozen", picture(2))
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "memory_frozen")
     assert http.get("/v1/memories/toy.frozen").json()["num_entries"] == 1

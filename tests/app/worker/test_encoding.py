@@ -11,7 +11,8 @@ from PIL import Image
 from app.domain.encoding import EncodeRequest
 from app.domain.ids import LatentSpace, MemoryName, ModelId, TenantId, image_id
 from app.domain.job import JobKind, JobState
-from app.errors import StoreUnavailable
+from app.errors import MemoryFrozen, StoreUnavailable
+from app.http.references import result_of_pictures
 from app.images.store import sent_picture_key
 from app.jobs.workers import now_ms
 from app.memory.forgetting import MemoryForgetter
@@ -132,8 +133,8 @@ async def test_a_cancelled_or_late_job_remembers_nothing(bench, make_pictures):
 async def test_a_job_that_ends_while_it_is_encoded_leaves_no_image(open_bench, make_pictures):
     """Cancelled, or past its deadline, once its images are stored: they go at once, not with a sweep."""
     bench = open_bench()
-    now = [now_ms]
-    bench.parts = replace(bench.parts, clock_ms=lambda: now[0]())
+    ahead_ms = [0]
+    bench.parts = replace(bench.parts, clock_ms=lambda: now_ms() + ahead_ms[0])
 
     async def run(job, meanwhile):
         async def standing(*arguments):
@@ -150,14 +151,17 @@ async def test_a_job_that_ends_while_it_is_encoded_leaves_no_image(open_bench, m
         await bench.jobs.cancel(job.tenant_id, job.job_id)
 
     async def be_late(job):
-        now[0] = lambda: job.deadline_at_ms
+        ahead_ms[0] = job.deadline_at_ms
 
     assert await run(await make_pictures(bench, 1, _png(1)), cancel) is JobState.CANCELLED
     assert await run(await make_pictures(bench, 2, _png(2)), be_late) is JobState.EXPIRED
 
 
 async def test_what_was_forgotten_meanwhile_is_not_remembered(open_bench, make_pictures):
-    """All of the memory is forgotten between the reading of the pictures and the commit: they were sent before that."""
+    """All of the memory is forgotten between the reading of the pictures and the commit: they were sent before that.
+
+    Whoever sent them hears of it.
+    """
     bench = open_bench()
     await _run(bench, await bench.reserve(await make_pictures(bench, 1, _png(1))))
     forgetter = MemoryForgetter(bench.redis, clock_ms=now_ms)
@@ -170,6 +174,8 @@ async def test_what_was_forgotten_meanwhile_is_not_remembered(open_bench, make_p
     record = await _run(bench, await bench.reserve(await make_pictures(bench, 2, _png(2))))
     assert record.state is JobState.SUCCEEDED
     assert await bench.memory_store.count(KEY) == 0
+    with pytest.raises(MemoryFrozen, match="not remembered"):
+        result_of_pictures(record)
 
 
 async def test_the_store_away_is_waited_for(open_bench, make_pictures):
