@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from app.domain.ids import JobId, ModelId, TenantId, WorkerId, make_job_id
 from app.domain.job import Job, Lane
 from app.domain.quota import Quotas, Remaining, day_of, next_day_s
+from app.domain.result import Failure
 from app.errors import ImagesSpent, QueueFull
 from app.jobs import codec, keys
 from app.jobs.place import JobPlace
@@ -20,6 +21,7 @@ from app.redis.scripts import load_script
 from app.tenants.names import usage_key
 
 MAX_RETRY_AFTER_S = 120  # clients give up where they are told to wait longer
+NO_WORKER = Failure("no_worker", "no worker serves this model now; try again later")
 _BATCH_FIRST = 8  # one turn in so many asks the batch lane first, so that it moves under any load
 
 
@@ -67,6 +69,7 @@ class Arrivals:
         self._release = load("release")
         self._may_release = load("may_release")
         self._note_entry = load("note_entry")
+        self._free_key = load_script(redis, "app.jobs", "free_key")
 
     async def admit(self, job: Job) -> None:
         """Enters the job into its model's open jobs. Raises QueueFull."""
@@ -134,6 +137,11 @@ class Arrivals:
         if fingerprint is not None and fingerprint != idempotency.fingerprint.encode():
             raise idempotency.mismatch
         return None if job_id is None else JobId(job_id.decode())
+
+    async def free_key(self, tenant_id: TenantId, job_id: JobId, idempotency: Idempotency) -> bool:
+        """Frees the key of a job that ended for want of time or of a worker; whether it did."""
+        touched = [keys.job_key(tenant_id, job_id), keys.idempotency_key(tenant_id, idempotency.key)]
+        return bool(await self._free_key(touched, [job_id, NO_WORKER.code]))
 
     async def mark(self, tenant_id: TenantId, model: ModelId, lanes: Collection[Lane]) -> None:
         """Gives the tenant a turn at the model in each of the lanes, and wakes workers."""

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import Job, JobRecord, JobState
-from app.domain.quota import QuotaSource, SameForAll
+from app.domain.quota import Quotas, QuotaSource, SameForAll
 from app.domain.result import Failure
 from app.errors import (
     IdempotencyMismatch,
@@ -26,9 +26,7 @@ from app.jobs.transitions import Ended, Expectation, Transitions
 from app.jobs.types import Accepted, DeadLetter, Idempotency, JobLimits
 from app.jobs.workers import now_ms
 from app.redis.errors import AWAY, redis_errors
-from app.redis.replicas import Replicas
-
-NO_WORKER = Failure("no_worker", "no worker serves this model now; try again later")
+from app.redis.replicas import Replicas, Written
 
 
 class JobStore:
@@ -57,7 +55,8 @@ class JobStore:
     async def accept(self, job: Job, idempotency: Idempotency | None = None) -> Accepted:
         """Makes the job durable and wakes workers; the same job again changes nothing. The job that stands for it.
 
-        That is the first one where the idempotency key had one, whatever became of it, and however full everything is.
+        That is the first one where the idempotency key had one, however full everything is, unless that ended for want of time
+        or of a worker: it has made nothing, and this one takes its place.
         Raises QueueFull, ImagesSpent, MemoryFull, TooManyMemories, StorageFull, and IdempotencyMismatch where the key stands
         for another request. After StoreUnavailable the job may have been accepted or not.
         """
@@ -72,7 +71,7 @@ class JobStore:
             num_waiting = await self.count_waiting(place.tenant_id, place.model)
             return Accepted(known, num_waiting, quotas.max_waiting_jobs)
         try:
-            accepted, is_open, written = await self._steps.arrivals.accept(job, idempotency, quotas=quotas)
+            accepted, is_open, written = await self._accept(job, idempotency, quotas)
         except (QueueFull, IdempotencyMismatch):
             await self._redis.zrem(keys.open_key(place.model), place.member)
             raise
@@ -82,6 +81,18 @@ class JobStore:
             await self._redis.zrem(keys.open_key(place.model), place.member)
         written.checked()  # the job has its turn before this: it will run
         return accepted
+
+    async def _accept(
+        self, job: Job, idempotency: Idempotency | None, quotas: Quotas
+    ) -> tuple[Accepted, bool, Written]:
+        arrivals = self._steps.arrivals
+        found = await arrivals.accept(job, idempotency, quotas=quotas)
+        first = found[0].job_id
+        if idempotency is None or first == job.job_id:
+            return found
+        if not await arrivals.free_key(job.tenant_id, first, idempotency):
+            return found
+        return await arrivals.accept(job, idempotency, quotas=quotas)
 
     @redis_errors
     async def standing_for(self, tenant_id: TenantId, idempotency: Idempotency) -> JobId | None:

@@ -10,8 +10,9 @@ from redis.asyncio import Redis
 from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import JobRecord, JobState
 from app.errors import NoWorker, StoreUnavailable, WaitTimeout
+from app.jobs.arrivals import NO_WORKER
 from app.jobs.keys import FINISHED_CHANNEL
-from app.jobs.store import NO_WORKER, JobStore
+from app.jobs.store import JobStore
 from app.jobs.wakeups import Wakeups
 from app.jobs.workers import WorkerRegistry
 from app.redis.cancelling import wait_at_most

@@ -7,8 +7,11 @@ import pytest
 
 from app.domain.ids import ModelId
 from app.domain.job import JobState
+from app.domain.result import Failure
 from app.errors import IdempotencyMismatch, NotFound, QueueFull
 from app.jobs import keys
+from app.jobs.arrivals import NO_WORKER
+from app.jobs.transitions import EXPIRED
 from app.jobs.types import Idempotency, JobLimits
 
 pytestmark = pytest.mark.anyio
@@ -92,3 +95,31 @@ async def test_a_key_is_answered_though_the_service_is_full(bench):
             await bench.store().accept(again, key)
     with pytest.raises(IdempotencyMismatch):
         await bench.store().accept(again, dataclasses.replace(KEY, fingerprint="another"))
+
+
+async def _end(bench, job, how):
+    if how == "no_worker":
+        await bench.store().fail_if_queued(job.tenant_id, job.job_id, NO_WORKER)
+        return
+    if how == "cancelled":
+        await bench.store().cancel(job.tenant_id, job.job_id)
+        return
+    worker_id, queue = await bench.live("w1"), bench.queue()
+    [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
+    await queue.fail(reserved, EXPIRED if how == "expired" else Failure(how, "it went wrong"))
+
+
+@pytest.mark.parametrize(
+    ("how", "is_free"),
+    [("no_worker", True), ("expired", True), ("cancelled", False), ("generation_failed", False)],
+)
+async def test_a_job_that_nobody_had_time_for_leaves_its_key_free(bench, how, is_free):
+    """Sent again, also by many at once, it is one new job; what was cancelled, or failed by itself, is not made again."""
+    first, again = bench.job(), [bench.job() for _ in range(4)]
+    await bench.store().accept(first, KEY)
+    await _end(bench, first, how)
+    accepted = await asyncio.gather(*(bench.store().accept(job, KEY) for job in again))
+    stand_for = {each.job_id for each in accepted}
+    assert len(stand_for) == 1
+    assert (first.job_id not in stand_for) is is_free
+    assert await bench.store().count_open(MODEL) == is_free
