@@ -11,7 +11,7 @@ from app.objects.folder import ObjectFolder
 
 _FOLDER = "images"
 _KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/[0-9]+-([0-9]+)(?:-preview-[0-9]+)?\.png")
-_PICTURE_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/(?:picture(?:-[0-9]+)?|mask)\.png")
+_PICTURE_KEY = re.compile(rf"{_FOLDER}/([^/]+)/([^/]+)/(?:picture(?:-([0-9]+))?|mask)\.png")
 
 
 def image_key(tenant_id: TenantId, job_id: JobId, fence: int, index: int) -> str:
@@ -52,9 +52,9 @@ def _owner(found: re.Match[str] | None) -> tuple[TenantId, JobId] | None:
 
 
 def index_of(key: str) -> int | None:
-    """Which image of its job an image or preview is; None where the key is not of `image_key` or `preview_key`."""
-    found = _KEY.fullmatch(key)
-    return None if found is None else int(found[3])
+    """Which image of its job an image or preview is, or a picture becomes that was sent; None where the key is of neither."""
+    found = _KEY.fullmatch(key) or _PICTURE_KEY.fullmatch(key)
+    return None if found is None or found[3] is None else int(found[3])
 
 
 class ImageStore(ObjectFolder):

@@ -3,7 +3,7 @@
 import pytest
 
 from app.errors import NotFound, StoreUnavailable
-from app.images.store import ImageStore, image_key, picture_key, preview_key
+from app.images.store import ImageStore, image_key, picture_key, preview_key, sent_picture_key
 from app.jobs import keys
 from app.jobs.remains import RemainsCleaner
 from app.jobs.running import RunningJobs
@@ -72,6 +72,17 @@ async def test_of_a_forgotten_job_nothing_is_left(scene):
     assert await scene.redis.exists(remains_key(job.tenant_id)) == 0
     with pytest.raises(NotFound):
         await scene.bench.store().get(job.tenant_id, job.job_id)
+
+
+async def test_a_forgotten_picture_goes_with_what_was_sent(scene):
+    """Where a worker died before it took away what it had made an image of; the others stay with theirs."""
+    job = await scene.done(num_images=2)
+    for index in range(2):
+        await scene.images.put(sent_picture_key(job.tenant_id, job.job_id, index), b"as it was sent")
+    await scene.forgetter.forget_versions(scene.bench.memory(), [1])
+    await scene.cleaner.clean(job.tenant_id)
+    assert "picture-0.png" not in scene.stored(job)
+    assert "picture-1.png" in scene.stored(job)
 
 
 async def test_a_job_keeps_the_images_that_were_not_forgotten(scene):
