@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from collections.abc import Awaitable, Callable
 
 from anyio import to_thread
 from PIL import Image, UnidentifiedImageError
@@ -9,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from app.errors import CorruptRecord
 
 MIN_PX, MAX_PX, USUAL_PX = 16, 1024, 256
-_MADE_AT_ONCE = 2  # each decodes a whole image
+MADE_AT_ONCE = 2  # each holds and decodes a whole image
 _QUALITY = 80
 
 
@@ -19,12 +20,15 @@ class Thumbnailer:
     MEDIA_TYPE = "image/webp"
 
     def __init__(self) -> None:
-        self._room = asyncio.Semaphore(_MADE_AT_ONCE)
+        self._room = asyncio.Semaphore(MADE_AT_ONCE)
 
-    async def make(self, png: bytes, max_px: int) -> bytes:
-        """The image with its longer side at `max_px`; a smaller one keeps its size. Raises CorruptRecord."""
+    async def make(self, read: Callable[[], Awaitable[bytes]], max_px: int) -> bytes:
+        """The image of the file that is read, with its longer side at `max_px`; a smaller one keeps its size.
+
+        It is read in its turn, so that those who wait hold none. Raises CorruptRecord, and what `read` raises.
+        """
         async with self._room:
-            return await to_thread.run_sync(_shrink, png, max_px)
+            return await to_thread.run_sync(_shrink, await read(), max_px)
 
 
 def _shrink(png: bytes, max_px: int) -> bytes:

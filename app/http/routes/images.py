@@ -1,5 +1,6 @@
 """Making images and showing them."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -79,12 +80,12 @@ async def show_image(  # noqa: PLR0917 - the members of a signed URL
     image = next((found for found in record.images if found.image_id == image_id), None)
     if image is None:
         raise NotFound(f"job {job_id} has no image {index}")
-    data = await deps.images.get(image.storage_key)
     headers = {
         "cache-control": f"private, max-age={max(0, expires - int(now_s))}, immutable",
         "cross-origin-resource-policy": "cross-origin",  # whoever has the URL may show it in a page of another site
     }
+    read = partial(deps.images.get, image.storage_key)
     if max_px is None:
-        return Response(data, media_type="image/png", headers=headers)
-    small = await deps.thumbnails.make(data, max_px)
+        return Response(await read(), media_type="image/png", headers=headers)
+    small = await deps.thumbnails.make(read, max_px)
     return Response(small, media_type=Thumbnailer.MEDIA_TYPE, headers=headers)

@@ -1,12 +1,13 @@
 """Thumbnails of what lies in the store."""
 
+import asyncio
 import io
 
 import pytest
 from PIL import Image
 
 from app.errors import CorruptRecord
-from app.http.thumbnails import Thumbnailer
+from app.http.thumbnails import MADE_AT_ONCE, Thumbnailer
 
 pytestmark = pytest.mark.anyio
 
@@ -15,6 +16,13 @@ def _png(size, mode="RGB"):
     buffer = io.BytesIO()
     Image.new(mode, size, 200 if mode == "L" else "red").save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _stored(data):
+    async def read():
+        return data
+
+    return read
 
 
 @pytest.mark.parametrize(
@@ -29,7 +37,7 @@ def _png(size, mode="RGB"):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 async def test_proportions_are_kept(size, max_px, expected, mode):
     """The longer side is at most what was asked for, and nothing becomes larger."""
-    made = Image.open(io.BytesIO(await Thumbnailer().make(_png(size, mode), max_px)))
+    made = Image.open(io.BytesIO(await Thumbnailer().make(_stored(_png(size, mode)), max_px)))
     assert (made.format, made.size) == ("WEBP", expected)
 
 
@@ -37,4 +45,26 @@ async def test_proportions_are_kept(size, max_px, expected, mode):
 async def test_what_is_no_image_is_said(data):
     """A file that was cut or overwritten in the store is an error with a name."""
     with pytest.raises(CorruptRecord):
-        await Thumbnailer().make(data, 64)
+        await Thumbnailer().make(_stored(data), 64)
+
+
+async def test_those_who_wait_hold_no_file():
+    """However many ask at once, a file is read in its turn."""
+    num_held = most_held = 0
+    thumbnailer = Thumbnailer()
+
+    async def ask():
+        nonlocal num_held
+
+        async def read():
+            nonlocal num_held, most_held
+            num_held += 1
+            most_held = max(most_held, num_held)
+            await asyncio.sleep(0)
+            return _png((64, 64))
+
+        await thumbnailer.make(read, 32)
+        num_held -= 1
+
+    await asyncio.gather(*(ask() for _ in range(20)))
+    assert most_held == MADE_AT_ONCE
