@@ -394,6 +394,14 @@ def _(scene: Scene) -> httpx.Response:
         return http.post("/v1/images/edits", files=_picture(128), data={"prompt": "x"})
 
 
+@_trips("pictures of a reference")
+def _(scene: Scene) -> httpx.Response:
+    with scene.http(no_worker_grace_s=0) as http:
+        sent = [("image[]", _picture(64)["image"]) for _ in range(17)]
+        assert http.post("/v1/references", files=sent[1:], data={"name": "own"}).status_code == 503
+        return http.post("/v1/references", files=sent, data={"name": "own"})
+
+
 @_trips("time of an upload")
 def _(scene: Scene) -> httpx.Response:
     def slowly() -> Iterator[bytes]:
@@ -453,6 +461,28 @@ def _(scene: Scene) -> httpx.Response:
         return http.get("/v1/admin/audit?limit=101")
 
 
+def _asked(name: str, method: str, path: str, member: str, most: int) -> None:
+    """A limit of what is asked of nothing that is there: with the most it is looked for, with more not even that."""
+
+    @_trips(name)
+    def _(scene: Scene) -> httpx.Response:
+        def ask(http: httpx.Client, number: int) -> httpx.Response:
+            if method == "POST":
+                return http.post(path, json={"prompt": "x", member: number})
+            return http.get(httpx.URL(path).copy_merge_params({member: number}))
+
+        with scene.http() as http:
+            assert ask(http, most).status_code in {403, 404}
+            return ask(http, most + 1)
+
+
+_MADE = f"/v1/images/job_{'0' * 28}-0?tenant=acme&expires=1&signature=x"
+_asked("entries of a search", "POST", "/v1/memories/toy.none/search", "limit", 100)
+_asked("neighbours of a preview", "POST", "/v1/memories/toy.none/preview", "limit", 256)
+_asked("sample of a memory", "GET", "/v1/memories/toy.none/stats", "sample", 2000)
+_asked("side of a thumbnail", "GET", _MADE, "max_px", 1024)
+
+
 def _members(name: str, most: dict[str, object], more: dict[str, object]) -> None:
     """A limit of a job's members: the one accepted, the other refused."""
 
@@ -469,6 +499,11 @@ _members("steps", {"steps": 1}, {"steps": 10**6})
 _members("guidance scale", {"guidance_scale": 1.0}, {"guidance_scale": 1e6})
 _members("size", {"size": "64x64"}, {"size": "72x72"})
 _members("LoRAs", {"loras": []}, {"loras": [{"name": f"l{number}"} for number in range(5)]})
+_members(
+    "memories read together",
+    {"diversity": {"memory": {"also": [{"name": name} for name in "abcd"]}}},
+    {"diversity": {"memory": {"also": [{"name": name} for name in "abcde"]}}},
+)
 _members(
     "metadata",
     {"metadata": dict.fromkeys("abcdefghijklmnop", "x")},
