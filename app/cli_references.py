@@ -26,7 +26,10 @@ def add_pictures(
     url: Url = _URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Send pictures and print the memory's id. After Ctrl-C call again: what has come is not remembered twice."""
+    """Send pictures and print the memory's id.
+
+    After Ctrl-C call again within a day, with the same pictures: what has come is not remembered twice.
+    """
     from app.sending import Wanted, run_add  # noqa: PLC0415 - each command loads what it needs
 
     run_add(Wanted(name, prompt, model), pictures, url, api_key)

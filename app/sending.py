@@ -36,7 +36,8 @@ class Wanted:
 def run_add(wanted: Wanted, places: Sequence[Path], url: str, api_key: str | None) -> None:
     """Sends the pictures, those of folders by their names. Raises ServiceError and ConfigurationError.
 
-    Each request's key follows from what it sends, so a second call repeats none that has come.
+    Each request's key follows from what it sends, so a second call with the same pictures repeats none that has come, for as
+    long as the service keeps keys.
     """
     files = list(_pictures(places))
     if not files:
