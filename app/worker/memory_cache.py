@@ -163,7 +163,8 @@ class MemoryCache:
             if not slot.last_digest:
                 return None
             dimensions = (slot.dimensions.feature, slot.dimensions.prompt)
-            return Snapshot(_point(slot), dimensions, slot.memory.frozen())
+            arrays = await asyncio.to_thread(slot.memory.frozen)  # a choice may hold it for a tenth of a second
+            return Snapshot(_point(slot), dimensions, arrays)
 
     async def _begin(self, key: MemoryKey, slot: _Slot) -> None:
         found = None
