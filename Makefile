@@ -36,18 +36,23 @@ serve: $(STAMP) ## Run the service: PORT=8000 DATA_DIR=./data
 	@exec $(BIN)/sparke serve --port $(PORT) --data-dir $(DATA_DIR)
 
 ENGINE_TESTS := tests/sparke_engine tests/benchmarks
+HTTP_TESTS := tests/app/http
 
 .PHONY: test
-test: $(STAMP) ## The default test suite (under 15 minutes on two cores): the engine and the service side by side
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line test-engine test-service
+test: $(STAMP) ## The default test suite (under 15 minutes on two cores): its parts side by side, two at a time, the longest first
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line test-service test-http test-engine
 
 .PHONY: test-engine
-test-engine: $(STAMP) ## The half of it that needs no service
+test-engine: $(STAMP) ## The part of it that needs no service
 	@$(BIN)/python -m pytest $(ENGINE_TESTS)
 
+.PHONY: test-http
+test-http: $(STAMP) ## The part that is the HTTP interface's
+	@$(BIN)/python -m pytest $(HTTP_TESTS)
+
 .PHONY: test-service
-test-service: $(STAMP) ## The other half
-	@$(BIN)/python -m pytest tests $(ENGINE_TESTS:%=--ignore=%)
+test-service: $(STAMP) ## The rest: workers, Redis, commands, whole services
+	@$(BIN)/python -m pytest tests $(ENGINE_TESTS:%=--ignore=%) $(HTTP_TESTS:%=--ignore=%)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## The tests marked slow
