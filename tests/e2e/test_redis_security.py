@@ -25,7 +25,7 @@ WATCH = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("redis_wat
 API, WORKER = "sparke-api", "sparke-worker"
 SELDOM = {
     API: {"bgrewriteaof", "client", "ping", "select", "wait"},  # the document says when
-    WORKER: {"client", "del", "ping", "select", "wait"},
+    WORKER: {"client", "del", "ping", "scan", "select", "wait", "xrevrange"},
 }
 QUICK = {
     "SPARKE_SWEEP_INTERVAL_S": "0.3",
@@ -179,6 +179,21 @@ def _batch(http: httpx.Client) -> None:
         _ok(http.delete(f"/v1/files/{file_id}"))
 
 
+def _fork_and_rename(http: httpx.Client) -> None:
+    _ok(http.post("/v1/memories", json={"name": "told", "keep_prompts": True}))
+    made = {"prompt": "a told star", "diversity": {"memory": {"name": "told"}}}
+    _ok(http.post("/v1/images/generations", json=made))
+    _ok(http.post("/v1/memories/toy.told/fork", json={"name": "trial"}))
+    _ok(http.post("/v1/memories/toy.told/forget", json={"versions": [1]}))
+    _ok(http.post("/v1/memories/toy.told/fork", json={"name": "later"}))
+    _ok(http.patch("/v1/memories/toy.trial", json={"name": "kept"}))
+    _ok(http.patch("/v1/memories/toy.kept", json={"keep_prompts": False}))
+    _ok(http.post("/v1/memories/toy.kept/preview", json={"prompt": "a star"}))
+    _ok(http.get("/v1/memories/toy.kept/stats"))
+    for name in ("told", "kept", "later"):
+        _ok(http.delete(f"/v1/memories/toy.{name}"))
+
+
 def _remember_and_forget(http: httpx.Client) -> None:
     memory = "/v1/memories/toy.default"
     assert len(_ok(http.get("/v1/memories"))["data"]) == 1
@@ -238,6 +253,7 @@ def test_the_service_runs_as_these_users_over_tls(secured: Secured):
     _until(lambda: _ok(http.get(f"/v1/jobs/{job['id']}"))["status"] == "running", "not running")
     secured.restart_worker(signal.SIGKILL)
     _until(lambda: _ok(http.get(f"/v1/jobs/{job['id']}"))["status"] == "succeeded", "not taken over")
+    _fork_and_rename(http)
     _remember_and_forget(http)
     _administer(http)
     secured.restart_worker(signal.SIGTERM)
