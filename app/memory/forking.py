@@ -25,7 +25,10 @@ _TTL_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class _Fork:
-    """A fork on its way: what it is of, which version, under which key, and up to which act of forgetting it has followed."""
+    """A fork on its way: what it is of, which version, under which key, and up to which act of forgetting it has followed.
+
+    And up to which version prompts were out of what it copies; empty where they were not.
+    """
 
     source: MemoryKey
     target: MemoryKey
@@ -92,7 +95,8 @@ class MemoryForker:
             pipeline.sismember(keys.index_key(source.tenant_id), keys.index_member(source))
             pipeline.hmget(keys.meta_key(source), ["version", "forget_version", "bare_version"])
             pipeline.sismember(keys.index_key(source.tenant_id), keys.index_member(target))
-            is_there, (current, forget_version, bare_version), is_taken = await pipeline.execute()
+            pipeline.zscore(keys.remains_key(source.tenant_id), f"prompts:{keys.index_member(source)}")
+            is_there, (current, forget_version, bare_version), is_taken, pending = await pipeline.execute()
         if not is_there:
             raise no_such_memory(source.memory_id)
         if is_taken:
@@ -106,7 +110,10 @@ class MemoryForker:
         # Listed before anything is done: prompts may have to be taken out of the fork.
         await self._redis.zadd(keys.FORGETTING_KEY, {source.tenant_id: self._clock_ms()})
         until = newest if version is None else version
-        bare = "" if bare_version is None else bare_version.decode()
+        is_bare = (
+            bare_version is not None and pending is None
+        )  # else prompts that are to go may be copied yet
+        bare = bare_version.decode() if is_bare else ""
         return _Fork(source, target, until, secrets.token_hex(8), int(forget_version or 0), bare)
 
     async def _fill(self, fork: _Fork) -> None:

@@ -209,6 +209,19 @@ async def test_prompts_that_are_to_go_go_from_the_fork_too(redis, busy, fill_mem
     assert await redis.hget(meta_key(TARGET), "bare_version") == b"300"
 
 
+async def test_prompts_that_were_still_to_go_go_from_the_fork_too(redis, busy, fill_memory):
+    """Where they are out of the memory before the fork is there, but were not when its entries were copied."""
+    await fill_memory(SOURCE, range(1, 301))
+    await MemoryShaper(redis, clock_ms=now_ms).shape(SOURCE, {"keep_prompts": None})
+
+    async def act():
+        await redis.delete(remains_key(TENANT))  # done there by now
+
+    busy.act, busy.at = act, 2
+    await _forker(busy).fork(SOURCE, TARGET)
+    assert await redis.zrange(remains_key(TENANT), 0, -1) == [b"prompts:demo:fork"]
+
+
 async def test_what_cannot_be_forked_is_refused(redis, fill_memory):
     """No such memory, a version to come, a name that is taken or was lately, one memory too many: nothing is left."""
     await fill_memory(SOURCE, range(1, 4))
