@@ -7,7 +7,16 @@ from typing import Any
 from redis.asyncio import Redis
 
 from app.memory.codec import read_prompt_bytes, without_prompt
-from app.memory.keys import MemoryKey, copy_key, index_member, log_key, meta_key, remains_key, rewritten_key
+from app.memory.keys import (
+    COMMON,
+    MemoryKey,
+    copy_key,
+    index_member,
+    log_key,
+    meta_key,
+    remains_key,
+    rewritten_key,
+)
 from app.memory.store import version_of
 from app.redis.errors import redis_errors
 from app.redis.scripts import load_script
@@ -47,7 +56,7 @@ class LogRewriter:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._write = load_script(redis, "app.memory", "rewrite_write")
-        self._publish = load_script(redis, "app.memory", "rewrite_publish")
+        self._publish = load_script(redis, "app.memory", "rewrite_publish", after=COMMON)
         self._strike = load_script(redis, "app.memory", "rewrite_strike")
 
     @redis_errors

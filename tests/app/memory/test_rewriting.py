@@ -9,7 +9,7 @@ from redis import Redis as SyncRedis
 
 from app.domain.ids import LatentSpace, MemoryName, TenantId
 from app.jobs.workers import now_ms
-from app.memory.codec import decode_entry, encode_entry
+from app.memory.codec import decode_entry, encode_entry, without_prompt
 from app.memory.exporting import MemoryExporter
 from app.memory.forgetting import MemoryForgetter
 from app.memory.keys import (
@@ -93,6 +93,60 @@ async def test_what_happens_meanwhile_happens_to_the_copy(redis, redis_url, fill
     expected -= {"forget": {2, 260}, "forget-last": {440, 439}, "clear": expected}.get(act, set())
     assert await _prompts(redis) == dict.fromkeys(expected, "a cat")
     assert await redis.exists(rewritten_key(LOG.name)) == 0
+    other.close()
+
+
+async def test_a_log_that_loses_its_oldest_entries_is_written_all_the_same(
+    redis, redis_url, fill_memory, make_entry
+):
+    """In use and at its cap: the copy loses what the log has lost at its beginning, and is not begun anew for that."""
+    await fill_memory(MEMORY, range(1, 441))
+    other = SyncRedis(unix_socket_path=redis_url.removeprefix("unix://"))
+    num_changed, newest = 0, 440
+
+    def change(_, data):
+        nonlocal num_changed, newest
+        num_changed += 1
+        assert num_changed < 1000, "it was begun anew for every entry that went"
+        if num_changed % 100 == 0:
+            newest += 1
+            other.xadd(LOG.name, {"e": make_entry(newest)}, id=f"{newest}-0")
+            other.xdel(LOG.name, f"{newest - 440}-0")
+        return _told(data)
+
+    await LogRewriter(redis).rewrite(LOG, change)
+    assert await _prompts(redis) == dict.fromkeys(range(newest - 439, newest + 1), "a cat")
+    assert num_changed == newest
+    other.close()
+
+
+@pytest.fixture
+async def sharing(redis):
+    """A server where entries share nodes, as Redis does by itself."""
+    await redis.config_set("stream-node-max-entries", 100)
+    yield
+    await redis.config_set("stream-node-max-entries", 1)
+
+
+@pytest.mark.usefixtures("sharing")
+async def test_no_bytes_of_what_went_are_left_between_others(redis, redis_url, make_entry):
+    """Where entries are small enough to share nodes without their prompts, and were not with them, the copy is begun anew."""
+    for version in range(1, 251):
+        long = _told(make_entry(version), prompt="a cat " * 1000)
+        await redis.xadd(LOG.name, {"e": long}, id=f"{version}-0")
+    other = SyncRedis(unix_socket_path=redis_url.removeprefix("unix://"))
+    seen = []
+
+    def change(version, data):
+        if version == 230 and 230 not in seen:
+            other.xdel(LOG.name, "1-0")
+        seen.append(version)
+        return without_prompt(data)
+
+    await LogRewriter(redis).rewrite(LOG, change)
+    facts = await redis.xinfo_stream(LOG.name)
+    assert (seen.count(2), facts["length"]) == (2, 249)
+    assert facts["radix-tree-keys"] < 249
     other.close()
 
 
