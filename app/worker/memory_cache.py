@@ -155,11 +155,17 @@ class MemoryCache:
         ]
 
     async def freeze(self, key: MemoryKey) -> Snapshot | None:
-        """A memory as it is between two syncs; None where it is not held, or its last entry was forgotten."""
+        """A memory as its log has it now, without what was forgotten; None where it is not held, or its last entry is gone.
+
+        Raises StoreUnavailable where the log cannot be read.
+        """
         slot = self._slots.get(key)
-        if slot is None:
+        if slot is None or not slot.is_begun:
             return None
         async with slot.lock:
+            await self._forget(key, slot)
+            await self._follow(key, slot)
+            self._count(key, slot)
             if not slot.last_digest:
                 return None
             dimensions = (slot.dimensions.feature, slot.dimensions.prompt)

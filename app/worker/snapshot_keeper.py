@@ -38,7 +38,7 @@ class HeldMemories(Protocol):
         ...
 
     async def freeze(self, key: MemoryKey) -> Snapshot | None:
-        """One as it is, if it is held and can be gone on from."""
+        """One as its log has it now, if it is held and can be gone on from."""
         ...
 
 
@@ -96,7 +96,7 @@ class SnapshotKeeper:
             return
         key = await self._keys.claim(memory, snapshot.point.forget_version)
         if key is None:
-            return  # the copy has not yet heard of something that was forgotten
+            return  # something was forgotten just now; the next time will do
         try:
             is_written = await asyncio.to_thread(self._folder.save, memory, snapshot, key)
         except OSError as error:

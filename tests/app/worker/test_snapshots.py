@@ -148,18 +148,66 @@ async def test_a_snapshot_does_not_outlive_what_is_forgotten(redis, start, forge
     assert await start().chosen() == found
 
 
-async def test_a_copy_that_has_not_heard_is_not_written(redis, start, forgetter, tmp_path):
-    """Between an act and the copy's next sync there is no key for it, and the old file goes."""
+async def test_a_copy_hears_of_what_was_forgotten_before_it_is_written(redis, start, forgetter, tmp_path):
+    """Though no request has read it since: the old file goes, and the new one has nothing of it."""
     await _write(redis, 40)
     worker = start()
     await worker.chosen()
     await worker.save()
+    (path,) = _files(tmp_path)
+    before = path.read_bytes()
     await forgetter.forget_versions(KEY, [3])
+    await _write(redis, 2)
+    await worker.save()
+    assert path.read_bytes() != before
+    later = start()
+    found = await later.chosen()
+    assert later.log.num_read == 1
+    assert found == await Worker(redis, tmp_path / "none").chosen()
+
+
+async def test_a_copy_that_has_not_heard_gets_no_key(redis, start, forgetter, tmp_path):
+    """Where something is forgotten between the last look and the key, nothing is written, until the next time."""
+    await _write(redis, 40)
+    worker = start()
+    await worker.chosen()
+    freeze = worker.cache.freeze
+
+    async def freeze_late(key):
+        frozen = await freeze(key)
+        await forgetter.forget_versions(key, [await worker.log.version(key)])
+        await _write(redis, 1)
+        return frozen
+
+    worker.cache.freeze = freeze_late
     await worker.save()
     assert _files(tmp_path) == []
-    await worker.chosen()
+    assert await redis.hget(meta_key(KEY), "snapshot_key") is None
+    worker.cache.freeze = freeze
     await worker.save()
     assert len(_files(tmp_path)) == 1
+
+
+async def test_a_memory_at_its_cap_has_snapshots(redis, start, tmp_path):
+    """Every commit takes its oldest entries by an act that the worker has not read when it comes to write."""
+    await _write(redis, 40)
+    await redis.hset(meta_key(KEY), "max_entries", 40)
+    worker = start()
+    await worker.chosen()
+    await _write(redis, 1)
+    await _keep_caps(redis)
+    await worker.save()
+    assert len(_files(tmp_path)) == 1
+    later = start()
+    assert (await later.chosen())[3] == 40
+    assert later.log.num_read == 1
+
+
+async def _keep_caps(redis):
+    cap = redis.register_script(_script("common") + _script("cap"))
+    await cap(
+        keys=[meta_key(KEY), log_key(KEY), meta_key(KEY).replace(":meta", ":forgotten")], args=[now_ms()]
+    )
 
 
 async def test_what_caps_took_leaves_a_snapshot_as_it_is_read(redis, start, tmp_path):
@@ -169,10 +217,7 @@ async def test_what_caps_took_leaves_a_snapshot_as_it_is_read(redis, start, tmp_
     await worker.chosen()
     await worker.save()
     await redis.hset(meta_key(KEY), "max_entries", 25)
-    cap = redis.register_script(_script("common") + _script("cap"))
-    await cap(
-        keys=[meta_key(KEY), log_key(KEY), meta_key(KEY).replace(":meta", ":forgotten")], args=[now_ms()]
-    )
+    await _keep_caps(redis)
     later = start()
     found = await later.chosen()
     assert found[3] == 25
