@@ -20,7 +20,7 @@ def check_transport(url: str) -> None:
     A certificate is always checked. Its name is too, unless the URL says `ssl_check_hostname=false`, which is logged: behind
     a tunnel the name may be another one.
     """
-    members = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
+    members = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     if not url.startswith("rediss://"):
         wrong = sorted(name for name in members if name.startswith("ssl_"))
         if wrong:

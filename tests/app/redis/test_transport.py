@@ -112,6 +112,7 @@ async def test_a_wrong_password_and_missing_rights_are_told(there, user, message
     [
         ("rediss://h/0?ssl_cert_reqs=none", "lets anybody"),
         ("rediss://h/0?ssl_cert_reqs=optional", "lets anybody"),
+        ("rediss://h/0?ssl_cert_reqs=none&ssl_cert_reqs=required", "lets anybody"),
         ("rediss://h/0?ssl_ca_certs=/nowhere.pem", "there is no file"),
         ("redis://h/0?ssl_ca_certs=/nowhere.pem", "begin it with rediss://"),
     ],
