@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from app.domain.ids import LatentSpace, MemoryName, TenantId
 from app.errors import ConfigurationError, CorruptRecord
@@ -15,6 +16,7 @@ from app.memory.keys import DATA_FORMAT_KEY, MIGRATED_KEY, MemoryKey
 from app.memory.rewriting import Log, LogRewriter
 from app.memory.upgrading import is_old, upgrade_entry
 from app.redis.errors import redis_errors
+from app.redis.transport import explain_refusal
 
 DATA_FORMAT = CODEC_VERSION
 _OLD_FORMAT = 1  # of releases that wrote no number
@@ -48,8 +50,11 @@ async def read_format(redis: Redis) -> int:
 
 
 async def check_format(redis: Redis) -> None:
-    """Raises ConfigurationError unless this release can work with what is stored, and StoreUnavailable."""
-    found = await read_format(redis)
+    """Raises ConfigurationError unless this release can work with what is stored and may look at it, and StoreUnavailable."""
+    try:
+        found = await read_format(redis)
+    except NoPermissionError as error:
+        raise explain_refusal(error) or error from error
     if found > DATA_FORMAT:
         raise _newer(found)
     if found < DATA_FORMAT:

@@ -187,3 +187,13 @@ async def test_what_a_newer_release_wrote_is_refused(redis, found):
         ):
             await act(redis)
     assert await redis.get(DATA_FORMAT_KEY) == found.encode()
+
+
+async def test_a_user_who_may_not_look_is_told(redis, redis_url):
+    """A process whose user of Redis lacks the right says which, and where it is written what it needs."""
+    await redis.execute_command("ACL SETUSER", "poor", "on", ">pass", "~*", "+auth", "+info")
+    poor = connect(redis_url.replace("unix://", "unix://poor:pass@"))
+    with pytest.raises(ConfigurationError, match=r"may not do what.*'get'.*redis-security\.md"):
+        await check_format(poor)
+    await poor.aclose()
+    await redis.execute_command("ACL DELUSER", "poor")
