@@ -101,6 +101,7 @@ async def shape_memory(
         note(name=body.name)
         renamed = await deps.memories.maker.rename(memory, MemoryName(body.name))
         return describe_memory(await deps.memories.overview.get(renamed))
+    note(**{name: "none" if value is None else value for name, value in changes.items()})
     await deps.memories.shaper.shape(memory, changes)
     if "keep_prompts" in changes and not changes["keep_prompts"]:
         await remove_remains(memory, deps)
@@ -149,6 +150,8 @@ async def forget(
         forgotten = await deps.memories.forgetter.forget_versions(memory, body.versions)
     elif body.images is not None:
         forgetter = deps.memories.forgetter
+        if body.everywhere:
+            note(where="everywhere")
         forget_images = forgetter.forget_images_everywhere if body.everywhere else forgetter.forget_images
         forgotten = await forget_images(memory, map(ImageId, body.images))
     elif body.before is not None:
