@@ -52,6 +52,8 @@ class Memories:
                 await quietly(partial(self._keeper.save, self.copies), _NOT_WRITTEN)
         except TimeoutError:
             _log.warning(_NOT_WRITTEN, reason=f"not done after {_CLOSE_S} s")
+        finally:
+            self._keeper.give_up()  # else a thread that writes still would hold up the end of the process
 
 
 def _open_keeper(redis: Redis, settings: Settings) -> SnapshotKeeper | None:

@@ -55,10 +55,10 @@ class SnapshotKeeper:
         self, memory: MemoryKey, dimensions: tuple[int, int]
     ) -> tuple[SnapshotPoint, HostMemory] | None:
         """A memory as its snapshot has it. One that does not open is removed. Raises StoreUnavailable."""
-        if not await asyncio.to_thread(self._folder.has, memory):
-            return None
-        key = await self._keys.find(memory)
         try:
+            if not await asyncio.to_thread(self._folder.has, memory):
+                return None
+            key = await self._keys.find(memory)
             if key is None:
                 raise BrokenFile("its key is gone: something was forgotten since")  # noqa: TRY301
             found = await asyncio.to_thread(self._folder.load, memory, key, dimensions)
@@ -84,6 +84,10 @@ class SnapshotKeeper:
         for memory, point, num_entries in memories.held(self._least_entries):
             if self._is_due(memory, point, num_entries):
                 await self._save_one(memory, await memories.freeze(memory))
+
+    def give_up(self) -> None:
+        """Ends what is being written, soon, and lets nothing more be written."""
+        self._folder.give_up()
 
     def _is_due(self, memory: MemoryKey, point: SnapshotPoint, num_entries: int) -> bool:
         saved = self._saved.get(memory)

@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import os
 import struct
+import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -58,6 +60,7 @@ class SnapshotFolder:
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._is_over = threading.Event()
 
     @classmethod
     def open(cls, folder: Path, *, max_bytes: int) -> Self:
@@ -87,9 +90,13 @@ class SnapshotFolder:
             len(arrays.scales),
         )
         parts = [memoryview(header), *map(_bytes_of, arrays.parts())]
-        write_sealed(self._path(memory), key, parts)
+        write_sealed(self._path(memory), key, self._while_wanted(parts))
         self._make_room()
         return True
+
+    def give_up(self) -> None:
+        """Ends what is being written, in its thread, before its next part, and lets nothing more be written."""
+        self._is_over.set()
 
     def load(
         self, memory: MemoryKey, key: bytes, dimensions: tuple[int, int]
@@ -112,6 +119,12 @@ class SnapshotFolder:
     def remove(self, memory: MemoryKey) -> None:
         """Removes a memory's snapshot, if there is one."""
         self._path(memory).unlink(missing_ok=True)
+
+    def _while_wanted(self, parts: Iterable[memoryview]) -> Iterator[memoryview]:
+        for part in parts:
+            if self._is_over.is_set():
+                raise OSError("the worker stops, and has no more time for it")
+            yield part
 
     def _make_room(self) -> None:
         found = []

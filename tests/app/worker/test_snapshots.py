@@ -255,6 +255,30 @@ async def test_what_does_not_fit_is_built_again(redis, start, tmp_path, damage):
     assert {"memory_snapshot_not_read", "memory_rebuilt"} & {line["event"] for line in logs}
 
 
+async def test_a_folder_that_fails_costs_no_request(redis, start, tmp_path):
+    """Where it cannot even be asked for a file, as on a share that is away, the log is read."""
+    await _write(redis, 40)
+    worker = start()
+    worker.keeper._folder = SnapshotFolder(tmp_path / ("a" * 300), max_bytes=10**9)
+    with capture_logs() as logs:
+        assert await worker.chosen() == await Worker(redis, tmp_path / "none").chosen()
+        await worker.save()
+    events = {line["event"] for line in logs}
+    assert {"memory_snapshot_not_read", "memory_snapshot_not_written"} <= events
+
+
+async def test_no_snapshot_is_written_once_the_worker_has_no_time_for_it(redis, start, tmp_path):
+    """What is being written is given up between two pieces, and its file goes: else the process would wait for it."""
+    await _write(redis, 40)
+    worker = start()
+    await worker.chosen()
+    worker.keeper.give_up()
+    with capture_logs() as logs:
+        await worker.save()
+    assert [line["event"] for line in logs] == ["memory_snapshot_not_written"]
+    assert _files(tmp_path) == []
+
+
 async def test_snapshots_have_a_budget(redis, start, tmp_path):
     """The one that was used least recently goes; one that is larger than all may be is not written."""
     keys = [MemoryKey(TenantId("acme"), LatentSpace("toy"), MemoryName(name)) for name in "abc"]
