@@ -3,7 +3,7 @@
 -- KEYS: log, copy, remains   ARGV: most entries, member of the remains for the log
 -- Returns 1 where it is done, else 0.
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('DEL', KEYS[2])
+  redis.call('UNLINK', KEYS[2])
   redis.call('ZREM', KEYS[3], ARGV[2])
   return 1
 end
@@ -12,9 +12,10 @@ local page = redis.call('XRANGE', KEYS[1], last and '(' .. last[1] or '-', '+', 
 for _, entry in ipairs(page) do redis.call('XADD', KEYS[2], entry[1], unpack(entry[2])) end
 if #page == tonumber(ARGV[1]) then return 0 end
 if redis.call('XLEN', KEYS[2]) ~= redis.call('XLEN', KEYS[1]) then
-  redis.call('DEL', KEYS[2])
+  redis.call('UNLINK', KEYS[2])
   return 0
 end
-if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[1]) else redis.call('DEL', KEYS[1]) end
+redis.call('UNLINK', KEYS[1]) -- freed in the background, which RENAME would not do
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[1]) end
 redis.call('ZREM', KEYS[3], ARGV[2])
 return 1

@@ -17,7 +17,7 @@ for place = 6, 8 do
   redis.call('DEL', KEYS[place])
   if redis.call('EXISTS', KEYS[place - 5]) == 1 then redis.call('RENAME', KEYS[place - 5], KEYS[place]) end
 end
-redis.call('DEL', KEYS[4], KEYS[5])
+redis.call('UNLINK', KEYS[4], KEYS[5])
 redis.call('SREM', KEYS[9], ARGV[1])
 redis.call('SADD', KEYS[9], ARGV[2])
 for _, kind in ipairs({'compact:', 'prompts:'}) do

@@ -156,6 +156,24 @@ async def _rewrite_elsewhere(redis_url):
     await client.aclose()
 
 
+async def test_a_log_is_freed_off_the_way_of_others(redis, fill_memory):
+    """A million entries take Redis a quarter of a second, in which nobody else is answered."""
+    await fill_memory(MEMORY, range(1, 441))
+    before = await _num_freed(redis)
+    await LogRewriter(redis).rewrite(LOG, lambda _, data: _told(data))
+    assert await _num_freed(redis) == before + 1
+
+
+async def _num_freed(redis):
+    """How much the server has freed in the background, once nothing of it is pending."""
+    for _ in range(500):
+        facts = await redis.info("memory")
+        if not facts["lazyfree_pending_objects"]:
+            return facts["lazyfreed_objects"]
+        await asyncio.sleep(0.01)
+    pytest.fail("it never ends")
+
+
 async def test_a_copy_is_gone_on_with(redis, fill_memory):
     """What a process had copied before it died is not copied again."""
     await fill_memory(MEMORY, range(1, 601))
