@@ -3,7 +3,8 @@
 import typer
 from redis.asyncio import Redis
 
-from app.cli_redis import DataDir, read_settings, run_on_redis
+from app.audit.log import OpenAct
+from app.cli_redis import DataDir, deed_of, read_settings, run_act
 from app.errors import ConfigurationError
 from app.jobs.workers import WorkerRegistry
 from app.memory.migration import DATA_FORMAT, migrate
@@ -26,7 +27,7 @@ def migrate_data(data_dir: DataDir = None) -> None:
     """
     settings = read_settings(data_dir=data_dir)
 
-    async def run(client: Redis, _: Replicas) -> int:
+    async def run(client: Redis, _: Replicas, act: OpenAct) -> int:
         await check_server(client)
         registry = WorkerRegistry(client, ttl_s=settings.heartbeat_ttl_s)
         if workers := await registry.list_workers():
@@ -35,7 +36,9 @@ def migrate_data(data_dir: DataDir = None) -> None:
                 f"there are workers that live, or did within the last {settings.heartbeat_ttl_s:g} s: {names}; stop every"
                 " worker and every API process first"
             )
-        return await migrate(client)
+        num_logs = await migrate(client)
+        act.note(num_logs=num_logs)
+        return num_logs
 
-    num_logs = run_on_redis(settings, run, of_any_format=True)
+    num_logs = run_act(settings, deed_of("data.migrate"), run, of_any_format=True)
     typer.echo(f"The data have the format {DATA_FORMAT}; {num_logs} logs were written anew.", err=True)

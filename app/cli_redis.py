@@ -57,7 +57,13 @@ def run_on_redis(
         return asyncio.run(run(url))
 
 
-def run_act(settings: Settings, deed: Deed, work: Callable[[Redis, Replicas, OpenAct], Awaitable[_T]]) -> _T:
+def run_act(
+    settings: Settings,
+    deed: Deed,
+    work: Callable[[Redis, Replicas, OpenAct], Awaitable[_T]],
+    *,
+    of_any_format: bool = False,
+) -> _T:
     """The same for an act, which the audit log has before it is done. Its work may note more of it."""
 
     async def run(redis: Redis, replicas: Replicas) -> _T:
@@ -65,7 +71,7 @@ def run_act(settings: Settings, deed: Deed, work: Callable[[Redis, Replicas, Ope
         async with log.during(deed, journal=Journal.ADMIN) as act:
             return await work(redis, replicas, act)
 
-    return run_on_redis(settings, run)
+    return run_on_redis(settings, run, of_any_format=of_any_format)
 
 
 def deed_of(act: str, *, tenant: str | None = None, target: str | None = None) -> Deed:

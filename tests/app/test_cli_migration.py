@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.audit.log import AuditLimits, AuditLog, AuditQuery
+from app.domain.audit import Journal
 from app.domain.ids import ModelId, WorkerId, image_id, make_job_id
 from app.jobs.types import WorkerInfo
 from app.jobs.workers import WorkerRegistry, now_ms
@@ -69,3 +71,15 @@ async def test_an_older_releases_redis_is_migrated(redis, redis_url):
         assert code == 0, said
         assert f"The data have the format 2; {num_written} logs were written anew." in said
     assert (await redis.xrange(LOG))[0][1] == {b"e": encode_entry(ENTRY)}
+    audit = AuditLog(redis, AuditLimits(100, 3600), clock_ms=now_ms)
+    page = await audit.read(AuditQuery(Journal.ADMIN, 9, "asc"))
+    assert {(record.deed.act, record.deed.actor) for _, record in page.records} == {("data.migrate", "cli")}
+    told = [(record.outcome, dict(record.facts)) for _, record in page.records]
+    assert told == [
+        ("begun", {}),
+        ("refused", {}),
+        ("begun", {}),
+        ("done", {"num_logs": 1}),
+        ("begun", {}),
+        ("done", {"num_logs": 0}),
+    ]
