@@ -106,7 +106,15 @@ class SnapshotKeeper:
         except OSError as error:
             _log.warning("memory_snapshot_not_written", memory=str(memory), reason=str(error))
             return
-        if is_written:
+        if not is_written:
+            reason = "it is larger than SPARKE_MEMORY_SNAPSHOTS_BYTES"
+            _log.warning(
+                "memory_snapshot_not_written",
+                memory=str(memory),
+                reason=reason,
+                size_bytes=snapshot.size_bytes,
+            )
+        else:
             self._saved[memory] = snapshot.point
             _log.info(
                 "memory_snapshot_written",

@@ -299,8 +299,10 @@ async def test_snapshots_have_a_budget(redis, start, tmp_path):
     await smaller.save()
     assert [path.exists() for path in paths] == [False, True, True]
     tiny = Worker(redis, tmp_path / "tiny", max_bytes=100)
-    await tiny.chosen()
-    await tiny.save()
+    await tiny.chosen(keys[0])
+    with capture_logs() as logs:
+        await tiny.save()
+    assert [line["reason"] for line in logs] == ["it is larger than SPARKE_MEMORY_SNAPSHOTS_BYTES"]
     assert list((tmp_path / "tiny").iterdir()) == []
 
 
