@@ -31,6 +31,7 @@ from app.memory.keys import (
     copy_key,
     discarded_key,
     log_key,
+    meta_key,
     remains_key,
 )
 from app.memory.rewriting import LogRewriter
@@ -143,7 +144,7 @@ class RemainsCleaner:
 
     async def _compact_log(self, tenant_id: TenantId, member: str) -> None:
         memory = _memory_of(tenant_id, member)
-        touched = [log_key(memory), copy_key(memory), remains_key(tenant_id)]
+        touched = [log_key(memory), copy_key(memory), remains_key(tenant_id), meta_key(memory)]
         while not await self._compact(touched, [PAGE, member]):
             continue
 

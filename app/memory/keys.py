@@ -50,7 +50,7 @@ def meta_key(memory: MemoryKey) -> str:
     `bare_version` are not shown any more, and are taken out. Lives as long as the memory; of one that was deleted the
     versions are remembered for DELETED_TTL_S. So they are under the old name of one that was renamed, with `renamed_to` and
     `renamed_version`, the version that the name had got by that; `renames` are all of that kind. And `snapshot_key`, 32 bytes,
-    while workers' snapshots of it may be read.
+    while workers' snapshots of it may be read. `compacted_after` is the act of forgetting after which its compaction was begun.
     """
     return f"sparke:{{t:{memory.tenant_id}}}:memory:{memory.latent_space}:{memory.name}:meta"
 

@@ -9,7 +9,7 @@ from app.jobs.remains import RemainsCleaner
 from app.jobs.running import RunningJobs
 from app.jobs.types import Idempotency
 from app.memory.forgetting import MemoryForgetter
-from app.memory.keys import FORGETTING_KEY, REMAINS_SWEEP_KEY, log_key, remains_key
+from app.memory.keys import FORGETTING_KEY, REMAINS_SWEEP_KEY, log_key, meta_key, remains_key
 
 pytestmark = pytest.mark.anyio
 
@@ -207,6 +207,33 @@ async def test_a_log_is_written_anew_while_it_is_written_and_forgotten(scene):
     assert after[:-2] == before
     assert [row[0] for row in after[-2:]] == [b"243-0", b"244-0"]
     assert num_calls > 3
+
+
+@pytest.mark.usefixtures("uncompressed")
+async def test_a_log_at_its_cap_is_written_anew_while_it_is_written(scene):
+    """What caps take goes from the copy, which is not begun anew for it: there would be no end to that."""
+    memory, log = scene.bench.memory(), log_key(scene.bench.memory())
+    for _ in range(60):
+        await scene.done(num_images=4)
+    forgotten = (await scene.redis.xrange(log, "100-0", "100-0"))[0][1][b"e"]
+    await scene.forgetter.forget_versions(memory, [100])
+    await scene.redis.hset(meta_key(memory), "max_entries", 239)
+    compact, num_calls = scene.cleaner._compact, 0
+
+    async def meanwhile(*arguments):
+        nonlocal num_calls
+        num_calls += 1
+        assert num_calls < 9, "it is begun anew for ever"
+        answer = await compact(*arguments)
+        await scene.done(num_images=1)
+        return answer
+
+    scene.cleaner._compact = meanwhile
+    await scene.cleaner.clean(memory.tenant_id)
+    assert (await scene.redis.xlen(log), num_calls) == (239, 2)
+    assert (await scene.redis.xrange(log))[0][0] == b"3-0"
+    assert forgotten not in await scene.redis.dump(log)
+    assert await scene.cleaner.count(memory.tenant_id) == 0
 
 
 async def test_what_failed_is_done_by_a_later_sweep(scene):
