@@ -169,7 +169,9 @@ class MemoryCache:
             if not slot.last_digest:
                 return None
             dimensions = (slot.dimensions.feature, slot.dimensions.prompt)
-            arrays = await asyncio.to_thread(slot.memory.frozen)  # a choice may hold it for a tenth of a second
+            arrays = await asyncio.to_thread(
+                slot.memory.frozen
+            )  # a choice may hold it for a tenth of a second
             return Snapshot(_point(slot), dimensions, arrays)
 
     async def _begin(self, key: MemoryKey, slot: _Slot) -> None:
