@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from app.domain.ids import IMAGE_FORM, NAME_FORM, TenantId, parse_image_id
 from app.domain.job import JobRecord, StoredImage
 from app.http.deps import Deps
-from app.http.generation import WireModel
+from app.http.generation import AskedPrompt, WireModel
 from app.http.showing import image_url
 from app.http.thumbnails import USUAL_PX
 from app.memory.codec import MemoryEntry
@@ -31,6 +31,25 @@ ImageName = Annotated[str, StringConstraints(pattern=IMAGE_FORM)]
 def _without_default(schema: JsonDict) -> None:
     """A member that is absent where it is not given."""
     del schema["default"]
+
+
+class LikeBody(WireModel):
+    """Entries whose prompts are like one, as a model understands them."""
+
+    prompt: AskedPrompt = Field(
+        description="Only its words count.", examples=["a red star"], json_schema_extra={"pattern": r"\S"}
+    )
+    min_similarity: float = Field(
+        ge=0.0,
+        le=1.0,
+        allow_inf_nan=False,
+        description="From which cosine on; what a search tells as `similarity`.",
+    )
+    model: str | None = Field(
+        default=None,
+        max_length=200,
+        description="A model's id, of the memory's latent space; one that a worker has if absent.",
+    )
 
 
 class ForgetBody(WireModel):
@@ -57,6 +76,10 @@ class ForgetBody(WireModel):
     before: int | None = Field(
         default=None, ge=0, le=MAX_TIME_S, description="All entries from before this time (Unix seconds)."
     )
+    like: LikeBody | None = Field(
+        default=None,
+        description="All entries whose prompts are like this one. A worker is asked, as for a search.",
+    )
     all: bool | None = Field(
         default=None,
         description="Everything; what is being made is not remembered either.",
@@ -71,7 +94,9 @@ class ForgetBody(WireModel):
         asked = self.model_fields_set - {"everywhere"}
         given = [name for name in asked if getattr(self, name) not in (None, False)]
         if len(asked) != 1 or not given:
-            raise PydanticCustomError("invalid_value", "give one of versions, images, before, or all: true")
+            raise PydanticCustomError(
+                "invalid_value", "give one of versions, images, before, like, or all: true"
+            )
         if "everywhere" in self.model_fields_set and self.images is None:
             raise PydanticCustomError("invalid_value", "everywhere goes with images")
         return self

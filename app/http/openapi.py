@@ -189,6 +189,10 @@ FORGET_DOCS: dict[str, Any] = {
                 "examples": {
                     "versions": {"summary": "Two entries", "value": {"versions": [3, 17]}},
                     "before": {"summary": "All from before a time", "value": {"before": 1700000000}},
+                    "like": {
+                        "summary": "All of nearly one prompt",
+                        "value": {"like": {"prompt": "a red star", "min_similarity": 0.95}},
+                    },
                     "all": {"summary": "Everything", "value": {"all": True}},
                     "everywhere": {
                         "summary": "An image, in forks and all other memories of yours too",

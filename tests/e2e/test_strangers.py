@@ -75,6 +75,7 @@ BODIES: dict[tuple[str, str], list[Callable[[Ids], Sent]]] = {
         lambda ids: {"json": {"images": [ids["entry"]]}},
         lambda ids: {"json": {"images": [ids["entry"]], "everywhere": True}},
         lambda _: {"json": {"all": True}},
+        lambda _: {"json": {"like": {"prompt": "a star", "min_similarity": 0.5}}},
     ],
     ("POST", "/v1/memories/{memory_id}/fork"): [lambda _: {"json": {"name": "mine"}}],
     ("PATCH", "/v1/memories/{memory_id}"): [

@@ -19,6 +19,7 @@ from app.http.auditing import note
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
+from app.http.forget_like import forget_like
 from app.http.forgetting import acknowledge, remove_remains
 from app.http.json_body import read_json
 from app.http.memory_answers import (
@@ -132,8 +133,11 @@ async def read_forget_body(request: Request, _tenant: Tenant, deps: DepsOf) -> F
     return await read_json(request, ForgetBody, max_bytes=deps.settings.max_body_bytes)
 
 
-@router.post("/{memory_id}/forget", responses=fails_with(400, 404, 413, 415), openapi_extra=FORGET_DOCS)
+@router.post(
+    "/{memory_id}/forget", responses=fails_with(400, 404, 413, 415, 429, 504), openapi_extra=FORGET_DOCS
+)
 async def forget(
+    request: Request,
     memory_id: str,
     tenant_id: Tenant,
     deps: DepsOf,
@@ -156,6 +160,8 @@ async def forget(
         forgotten = await forget_images(memory, map(ImageId, body.images))
     elif body.before is not None:
         forgotten = await deps.memories.forgetter.forget_before(memory, 1000 * body.before)
+    elif body.like is not None:
+        forgotten = await forget_like(request, memory, body.like, deps)
     else:
         forgotten = await deps.memories.forgetter.forget_all(memory)
     return await acknowledge(memory, forgotten, deps, act=body.act, wait_s=wait_s)

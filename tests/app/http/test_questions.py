@@ -116,8 +116,45 @@ def test_a_question_is_answered_beside_many_images(http):
         http.post(f"/v1/jobs/{job}/cancel")
 
 
+def test_what_is_like_a_prompt_is_forgotten(http, settings):
+    """All of it and nothing else, with its images; a second time there is none; the prompt that said so is kept nowhere."""
+    _remember(http, "unlike", "a star", n=4)
+    _remember(http, "unlike", "one plaid zebra", n=2)
+    path, like = "/v1/memories/toy.unlike/forget", {"prompt": "a star", "min_similarity": 0.9}
+    url = http.get("/v1/memories/toy.unlike/entries?order=asc").json()["data"][0]["image_url"]
+    answer = http.post(path, json={"like": like}).json()
+    assert (answer["num_forgotten"], answer["num_remaining"]) == (4, 0)
+    assert http.get(url).status_code == 404
+    assert {entry["version"] for entry in http.get("/v1/memories/toy.unlike/entries").json()["data"]} == {
+        5,
+        6,
+    }
+    again = http.post(path, json={"like": like}).json()
+    assert (again["num_forgotten"], again["version"]) == (0, answer["version"])
+    http.post(path, json={"like": {**like, "prompt": "zqxjkvbwz"}}).raise_for_status()
+    assert _keys_with(settings.redis_url, "zqxjkvbwz") == []
+
+
+@pytest.mark.parametrize(
+    ("like", "status"),
+    [
+        ({"prompt": "a star"}, 400),
+        ({"prompt": " ", "min_similarity": 0.9}, 400),
+        ({"prompt": "a star", "min_similarity": 1.1}, 400),
+        ({"prompt": "a star", "min_similarity": 0.9, "model": "none"}, 404),
+        ({"prompt": "a star", "min_similarity": 0.9, "model": "unserved"}, 503),
+    ],
+)
+def test_a_likeness_that_nobody_can_tell_forgets_nothing(http, like, status):
+    """One without a bound neither, nor where no worker is there to ask."""
+    _remember(http, "kept-so", "a star")
+    before = http.get("/v1/memories/toy.kept-so").json()["num_entries"]
+    assert http.post("/v1/memories/toy.kept-so/forget", json={"like": like}).status_code == status
+    assert http.get("/v1/memories/toy.kept-so").json()["num_entries"] == before
+
+
 def test_forgetting_is_seen_by_the_next_search(http):
-    """And what is forgotten while a question waits is not in its answer."""
+    """What was forgotten is not in its answer."""
     _remember(http, "forgetful", "a star", n=3)
     assert [one["version"] for one in _search(http, "forgetful").json()["data"]] == [1, 2, 3]
     http.delete("/v1/memories/toy.forgetful/entries/2")
