@@ -19,22 +19,9 @@ from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.errors import InvalidArgument, NonFiniteLatents, ShapeMismatch, UnsupportedPipeline
 from sparke_engine.guidance.presets import DiversityPreset, preset_named
 
-PRESET = DiversityPreset(grid=(4, 4), eta=0.8, window=0.5, latent_bandwidth=2.0, max_push=10)
 PLAN = DenoisingPlan(width_px=32, height_px=32, steps=6, guidance_scale=4.0)
 FAMILIES = ["sd", "sdxl", "sd3", "flux", "pixart", "sana"]
 Load = Callable[[str], PipelineEngine]
-
-
-@pytest.fixture
-def load(model_directories: dict[str, Path]) -> Load:
-    """Loads a tiny engine by family."""
-
-    def loaded(family: str) -> PipelineEngine:
-        engine = load_engine(str(model_directories[family]), preset=PRESET)
-        assert isinstance(engine, PipelineEngine)
-        return engine
-
-    return loaded
 
 
 def _picture(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:

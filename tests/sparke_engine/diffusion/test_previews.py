@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,28 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
-from sparke_engine.diffusion.pipelines import load_engine
 from sparke_engine.diffusion.previews import MAX_PREVIEWS, Previews, preview_steps
 from sparke_engine.diffusion.toy import ToyEngine, read_toy_image
 from sparke_engine.errors import InvalidArgument
-from sparke_engine.guidance.presets import DiversityPreset, preset_named
+from sparke_engine.guidance.presets import preset_named
 
-PRESET = DiversityPreset(grid=(4, 4), eta=0.8, window=0.5, latent_bandwidth=2.0, max_push=10)
 PLAN = DenoisingPlan(width_px=32, height_px=32, steps=6, guidance_scale=4.0)
 FAMILIES = ["sd", "sdxl", "sd3", "flux", "pixart", "sana"]
 Load = Callable[[str], PipelineEngine]
-
-
-@pytest.fixture
-def load(model_directories: dict[str, Path]) -> Load:
-    """Loads a tiny engine by family."""
-
-    def loaded(family: str) -> PipelineEngine:
-        engine = load_engine(str(model_directories[family]), preset=PRESET)
-        assert isinstance(engine, PipelineEngine)
-        return engine
-
-    return loaded
 
 
 class Shown:
