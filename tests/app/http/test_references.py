@@ -1,7 +1,6 @@
 """Pictures of one's own become a reference, with the real worker and the weightless toy model."""
 
 import io
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -49,10 +48,9 @@ def generate(http: httpx.Client, **diversity: object) -> dict[str, object]:
     return dict(answer.json())
 
 
-def sent_files(settings: Settings) -> list[str]:
-    """What was sent and is not an image yet."""
-    found = [name for _, _, names in os.walk(settings.data_dir / "images") for name in names]
-    return [name for name in found if name.startswith("picture-")]
+def sent_files(settings: Settings) -> set[Path]:
+    """What was sent and is not an image yet, other tests' too."""
+    return set((settings.data_dir / "images").rglob("picture-*"))
 
 
 def test_pictures_lead_away_and_toward(http: httpx.Client):
@@ -109,6 +107,7 @@ def test_it_is_no_job_that_anybody_sees(http: httpx.Client):
 
 def test_sent_again_with_its_key_it_is_sent_once(http: httpx.Client, settings: Settings):
     """The same answer but for the URLs' times, also from many at once; another picture under the key is 422; nothing is left over."""
+    before = sent_files(settings)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: send(http, "again", picture(7), key="refs-1").json(), range(4)))
     assert len({answer["data"][0]["id"] for answer in answers}) == 1
@@ -116,7 +115,7 @@ def test_sent_again_with_its_key_it_is_sent_once(http: httpx.Client, settings: S
     other = send(http, "again", picture(8), key="refs-1")
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
     assert http.get("/v1/memories/toy.again").json()["num_entries"] == 1
-    assert sent_files(settings) == []
+    assert sent_files(settings) <= before
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_what_cannot_be_used_is_refused(
     assert error["param"] == param, error
     assert code is None or error["code"] == code, error
     assert http.get("/v1/memories/toy.refused").status_code == 404
-    assert sent_files(settings) == before
+    assert sent_files(settings) <= before
 
 
 def test_a_frozen_memory_takes_none(http: httpx.Client):
@@ -169,7 +168,7 @@ def test_pictures_count_as_images_and_entries(serve_api: ServeApi, own_database:
     with httpx.Client(base_url=serve_api(unbounded), timeout=60) as http:
         answer = send(http, "many", *map(picture, range(4)))
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "insufficient_quota")
-    assert sent_files(own_database) == before
+    assert sent_files(own_database) <= before
 
 
 def test_one_field_of_a_plain_form_is_enough(http: httpx.Client):
