@@ -40,7 +40,7 @@ HTTP_TESTS := tests/app/http
 
 .PHONY: test
 test: $(STAMP) ## The default test suite (under 15 minutes on two cores): its parts side by side, two at a time, the longest first
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line test-service test-http test-engine
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=line test-service test-http test-engine
 
 .PHONY: test-engine
 test-engine: $(STAMP) ## The part of it that needs no service
