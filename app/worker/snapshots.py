@@ -113,7 +113,9 @@ class SnapshotFolder:
             for array in arrays.parts():
                 reader.read_into(_bytes_of(array))
             reader.end()
-        with contextlib.suppress(FileNotFoundError):  # another worker made room; what was read is whole all the same
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # another worker made room; what was read is whole all the same
             os.utime(path)
         return SnapshotPoint(version, digest, forget_version), HostMemory.restored(dimensions, arrays)
 
