@@ -34,7 +34,7 @@ from app.http.memory_answers import (
     describe_entries,
     describe_memory,
 )
-from app.http.openapi import FORGET_DOCS, SHAPE_DOCS
+from app.http.memory_docs import FORGET_DOCS, SHAPE_DOCS
 from app.http.showing import base_url_of
 from app.memory.keys import MemoryKey
 from app.memory.overview import EntryQuery, no_such_memory

@@ -1,6 +1,6 @@
 """Memories that a tenant makes: new ones that hold nothing, and forks of those that are there."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Depends, Request
@@ -14,41 +14,9 @@ from app.http.error_docs import fails_with
 from app.http.json_body import read_json
 from app.http.memory_answers import MemoryAnswer, describe_memory
 from app.http.memory_bodies import CreateBody, ForkBody
+from app.http.memory_docs import CREATE_DOCS, FORK_DOCS
 from app.http.routes.memories import parse_memory
 from app.memory.keys import MemoryKey
-
-_REF = "#/components/schemas/{model}"
-CREATE_DOCS: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": _REF.format(model=CreateBody.__name__)},
-                "examples": {
-                    "plain": {"summary": "For the first model", "value": {"name": "autumn"}},
-                    "told": {
-                        "summary": "The last thousand images, with their prompts",
-                        "value": {"name": "winter", "max_entries": 1000, "keep_prompts": True},
-                    },
-                },
-            }
-        },
-    }
-}
-FORK_DOCS: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": _REF.format(model=ForkBody.__name__)},
-                "examples": {
-                    "now": {"summary": "All that it holds", "value": {"name": "trial"}},
-                    "then": {"summary": "As it was", "value": {"name": "before", "version": 1}},
-                },
-            }
-        },
-    }
-}
 
 router = APIRouter(prefix="/v1/memories", tags=["memories"])
 _log = structlog.get_logger(__name__)

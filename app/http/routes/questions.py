@@ -13,7 +13,7 @@ from app.http.deps import Deps, DepsOf
 from app.http.error_docs import fails_with
 from app.http.json_body import read_json
 from app.http.memory_answers import EntryAnswer, describe_entries
-from app.http.openapi import PREVIEW_DOCS, SEARCH_DOCS
+from app.http.memory_docs import PREVIEW_DOCS, SEARCH_DOCS
 from app.http.question_answers import (
     MAX_SAMPLE,
     FoundAnswer,
