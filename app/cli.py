@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli_audit import show_audit
+from app.cli_doctor import run_doctor
 from app.cli_keys import keys
 from app.cli_migration import redis
 from app.cli_redis import DataDir, read_settings
@@ -31,6 +32,7 @@ cli.add_typer(memories, name="memories")
 cli.add_typer(references, name="references")
 cli.add_typer(redis, name="redis")
 cli.command("audit")(show_audit)
+cli.command("doctor")(run_doctor)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [SPARKE_HOST, else 127.0.0.1].")]
 Port = Annotated[

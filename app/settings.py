@@ -18,6 +18,7 @@ from app.errors import ConfigurationError, InvalidId
 
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+_COMMANDS_VARIABLES = {"SPARKE_API_KEY"}  # of `sparke batch` and the like, which are clients
 
 
 class Settings(BaseSettings):
@@ -361,6 +362,16 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic checks the values, and this is the place
     except ValidationError as error:
         raise ConfigurationError("\n".join(_explain(error))) from error
+
+
+def unknown_variables() -> tuple[str, ...]:
+    """The variables SPARKE_* of this process that are no setting, so that nothing heeds them."""
+    known = {f"SPARKE_{name.upper()}" for name in Settings.model_fields} | _COMMANDS_VARIABLES
+    return tuple(
+        sorted(
+            name for name in os.environ if name.upper().startswith("SPARKE_") and name.upper() not in known
+        )
+    )
 
 
 def let_threads_sleep() -> None:

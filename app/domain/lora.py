@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.domain.ids import LoraName
 
@@ -37,6 +38,13 @@ class LoraSpec:
     def file_name(self) -> str:
         """Its file within its source."""
         return self.weight_name or DEFAULT_WEIGHT_NAME
+
+    @property
+    def local_path(self) -> Path | None:
+        """Where its file should lie on this machine; None for one of the hub."""
+        if not self.is_local:
+            return None
+        return Path(self.source) if self.source.endswith(SUFFIX) else Path(self.source) / self.file_name
 
     @property
     def fault(self) -> str | None:

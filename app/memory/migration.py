@@ -38,13 +38,25 @@ async def read_format(redis: Redis) -> int:
     Raises ConfigurationError where it is no number of ours. Cost: one command; where there is no number yet, the names of all
     keys are gone through once.
     """
+    found = await find_format(redis)
+    if found is None:
+        await redis.set(DATA_FORMAT_KEY, DATA_FORMAT, nx=True)
+        found = await find_format(redis)
+    if found is None:
+        raise ConfigurationError(
+            f"Redis has no {DATA_FORMAT_KEY} though it was just written, expected a number"
+        )
+    return found
+
+
+@redis_errors
+async def find_format(redis: Redis) -> int | None:
+    """The same, but nothing is written: None where there is neither a number nor anything of an older release."""
     found: Any = await redis.get(DATA_FORMAT_KEY)
     if found is None:
-        if await redis.exists(MIGRATED_KEY) or await _has_old_entries(redis):
-            return _OLD_FORMAT
-        await redis.set(DATA_FORMAT_KEY, DATA_FORMAT, nx=True)
-        found = await redis.get(DATA_FORMAT_KEY)
-    if found is None or not found.isdigit():
+        has_old = await redis.exists(MIGRATED_KEY) or await _has_old_entries(redis)
+        return _OLD_FORMAT if has_old else None
+    if not found.isdigit():
         raise ConfigurationError(f"Redis has {DATA_FORMAT_KEY} = {found!r}, expected a number")
     return int(found)
 
@@ -55,6 +67,11 @@ async def check_format(redis: Redis) -> None:
         found = await read_format(redis)
     except NoPermissionError as error:
         raise explain_refusal(error) or error from error
+    refuse_other_format(found)
+
+
+def refuse_other_format(found: int) -> None:
+    """Raises ConfigurationError, which says what to do, for the number of another form than the present one."""
     if found > DATA_FORMAT:
         raise _newer(found)
     if found < DATA_FORMAT:

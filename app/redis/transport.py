@@ -1,6 +1,7 @@
 """What a Redis URL says of TLS, looked at before anything is sent, and errors of TLS and of access in words."""
 
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -42,23 +43,37 @@ def check_transport(url: str) -> None:
 
 def explain_refusal(error: Exception) -> ConfigurationError | None:
     """What a server's refusal means for the settings, or None where it may pass."""
-    if isinstance(error, exceptions.AuthenticationError):
-        return ConfigurationError(f"Redis refuses the user or password of SPARKE_REDIS_URL: {error}; {SEE}")
-    if isinstance(error, exceptions.NoPermissionError):
-        return ConfigurationError(
-            f"the user of SPARKE_REDIS_URL may not do what the service does: {error}; {SEE}"
-        )
+    for found in _within(error):
+        meant = _explain(found)
+        if meant is not None:
+            return meant
+    return None
+
+
+def _within(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it was made of: redis-py wraps what is refused while it connects, also without a cause."""
     found: BaseException | None = error
     while found is not None:
-        if isinstance(found, ssl.SSLCertVerificationError):
-            return ConfigurationError(
-                f"the certificate of Redis is not to be trusted: {found.verify_message or found}; name the CA that signed it"
-                f" with ssl_ca_certs in SPARKE_REDIS_URL, and Redis as it is named there; {SEE}"
-            )
-        if isinstance(found, ssl.SSLError):
-            return ConfigurationError(
-                f"TLS with Redis fails: {found.reason or found}; is that a port with TLS, and does it ask for a certificate of"
-                f" ours (ssl_certfile, ssl_keyfile)? {SEE}"
-            )
-        found = found.__cause__ or found.__context__
+        yield found
+        wrapped = next((part for part in found.args if isinstance(part, BaseException)), None)
+        found = wrapped or found.__cause__ or found.__context__
+
+
+def _explain(found: BaseException) -> ConfigurationError | None:
+    if isinstance(found, exceptions.AuthenticationError):
+        return ConfigurationError(f"Redis refuses the user or password of SPARKE_REDIS_URL: {found}; {SEE}")
+    if isinstance(found, exceptions.NoPermissionError):
+        return ConfigurationError(
+            f"the user of SPARKE_REDIS_URL may not do what the service does: {found}; {SEE}"
+        )
+    if isinstance(found, ssl.SSLCertVerificationError):
+        return ConfigurationError(
+            f"the certificate of Redis is not to be trusted: {found.verify_message or found}; name the CA that signed it"
+            f" with ssl_ca_certs in SPARKE_REDIS_URL, and Redis as it is named there; {SEE}"
+        )
+    if isinstance(found, ssl.SSLError):
+        return ConfigurationError(
+            f"TLS with Redis fails: {found.reason or found}; is that a port with TLS, and does it ask for a certificate of"
+            f" ours (ssl_certfile, ssl_keyfile)? {SEE}"
+        )
     return None
