@@ -77,7 +77,13 @@ def run(command: list[str], folder: Path, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the service keeps its data."""
+    return tmp_path_factory.mktemp("serve")
+
+
+@pytest.fixture(scope="module")
+def service(data_dir: Path) -> Iterator[str]:
     """The URL of `sparke serve` with the demo model."""
     command = [
         str(BIN / "sparke"),
@@ -85,7 +91,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--port",
         "0",
         "--data-dir",
-        str(tmp_path_factory.mktemp("serve")),
+        str(data_dir),
     ]
     with subprocess.Popen(command, env=clean_env(), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -250,6 +256,18 @@ def test_the_webhooks_example_runs(tmp_path: Path):
     refused = "\ntry:\n    " + calls.pop() + "\nexcept Exception as error:\n    print(type(error).__name__)\n"
     code = "\n".join([example("webhooks").replace("whsec_SECRET", secret), *calls]) + refused
     assert run([sys.executable, "-c", code], tmp_path) == "job.succeeded job_1\nWebhookVerificationError\n"
+
+
+def test_the_doctor_finds_no_problem_beside_a_running_service(service: str, data_dir: Path, tmp_path: Path):
+    """It ends with 0, and sees that this service answers at the port."""
+    command = example("doctor").replace(".venv/bin/", "").strip() + " --least-free-bytes 0"
+    here = {"SPARKE_PORT": service.rpartition(":")[2], "SPARKE_DATA_DIR": str(data_dir)}
+    said = run(["bash", "-c", command], tmp_path, **here)
+    assert "problems 0" in said
+    assert re.search(r"^ok +port +this service answers at .*, and is ready$", said, re.MULTILINE), said
+    assert re.search(r"^ok +redis persistence +appendonly is yes, appendfsync always$", said, re.MULTILINE), (
+        said
+    )
 
 
 def test_the_key_example_prints_a_key_alone(tmp_path: Path):

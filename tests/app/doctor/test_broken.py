@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from app.memory.keys import DATA_FORMAT_KEY
 from app.redis.embedded import EmbeddedRedis
 
 ENCODE_OLD = runpy.run_path(str(Path(__file__).parents[1] / "memory" / "old_entries.py"))["encode_old"]
+ROOT = Path(__file__).resolve().parents[3]
 LOG = "sparke:{t:acme}:memory:demo:default:log"
 CATALOGUE = """
 [[models]]
@@ -188,6 +190,20 @@ def test_wrong_rights(admin, redis_server, tmp_path, rights, said):
     assert admin.dbsize() == before
 
 
+@pytest.mark.parametrize("user", ["sparke-api", "sparke-worker"])
+def test_a_documented_user_is_well(admin, redis_server, tmp_path, user):
+    """With no right beyond docs/redis-security.md nothing of Redis is a problem, and what it may not read is said."""
+    text = (ROOT / "docs" / "redis-security.md").read_text(encoding="utf-8")
+    lines = re.findall(rf"^ACL SETUSER {user} (.*)$", text, re.MULTILINE)
+    for words in (line.replace("PASSWORD", "secret").replace("+client|setinfo ", "") for line in lines):
+        admin.execute_command("ACL", "SETUSER", "doctor", *words.split())
+    path = redis_server.url.removeprefix("unix://")
+    findings = looked_at(tmp_path, redis_url=f"unix://doctor:secret@{path}")
+    told = [each for each in findings if each.check.startswith(("redis", "api"))]
+    assert {each.state for each in told} == {State.OK}, told
+    assert "appendfsync cannot be read by this user" in found("redis persistence", findings).found
+
+
 def test_a_folder_that_cannot_be_written():
     """Not even by root: what the kernel shows of processes."""
     told = found("data directory", looked_at(Path("/proc")))
@@ -281,6 +297,14 @@ def test_a_store_that_is_not_there(tmp_path):
     told = found("image store", looked_at(tmp_path, image_url="nothing://bucket"))
     assert told.state is State.PROBLEM
     assert "cannot be opened" in told.found
+
+
+def test_a_store_that_cannot_be_written(tmp_path):
+    """Whose folder is there, and takes no object."""
+    told = found("image store", looked_at(tmp_path, image_url="file:///proc"))
+    assert told.state is State.PROBLEM
+    assert "file:///proc: an object cannot be written" in told.found
+    assert "SPARKE_IMAGE_URL" in told.advice
 
 
 def test_settings_that_are_wrong_are_findings(tmp_path):
