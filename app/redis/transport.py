@@ -51,12 +51,11 @@ def explain_refusal(error: Exception) -> ConfigurationError | None:
 
 
 def _within(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it was made of: redis-py wraps what is refused while it connects, also without a cause."""
+    """An error, and those that it came of: redis-py wraps what a server refuses while it connects."""
     found: BaseException | None = error
     while found is not None:
         yield found
-        wrapped = next((part for part in found.args if isinstance(part, BaseException)), None)
-        found = wrapped or found.__cause__ or found.__context__
+        found = found.__cause__ or found.__context__
 
 
 def _explain(found: BaseException) -> ConfigurationError | None:

@@ -64,7 +64,6 @@ def admin(redis_server: EmbeddedRedis) -> Iterator[blocking_redis.Redis]:
     client.flushall()
     yield client
     client.config_set("maxmemory-policy", "noeviction")
-    client.config_set("appendonly", "yes")
     client.config_set("appendfsync", "always")
     client.config_set("maxmemory", 0)
     client.acl_deluser("doctor")
@@ -100,13 +99,6 @@ def _store_old(admin: blocking_redis.Redis) -> None:
             "noeviction",
         ),
         (
-            _set("appendonly", "no"),
-            "redis persistence",
-            "problem",
-            "appendonly is no",
-            "set appendonly to yes",
-        ),
-        (
             _set("appendfsync", "everysec"),
             "redis persistence",
             "warning",
@@ -138,6 +130,16 @@ def test_a_wrong_redis(admin, redis_server, tmp_path, breaking, check, state, sa
     assert told.state == state
     assert said in told.found
     assert advised in told.advice
+
+
+def test_a_redis_without_an_append_only_file(tmp_path):
+    """A restart of it loses what was acknowledged. A server of its own: one that begins such a file is slow to stop."""
+    with EmbeddedRedis.start(tmp_path) as server, blocking_redis.Redis.from_url(server.url) as client:
+        client.config_set("appendonly", "no")
+        told = found("redis persistence", looked_at(tmp_path))
+    assert told.state is State.PROBLEM
+    assert "appendonly is no" in told.found
+    assert "set appendonly to yes" in told.advice
 
 
 def test_replicas_that_are_asked_for_and_not_there(admin, redis_server, tmp_path):

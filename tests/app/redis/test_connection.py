@@ -42,6 +42,14 @@ async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None
     await client.aclose()
 
 
+async def test_a_refused_user_is_a_wrong_setting_over_a_socket_too(redis_url: str) -> None:
+    """Nobody is told to try again: redis-py wraps that refusal in the error of a server that is away."""
+    client = connect(redis_url.replace("unix://", "unix://nobody:wrong@"))
+    with pytest.raises(ConfigurationError, match="refuses the user or password"):
+        await check_server(client)
+    await client.aclose()
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "usual"), [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")]
 )
