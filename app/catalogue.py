@@ -32,6 +32,8 @@ def load_catalogue(path: Path | None = None) -> Catalogue:
         text = (files("app") / "models.toml" if path is None else path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"the model catalogue {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the model catalogue {path} is not UTF-8: {error}") from error
     return parse_catalogue(
         text, folder=None if path is None else path.parent, name=str(path or "app/models.toml")
     )

@@ -33,7 +33,12 @@ class TorchFacts:
 
 def examine_device(settings: Settings) -> Finding:
     """The device of a worker on this machine."""
-    facts = read_torch() if find_spec("torch") is not None else None
+    try:
+        facts = read_torch() if find_spec("torch") is not None else None
+    except (ImportError, OSError) as error:
+        return problem(
+            "device", f"torch cannot be loaded: {error}", "install it again, with all that it needs"
+        )
     return judge_device(settings.device, facts, has_driver=_DRIVER.exists())
 
 

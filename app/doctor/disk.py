@@ -49,18 +49,18 @@ def examine_snapshots(settings: Settings) -> Finding:
         return ok(name, "none are kept: SPARKE_MEMORY_SNAPSHOTS_BYTES is 0")
     if settings.memory_snapshots_dir is None and settings.redis_url:
         return ok(name, "a worker keeps none: SPARKE_MEMORY_SNAPSHOTS_DIR is not set; `sparke serve` does")
-    folder = folder.absolute()
-    num_used_bytes = (
-        sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) if folder.is_dir() else 0
-    )
+    found = judge_folder(name, folder.absolute())
+    if found.advice:
+        return found
+    num_used_bytes = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
     return judge_snapshots(
-        judge_folder(name, folder), Room.of(folder), settings.memory_snapshots_bytes - num_used_bytes
+        found, Room.of(folder.absolute()), settings.memory_snapshots_bytes - num_used_bytes
     )
 
 
 def judge_snapshots(folder: Finding, room: Room, num_more_bytes: int) -> Finding:
-    """The folder's own finding, unless all is well with it and the disk has not the room for the bytes that may come."""
-    if folder.advice or room.free_bytes >= num_more_bytes:
+    """The folder's own finding, unless the disk has not the room for the bytes that may come."""
+    if room.free_bytes >= num_more_bytes:
         return folder
     return warning(
         folder.check,
@@ -106,7 +106,16 @@ def judge_room(name: str, room: Room, *, least_free_bytes: int) -> Finding:
 
 def nearest(path: Path) -> Path:
     """The path, or the nearest one above it that there is."""
-    return next((place for place in (path, *path.parents) if place.exists()), Path(path.anchor))
+    return next((place for place in (path, *path.parents) if is_there(place)), Path(path.anchor))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder that this user can see."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
 
 
 def _write_fault(folder: Path) -> str | None:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from app.catalogue import load_catalogue
+from app.doctor.disk import is_there
 from app.doctor.finding import Finding, ok, problem, warning
 from app.domain.ids import ModelId
 from app.domain.model import ModelSpec
@@ -64,7 +65,7 @@ def judge_model(spec: ModelSpec, look: HubLook) -> list[Finding]:
 
 def judge_local(name: str, path: Path, member: str) -> Finding:
     """A file that the catalogue says is on this machine."""
-    if path.is_file():
+    if is_there(path) and path.is_file():
         return ok(name, f"{path} is there")
     return problem(
         name, f"there is no file {path}", f"put it there, or correct its {member} in SPARKE_MODELS_FILE"

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from app.doctor.disk import Room, judge_folder, judge_room
+from app.doctor.disk import Room, is_there, judge_folder, judge_room
 from app.doctor.finding import Finding, ok, problem, shown_url
 from app.errors import ConfigurationError, ServiceError
 from app.files.contents import FileContents
@@ -33,7 +33,7 @@ async def examine_stores(settings: Settings, *, least_free_bytes: int) -> list[F
 async def examine_store(kind: type[ObjectFolder], url: str, *, least_free_bytes: int) -> list[Finding]:
     """One store. A local folder that is not there yet is not made: its place is looked at."""
     name, local = f"{kind.WHAT} store", local_folder(url)
-    if local is not None and not local.exists():
+    if local is not None and not is_there(local):
         return [judge_folder(name, local)]
     try:
         store = kind.open(url)

@@ -224,6 +224,30 @@ def test_a_folder_that_is_a_file(tmp_path):
     assert "is no folder" in told.found
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_cannot_be_seen(tmp_path):
+    """By a user who may not even look into the folder above: a problem of each that names it, and no crash."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(mode=0o700)
+    look = (
+        "import asyncio, os, sys; from pathlib import Path; from app.doctor.disk import *;"
+        " from app.doctor.stores import examine_stores; from app.settings import load_settings;"
+        " here = load_settings(data_dir=Path(sys.argv[1])); os.setegid(65534); os.seteuid(65534);"
+        " found = [*examine_data_dir(here, least_free_bytes=0), examine_snapshots(here),"
+        " *asyncio.run(examine_stores(here, least_free_bytes=0))];"
+        " print(*(each.check for each in found if each.state == 'problem'), sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", look, str(hidden / "data")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["data directory", "snapshots", "image store", "file store"]
+
+
 def test_a_full_disk(tmp_path):
     """Fewer free bytes than asked for are a problem, fewer than four times that a warning."""
     told = found("data disk", looked_at(tmp_path, least_free_bytes=10**18))
@@ -250,6 +274,8 @@ def test_a_catalogue_that_is_none(tmp_path):
     catalogue = tmp_path / "models.toml"
     catalogue.write_text("[[models", encoding="utf-8")
     assert "is not TOML" in found("catalogue", looked_at(tmp_path, models_file=catalogue)).found
+    catalogue.write_bytes(b"\xff")
+    assert "is not UTF-8" in found("catalogue", looked_at(tmp_path, models_file=catalogue)).found
     told = found("catalogue", looked_at(tmp_path, models=(ModelId("mine"),)))
     assert told.state is State.PROBLEM
     assert "SPARKE_MODELS names mine" in told.found
@@ -355,6 +381,41 @@ def test_before_the_first_start(tmp_path):
     assert "`sparke serve` starts one" in done.stdout
     assert "no setting is called SPARKE_DEVISE" in done.stdout
     assert not where.exists()
+
+
+def test_a_machine_without_torch(tmp_path):
+    """An API's: models and device are not looked for, and it says so; nothing that only a worker has is loaded."""
+    look = (
+        "import sys; sys.modules |= dict.fromkeys(('torch', 'sparke_engine', 'diffusers', 'faiss', 'huggingface_hub'));"
+        " from app.cli import main; sys.argv[1:] = ['doctor', '--least-free-bytes', '0']; main()"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", look],
+        env=env | {"SPARKE_PORT": "0", "SPARKE_DATA_DIR": str(tmp_path), "SPARKE_DEVICE": "cuda"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("not looked for: torch is not installed") == 2
+
+
+def test_a_torch_that_cannot_be_loaded(tmp_path):
+    """What it says is told: a library that is missing, most often."""
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.12 is missing')", encoding="utf-8")
+    look = "from app.doctor.device import *; print(examine_device(Settings()))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", look],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "torch cannot be loaded: libcudart.so.12 is missing" in done.stdout, done.stderr
+    assert "State.PROBLEM" in done.stdout
 
 
 def test_cuda_without_cuda(tmp_path):
