@@ -8,8 +8,8 @@ from app.doctor.disk import examine_data_dir, examine_snapshots
 from app.doctor.finding import Finding, problem
 from app.doctor.models import examine_models
 from app.doctor.port import examine_port
-from app.doctor.server import examine_redis
 from app.doctor.stores import examine_stores
+from app.doctor.survey import examine_redis
 from app.doctor.versions import examine_versions
 from app.errors import ConfigurationError
 from app.settings import Settings, load_settings, unknown_variables
