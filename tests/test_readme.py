@@ -176,12 +176,12 @@ def test_the_jobs_example_runs(service: str, tmp_path: Path):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
 def test_the_memories_example_runs(service: str, tmp_path: Path):
-    """Three images, two entries shown, one forgotten, then the rest, then the memory."""
+    """Three images, two entries shown, one forgotten, none that is like another prompt, then the rest, then the memory."""
     said = run(["bash", "-c", at(service, example("memories"))], tmp_path)
     answers = [json.loads(line) for line in said.replace("}{", "}\n{").splitlines()]
     assert [entry["version"] for entry in answers[0]["data"]] == [3, 2]
-    assert [answer["num_forgotten"] for answer in answers[1:]] == [1, 2, 0]
-    assert answers[3]["deleted"] is True
+    assert [answer["num_forgotten"] for answer in answers[1:]] == [1, 0, 2, 0]
+    assert answers[4]["deleted"] is True
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
