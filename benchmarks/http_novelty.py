@@ -26,9 +26,8 @@ import httpx
 import numpy as np
 import torch
 from figures import Interval, difference
-from novelty import IMAGES_A_REQUEST, REFERENCE_SHAPES, open_shape_prompts
+from novelty import IMAGES_A_REQUEST, REFERENCE_SHAPES, open_shape_prompts, share
 from PIL import Image
-from scipy.stats import binomtest
 from torch import Tensor
 
 from sparke_engine.demo.evaluate import is_right, judge_pictures, sheet
@@ -130,11 +129,6 @@ def _png(picture: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _share(hits: Tensor) -> tuple[float, float, float]:
-    found: Any = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return float(hits.float().mean()), float(found.low), float(found.high)
-
-
 def _shapes_of(seen: Tensor) -> Tensor:
     return torch.isin(seen[:, 0], torch.tensor(REFERENCE_SHAPES))
 
@@ -172,8 +166,8 @@ def main() -> None:
         hits = _shapes_of(seen)
         without = hits if without is None else without
         change = difference(_a_prompt(hits), _a_prompt(without))
-        right = _share(is_right(seen, stated))
-        rows.append(Row(member, weight, _share(hits), change, right, float(made.pushes.mean())))
+        right = share(is_right(seen, stated))
+        rows.append(Row(member, weight, share(hits), change, right, float(made.pushes.mean())))
         print(rows[-1].line, flush=True)
         shown.append(made.pictures[:: max(1, len(stated) // PICTURES_A_ROW)][:PICTURES_A_ROW])
     if asked.out is not None:

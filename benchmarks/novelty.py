@@ -137,11 +137,11 @@ class Row:
         made, _ = pair
         seen = made["seen"]
         shapes, colours, backgrounds = (
-            _share(torch.isin(seen[:, column], values)[stated[:, column] == OPEN])
+            share(torch.isin(seen[:, column], values)[stated[:, column] == OPEN])
             for column, values in enumerate(looks)
         )
         change = difference(*(_shapes_a_prompt(one["seen"], looks[0]) for one in pair))
-        right = _share(is_right(seen, stated))
+        right = share(is_right(seen, stated))
         push = float(made["pushes"].mean())
         novelty, context = abs(max(weight, 0.0)), abs(min(weight, 0.0))
         return cls(novelty, context, shapes, change, colours, backgrounds, right, push)
@@ -163,7 +163,8 @@ def _shapes_a_prompt(seen: Tensor, shapes: Tensor) -> Tensor:
     return torch.isin(seen[:, 0], shapes).reshape(-1, IMAGES_A_REQUEST).double().mean(1)
 
 
-def _share(hits: Tensor) -> tuple[float, float, float]:
+def share(hits: Tensor) -> tuple[float, float, float]:
+    """The share of hits with Wilson's interval of 95 %: value, low, high."""
     found: Any = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
     return float(hits.float().mean()), float(found.low), float(found.high)
 

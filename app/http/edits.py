@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import structlog
-
 from app.domain.ids import JobId, ModelId, TenantId, make_job_id
 from app.domain.job import JobKind
 from app.domain.model import ModelSpec
@@ -13,13 +11,11 @@ from app.http.deps import Deps
 from app.http.edit_form import EditBody, EditForm
 from app.http.generation import find_model, to_request
 from app.http.pictures import PreparedPicture
-from app.http.submission import Wish, accept_job
+from app.http.submission import Wish, accept_job, discard_pictures
 from app.images.store import picture_key
 from app.jobs.types import Accepted
 
 DEFAULT_STRENGTH: dict[EditKind, float] = {"image": 0.8, "mask": 1.0}
-
-_log = structlog.get_logger(__name__)
 
 
 async def submit_edit(tenant_id: TenantId, form: EditForm, wish: Wish, deps: Deps) -> Accepted:
@@ -39,17 +35,17 @@ async def submit_edit(tenant_id: TenantId, form: EditForm, wish: Wish, deps: Dep
     try:
         await _store(tenant_id, job_id, prepared, deps)
     except StoreUnavailable:
-        await _discard(tenant_id, job_id, deps)
+        await discard_pictures(job_id, _keys_of(tenant_id, job_id), deps)
         raise
     try:
         accepted = await accept_job(tenant_id, request, wish, kind=JobKind.EDIT, job_id=job_id, deps=deps)
     except StoreUnavailable:
         raise
     except ServiceError:
-        await _discard(tenant_id, job_id, deps)
+        await discard_pictures(job_id, _keys_of(tenant_id, job_id), deps)
         raise
     if accepted.job_id != job_id:
-        await _discard(tenant_id, job_id, deps)
+        await discard_pictures(job_id, _keys_of(tenant_id, job_id), deps)
     return accepted
 
 
@@ -96,11 +92,5 @@ async def _store(tenant_id: TenantId, job_id: JobId, prepared: PreparedPicture, 
         await deps.images.put(picture_key(tenant_id, job_id, "mask"), prepared.mask)
 
 
-async def _discard(tenant_id: TenantId, job_id: JobId, deps: Deps) -> None:
-    """Removes what belongs to no job; what cannot be removed now is left to the sweep."""
-    try:
-        await deps.images.delete(picture_key(tenant_id, job_id, "picture"))
-        await deps.images.delete(picture_key(tenant_id, job_id, "mask"))
-    except StoreUnavailable as error:
-        deps.metrics.store_errors.labels("images").inc()
-        _log.warning("picture_left_to_sweep", job_id=job_id, error=error.message)
+def _keys_of(tenant_id: TenantId, job_id: JobId) -> tuple[str, str]:
+    return picture_key(tenant_id, job_id, "picture"), picture_key(tenant_id, job_id, "mask")

@@ -349,7 +349,9 @@ def to_diversity(body: DiversityBody, spec: ModelSpec) -> Diversity:
 def _to_reference(body: ReferenceBody | None, member: str) -> ReferenceSelection | None:
     if body is None:
         return None
-    return ReferenceSelection(_to_name(body.reference, f"{member}.reference"), body.weight, body.version)
+    return ReferenceSelection(
+        to_memory_name(body.reference, f"{member}.reference"), body.weight, body.version
+    )
 
 
 def _to_memory(body: MemoryBody) -> MemorySelection:
@@ -358,7 +360,7 @@ def _to_memory(body: MemoryBody) -> MemorySelection:
         raise InvalidRequest(
             "a version is for reading: leave it out, or let read be true", param="diversity.memory.version"
         )
-    name = DEFAULT_MEMORY if body.name is None else _to_name(body.name, "diversity.memory.name")
+    name = DEFAULT_MEMORY if body.name is None else to_memory_name(body.name, "diversity.memory.name")
     write = body.version is None if body.write is None else body.write
     return MemorySelection(name, read, write, body.version, _to_readings(body.also or (), name))
 
@@ -367,14 +369,15 @@ def _to_readings(also: Sequence[AlsoBody], own: MemoryName) -> tuple[MemoryReadi
     found: list[MemoryReading] = []
     for index, body in enumerate(also):
         member = f"diversity.memory.also.{index}.name"
-        name = _to_name(body.name, member)
+        name = to_memory_name(body.name, member)
         if name == own or name in (other.name for other in found):
             raise InvalidRequest(f"each memory is read once, and {name!r} is named twice", param=member)
         found.append(MemoryReading(name, body.version))
     return tuple(found)
 
 
-def _to_name(text: str, member: str) -> MemoryName:
+def to_memory_name(text: str, member: str) -> MemoryName:
+    """A memory's name that a request's `member` has. Raises InvalidId."""
     try:
         return parse_memory_name(text)
     except InvalidId as error:

@@ -10,6 +10,7 @@ from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
 from app.http.admin_bodies import KeyBody, QuotasBody, RotateBody
 from app.http.answers import NotReady, Problem
 from app.http.batch_answers import BatchBody
+from app.http.body_docs import SCHEMA_REF, json_body
 from app.http.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS, common_errors
 from app.http.errors import PROBLEM_JSON, all_codes
 from app.http.event_docs import IMAGE_STREAM, JOB_STREAM
@@ -19,7 +20,6 @@ from app.http.memory_bodies import CreateBody, ForkBody
 from app.http.question_answers import PreviewBody, SearchBody
 from app.http.webhook_answers import WebhookBody
 
-_REF = "#/components/schemas/{model}"
 _ERRORS = "\n\nEvery error has the one body `Problem`. Its code is one of {codes}, or a failed job's own."
 _REQUEST_ID: dict[str, Any] = {
     "description": "The request's id in the log: the client's own, if it sent a sane one.",
@@ -84,15 +84,7 @@ GENERATION_DOCS: dict[str, Any] = {
         "200": {"headers": ALLOWANCE_DOCS, "content": {"text/event-stream": IMAGE_STREAM}},
         "429": {"headers": EXHAUSTED_DOCS},
     },
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": _REF.format(model=GenerationBody.__name__)},
-                "examples": GENERATION_EXAMPLES,
-            }
-        },
-    },
+    "requestBody": json_body(GenerationBody, GENERATION_EXAMPLES),
 }
 
 JOB_DOCS: dict[str, Any] = {
@@ -109,25 +101,20 @@ JOB_DOCS: dict[str, Any] = {
         },
         "429": {"headers": EXHAUSTED_DOCS},
     },
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": _REF.format(model=JobBody.__name__)},
-                "examples": {
-                    "plain": {
-                        "summary": "Four images, whenever a worker is free within the hour",
-                        "value": {
-                            "prompt": "a star",
-                            "n": 4,
-                            "deadline_s": 3600,
-                            "metadata": {"campaign": "spring"},
-                        },
-                    }
+    "requestBody": json_body(
+        JobBody,
+        {
+            "plain": {
+                "summary": "Four images, whenever a worker is free within the hour",
+                "value": {
+                    "prompt": "a star",
+                    "n": 4,
+                    "deadline_s": 3600,
+                    "metadata": {"campaign": "spring"},
                 },
             }
         },
-    },
+    ),
 }
 
 EVENTS_DOCS: dict[str, Any] = {
@@ -142,42 +129,32 @@ EVENTS_DOCS: dict[str, Any] = {
 }
 
 BATCH_DOCS: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": _REF.format(model=BatchBody.__name__)},
-                "examples": {
-                    "plain": {
-                        "summary": "All lines of an uploaded file",
-                        "value": {
-                            "input_file_id": "file-0199f2c4a7e0a1b2c3d4e5f60718293a4b5c",
-                            "endpoint": "/v1/images/generations",
-                            "completion_window": "24h",
-                            "metadata": {"campaign": "spring"},
-                        },
-                    }
+    "requestBody": json_body(
+        BatchBody,
+        {
+            "plain": {
+                "summary": "All lines of an uploaded file",
+                "value": {
+                    "input_file_id": "file-0199f2c4a7e0a1b2c3d4e5f60718293a4b5c",
+                    "endpoint": "/v1/images/generations",
+                    "completion_window": "24h",
+                    "metadata": {"campaign": "spring"},
                 },
             }
         },
-    }
+    )
 }
 
 WEBHOOK_DOCS: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": _REF.format(model=WebhookBody.__name__)},
-                "examples": {
-                    "plain": {
-                        "summary": "Tell this URL how jobs and batches end",
-                        "value": {"url": "https://example.org/sparke"},
-                    }
-                },
+    "requestBody": json_body(
+        WebhookBody,
+        {
+            "plain": {
+                "summary": "Tell this URL how jobs and batches end",
+                "value": {"url": "https://example.org/sparke"},
             }
         },
-    }
+    )
 }
 
 IMAGE_DOCS: dict[str, Any] = {
@@ -254,7 +231,7 @@ CONTENT_DOCS: dict[str, Any] = {
 READY_DOCS: dict[str, Any] = {
     "responses": {
         "503": {
-            "content": {PROBLEM_JSON: {"schema": {"$ref": _REF.format(model=NotReady.__name__)}}},
+            "content": {PROBLEM_JSON: {"schema": {"$ref": SCHEMA_REF.format(model=NotReady.__name__)}}},
         }
     }
 }
@@ -289,7 +266,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             (Problem, "serialization"),
             (NotReady, "serialization"),
         ],
-        ref_template=_REF,
+        ref_template=SCHEMA_REF,
     )
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas["$defs"])

@@ -1,23 +1,17 @@
 """From a form with pictures to the images of a memory: the pictures are stored for good before their job is accepted."""
 
-import asyncio
-
-import structlog
-
 from app.domain.encoding import EncodeRequest, EncodeResult
-from app.domain.ids import JobId, MemoryName, TenantId, make_job_id, parse_memory_name
+from app.domain.ids import TenantId, make_job_id
 from app.domain.job import JobKind, JobRecord
-from app.errors import InvalidId, MemoryFrozen, NotFound, ServiceError, StoreUnavailable
+from app.errors import MemoryFrozen, NotFound, ServiceError, StoreUnavailable
 from app.http.deps import Deps
-from app.http.generation import find_model
+from app.http.generation import find_model, to_memory_name
 from app.http.reference_form import ReferenceForm
 from app.http.showing import error_of
-from app.http.submission import Wish, accept_job
+from app.http.submission import Wish, accept_job, discard_pictures
 from app.images.store import sent_picture_key
 from app.jobs.types import Accepted
 from app.memory.keys import MemoryKey
-
-_log = structlog.get_logger(__name__)
 
 
 async def submit_pictures(tenant_id: TenantId, form: ReferenceForm, wish: Wish, deps: Deps) -> Accepted:
@@ -28,7 +22,7 @@ async def submit_pictures(tenant_id: TenantId, form: ReferenceForm, wish: Wish, 
     """
     fields = form.fields
     spec = find_model(fields.model, deps.catalogue)
-    name = _parse_name(fields.name)
+    name = to_memory_name(fields.name, "name")
     if wish.idempotency is None or await deps.jobs.standing_for(tenant_id, wish.idempotency) is None:
         await _check_open(MemoryKey(tenant_id, spec.latent_space, name), deps)
     pngs = [
@@ -38,17 +32,18 @@ async def submit_pictures(tenant_id: TenantId, form: ReferenceForm, wish: Wish, 
     digests = tuple(picture.sha256 for picture in form.pictures)
     request = EncodeRequest(spec.model_id, name, fields.prompt or "", digests)
     job_id = make_job_id(deps.now_ms(), deps.randomness(8))
+    keys = [sent_picture_key(tenant_id, job_id, index) for index in range(len(pngs))]
     try:
-        for index, png in enumerate(pngs):
-            await deps.images.put(sent_picture_key(tenant_id, job_id, index), png)
+        for key, png in zip(keys, pngs, strict=True):
+            await deps.images.put(key, png)
         accepted = await accept_job(tenant_id, request, wish, kind=JobKind.ENCODE, job_id=job_id, deps=deps)
     except StoreUnavailable:
         raise
     except ServiceError:
-        await _discard(tenant_id, job_id, len(pngs), deps)
+        await discard_pictures(job_id, keys, deps)
         raise
     if accepted.job_id != job_id:
-        await _discard(tenant_id, job_id, len(pngs), deps)
+        await discard_pictures(job_id, keys, deps)
     return accepted
 
 
@@ -78,20 +73,3 @@ async def _check_open(memory: MemoryKey, deps: Deps) -> None:
             " give another name",
             param="name",
         )
-
-
-async def _discard(tenant_id: TenantId, job_id: JobId, num_pictures: int, deps: Deps) -> None:
-    """Removes what belongs to no job; what cannot be removed now is left to the sweep."""
-    keys = [sent_picture_key(tenant_id, job_id, index) for index in range(num_pictures)]
-    try:
-        await asyncio.gather(*(deps.images.delete(key) for key in keys))
-    except StoreUnavailable as error:
-        deps.metrics.store_errors.labels("images").inc()
-        _log.warning("pictures_left_to_sweep", job_id=job_id, error=error.message)
-
-
-def _parse_name(name: str) -> MemoryName:
-    try:
-        return parse_memory_name(name)
-    except InvalidId as error:
-        raise InvalidId(error.message, param="name") from error

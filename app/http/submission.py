@@ -1,11 +1,13 @@
 """From a body to an accepted job: what all routes that ask for images share."""
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Header, Request
 from pydantic import BaseModel
 
@@ -13,7 +15,7 @@ from app.domain.encoding import EncodeRequest
 from app.domain.ids import JobId, TenantId, make_job_id
 from app.domain.job import Job, JobKind, JobState
 from app.domain.request import GenerationRequest
-from app.errors import InvalidValue, QueueFull
+from app.errors import InvalidValue, QueueFull, StoreUnavailable
 from app.http.deps import Deps
 from app.http.generation import ImagesBody, find_model, to_request
 from app.http.replays import check_replay
@@ -41,6 +43,8 @@ def read_idempotency_key(
         )
     return given
 
+
+_log = structlog.get_logger(__name__)
 
 IdempotencyKey = Annotated[str | None, Depends(read_idempotency_key)]
 
@@ -115,3 +119,12 @@ async def cancel_job(tenant_id: TenantId, job_id: JobId, deps: Deps) -> None:
     """Cancels a job; one that has ended stays as it is. Raises NotFound, StoreUnavailable."""
     if await deps.jobs.cancel(tenant_id, job_id) is JobState.CANCELLED:
         deps.metrics.jobs_cancelled.inc()
+
+
+async def discard_pictures(job_id: JobId, keys: Iterable[str], deps: Deps) -> None:
+    """Removes pictures that came for a job and belong to none; what cannot be removed now is left to the sweep."""
+    try:
+        await asyncio.gather(*(deps.images.delete(key) for key in keys))
+    except StoreUnavailable as error:
+        deps.metrics.store_errors.labels("images").inc()
+        _log.warning("picture_left_to_sweep", job_id=job_id, error=error.message)

@@ -1,40 +1,29 @@
 """Pictures of a tenant's own become entries of a memory: read, encoded on the device, stored as images, committed."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import numpy as np
-import structlog
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from app.domain.encoding import EncodedImage, EncodeRequest, EncodeResult
 from app.domain.ids import image_id
 from app.domain.job import JobKind, JobState
-from app.errors import NotFound, PictureGone, StoreUnavailable
+from app.errors import NotFound, PictureGone
 from app.images.store import image_key, sent_picture_key
 from app.jobs.transitions import EXPIRED
 from app.jobs.types import Committed, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
 from app.worker.ending import JobEnder
+from app.worker.loop import Runner
 from app.worker.models import LoadedModel
-from app.worker.pictures import decode_picture
+from app.worker.pictures import decode_picture, remove_or_leave
 from app.worker.runner import RunnerParts
 
 UPLOAD_SEED = 0  # no seed makes a picture that was sent
-
-_log = structlog.get_logger(__name__)
-
-
-class Runner(Protocol):
-    """What runs a batch."""
-
-    async def run(self, batch: Sequence[ReservedJob]) -> None:
-        """End every job of the batch."""
-        ...
 
 
 class RunnerByKind:
@@ -87,7 +76,7 @@ class PictureRunner:
             await self._ender.fail(reserved, EXPIRED)
         else:
             await self._ender.let_go(reserved, standing)
-        await self._remove(image.storage_key for image in result.images)
+        await remove_or_leave(self._parts.images, (image.storage_key for image in result.images))
 
     async def _commit(
         self, reserved: ReservedJob, result: EncodeResult, entries: Sequence[bytes], seen_version: int
@@ -99,10 +88,11 @@ class PictureRunner:
             self._ender.count(reserved, JobState.SUCCEEDED)
             num_written = 0 if committed.memory_version is None else len(entries)
             self._parts.metrics.memory_entries_appended.labels(reserved.job.model).inc(num_written)
-            await self._remove(_sent_key(reserved, index) for index in range(len(result.images)))
+            sent = (_sent_key(reserved, index) for index in range(len(result.images)))
+            await remove_or_leave(self._parts.images, sent)
             return
         self._ender.count(reserved, JobState.CANCELLED if committed else None)
-        await self._remove(image.storage_key for image in result.images)
+        await remove_or_leave(self._parts.images, (image.storage_key for image in result.images))
 
     async def _encode(self, reserved: ReservedJob) -> tuple[list[bytes], EncodeResult, int]:
         """The entries, the result, and how far the memory had come before. Raises PictureGone, CorruptRecord, StoreUnavailable."""
@@ -149,16 +139,6 @@ class PictureRunner:
         key = image_key(job.tenant_id, job.job_id, reserved.fence, index)
         await self._parts.images.put(key, png)
         return EncodedImage(image_id(job.job_id, index), key, len(png))
-
-    async def _remove(self, keys: Iterable[str]) -> None:
-        """What is needed no more: pictures that are images now, or images of a job that did not end with them.
-
-        What cannot be removed now is left to the sweep.
-        """
-        try:
-            await asyncio.gather(*(self._parts.images.delete(key) for key in keys))
-        except StoreUnavailable as error:
-            _log.warning("images_left_to_sweep", reason=error.message)
 
 
 def _sent_key(reserved: ReservedJob, index: int) -> str:

@@ -2,16 +2,20 @@
 
 import asyncio
 import io
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from typing import Protocol
 
+import structlog
 from PIL import Image
 
 from app.domain.job import Job
-from app.errors import CannotEdit, CorruptRecord, NotFound, PictureGone
+from app.errors import CannotEdit, CorruptRecord, NotFound, PictureGone, StoreUnavailable
 from app.images.store import picture_key
 from app.worker.models import LoadedModel
 from sparke_engine.diffusion.edits import Picture
+
+_log = structlog.get_logger(__name__)
 
 
 class Pictures(Protocol):
@@ -20,6 +24,22 @@ class Pictures(Protocol):
     async def get(self, key: str) -> bytes:
         """A picture's bytes, or NotFound."""
         ...
+
+
+class Removes(Protocol):
+    """Where images are that may have to go."""
+
+    async def delete(self, key: str) -> None:
+        """Remove an image; one that is not there is no error."""
+        ...
+
+
+async def remove_or_leave(images: Removes, keys: Iterable[str]) -> None:
+    """Removes what is needed no more. What cannot be removed now is left to the sweep."""
+    try:
+        await asyncio.gather(*(images.delete(key) for key in keys))
+    except StoreUnavailable as error:
+        _log.warning("images_left_to_sweep", reason=error.message)
 
 
 async def read_picture(

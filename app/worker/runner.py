@@ -14,7 +14,6 @@ from app.domain.ids import ModelId, image_id
 from app.domain.job import Job, JobResult, JobState
 from app.domain.request import GenerationRequest
 from app.domain.result import Failure, GeneratedImage, GenerationResult
-from app.errors import StoreUnavailable
 from app.images.store import image_key
 from app.jobs.transitions import EXPIRED
 from app.jobs.types import Cancelled, Committed, Progress, ReservedJob, Standing
@@ -28,7 +27,7 @@ from app.worker.memory_cache import MemoryCache
 from app.worker.memory_reader import MemoryReader, MemoryVersions, ReadMemories
 from app.worker.models import LoadedModel
 from app.worker.patience import Patience
-from app.worker.pictures import read_picture
+from app.worker.pictures import read_picture, remove_or_leave
 from app.worker.png import ImageOrigin, encode_png, image_metadata
 from app.worker.previewer import Previewer
 from app.worker.references import ReadReferences, ReferenceReader
@@ -272,14 +271,7 @@ class BatchRunner:
             self._count_images(prepared, samples, num_written=num_written)
             return
         self._ender.count(reserved, JobState.CANCELLED if committed else None)
-        await self._remove(images)
-
-    async def _remove(self, images: Sequence[GeneratedImage]) -> None:
-        """Images of a job that did not end with them. What cannot be removed now is left to the sweep."""
-        try:
-            await asyncio.gather(*(self._parts.images.delete(image.storage_key) for image in images))
-        except StoreUnavailable as error:
-            _log.warning("images_left_to_sweep", reason=error.message)
+        await remove_or_leave(self._parts.images, (image.storage_key for image in images))
 
     async def _store_image(self, prepared: _Prepared, index: int, generated: _Generated) -> GeneratedImage:
         job, sample = prepared.job, generated.samples[index]

@@ -12,9 +12,7 @@ from app.domain.ids import (
     IMPORT_FORM,
     NAME_FORM,
     ImportId,
-    MemoryName,
     parse_import_id,
-    parse_memory_name,
 )
 from app.errors import InvalidId
 from app.http.archive_answers import ImportAnswer, describe_import
@@ -22,6 +20,7 @@ from app.http.auditing import note
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
+from app.http.generation import to_memory_name
 from app.http.imports import OCTETS, ImportQuery, receive_import
 from app.http.memory_answers import MAX_VERSION
 from app.http.routes.files import disposition
@@ -114,7 +113,9 @@ async def import_memory(  # noqa: PLR0917 - the members of the query
     `from_byte` is where in the archive the body begins: at most what has come under this id, and what came before is
     passed over. A memory that has versions already is not written to: 409.
     """
-    query = ImportQuery(_parse_name(name), _parse_query_id(import_id), from_byte)
+    query = ImportQuery(
+        None if name is None else to_memory_name(name, "name"), _parse_query_id(import_id), from_byte
+    )
     with deps.transfers.hold(tenant_id):
         answer = describe_import(await receive_import(request, tenant_id, query, deps), deps)
         note(memory=answer.memory_id, num_entries=answer.num_entries)
@@ -141,13 +142,6 @@ class _Export(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._slot:
             await super().__call__(scope, receive, send)
-
-
-def _parse_name(name: str | None) -> MemoryName | None:
-    try:
-        return None if name is None else parse_memory_name(name)
-    except InvalidId as error:
-        raise InvalidId(error.message, param="name") from error
 
 
 def _parse_query_id(import_id: str | None) -> ImportId | None:

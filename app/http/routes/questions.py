@@ -68,11 +68,9 @@ async def search(
     if not isinstance(record.result, SearchResult):
         raise TypeError(f"expected what was found, got {type(record.result).__name__}")
     similarity = {one.version: one.similarity for one in record.result.found}
-    there = await deps.memories.overview.read_entries(memory, list(similarity))
-    found = [(version, there[version]) for version in similarity if version in there]
-    if not found:  # it may have been deleted, or renamed, since
+    described = await _entries(request, memory, list(similarity), deps)
+    if not described:  # it may have been deleted, or renamed, since
         await deps.memories.overview.check_there(memory)
-    described = await describe_entries(tenant_id, found, deps, base_url=base_url_of(request, deps))
     return FoundEntriesAnswer(
         data=[FoundAnswer(**entry.model_dump(), similarity=similarity[entry.version]) for entry in described],
         model=spec.model_id,

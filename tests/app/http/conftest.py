@@ -222,7 +222,7 @@ def keyed_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ht
             webhooks_allow_private=True,
         )
         with _serve_in_thread(settings) as url, _work(settings, url):
-            key = asyncio.run(_create_key(server.url))
+            key = _issue_key(server.url, "acme", *KeyScope)
             with httpx.Client(base_url=url, timeout=60, headers={"authorization": f"Bearer {key}"}) as client:
                 yield client, settings
 
@@ -233,12 +233,21 @@ def keyed_api(keyed_service: tuple[httpx.Client, Settings]) -> httpx.Client:
     return keyed_service[0]
 
 
-async def _create_key(redis_url: str) -> str:
-    redis = connect(redis_url)
-    try:
-        return (await KeyStore(redis).issue(TenantId("acme"), KeyWish(scopes=tuple(KeyScope)))).key
-    finally:
-        await redis.aclose()
+def _issue_key(redis_url: str, tenant: str, *scopes: KeyScope) -> str:
+    async def issue() -> str:
+        redis = connect(redis_url)
+        try:
+            return (await KeyStore(redis).issue(TenantId(tenant), KeyWish(scopes=scopes))).key
+        finally:
+            await redis.aclose()
+
+    return asyncio.run(issue())
+
+
+@pytest.fixture(scope="session")
+def issue_key() -> Callable[..., str]:
+    """A function that makes a key of a tenant, with some scopes."""
+    return _issue_key
 
 
 @pytest.fixture

@@ -1,34 +1,19 @@
 """Tenants, keys, quotas and usage as an administrator sees them."""
 
-import asyncio
 import time
 
 import httpx
 import pytest
 
-from app.domain.ids import TenantId
 from app.domain.scope import Scope
-from app.redis.connection import connect
-from app.tenants.keys import KeyStore, KeyWish
 
 ADMIN = "/v1/admin"
 
 
-def _issue(redis_url, tenant, *scopes):
-    async def issue():
-        redis = connect(redis_url)
-        try:
-            return (await KeyStore(redis).issue(TenantId(tenant), KeyWish(scopes=scopes))).key
-        finally:
-            await redis.aclose()
-
-    return asyncio.run(issue())
-
-
 @pytest.fixture
-def admin(serve_api, own_database):
+def admin(serve_api, own_database, issue_key):
     """A client with a key that has the scope `admin` alone, as the command line makes the first one."""
-    key = _issue(own_database.redis_url, "ops", Scope.ADMIN)
+    key = issue_key(own_database.redis_url, "ops", Scope.ADMIN)
     with httpx.Client(base_url=serve_api(own_database), headers={"authorization": f"Bearer {key}"}) as client:
         yield client
 
@@ -130,10 +115,10 @@ def test_a_key_that_cannot_be_is_refused(admin, path, body, param):
     assert admin.get(f"{ADMIN}/tenants/a").status_code == 404
 
 
-def test_an_administrator_is_never_held_up(serve_api, own_database):
+def test_an_administrator_is_never_held_up(serve_api, own_database, issue_key):
     """Where everybody has one request a minute, whoever lifts that still gets through."""
     own = own_database.model_copy(update={"requests_per_minute": 1})
-    key = _issue(own.redis_url, "ops", Scope.ADMIN, Scope.READ)
+    key = issue_key(own.redis_url, "ops", Scope.ADMIN, Scope.READ)
     with httpx.Client(base_url=serve_api(own), headers={"authorization": f"Bearer {key}"}) as client:
         assert [client.get("/v1/models").status_code for _ in range(2)] == [200, 429]
         assert client.get(f"{ADMIN}/tenants").status_code == 200

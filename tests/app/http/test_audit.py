@@ -8,28 +8,15 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from app.domain.ids import TenantId
 from app.domain.scope import Scope
 from app.http.auditing import ACTS
 from app.http.scopes import NEEDED
 from app.redis.connection import connect
-from app.tenants.keys import KeyStore, KeyWish
 
 AUDIT = "/v1/admin/audit"
 OCTETS = {"content-type": "application/octet-stream"}
 ARCHIVES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("archive_cases.py"))))
 PROMPT = "a very secret prompt"
-
-
-def _issue(redis_url, tenant, *scopes):
-    async def issue():
-        redis = connect(redis_url)
-        try:
-            return (await KeyStore(redis).issue(TenantId(tenant), KeyWish(scopes=scopes))).key
-        finally:
-            await redis.aclose()
-
-    return asyncio.run(issue())
 
 
 @pytest.fixture
@@ -39,18 +26,18 @@ def url(serve_api, own_database):
 
 
 @pytest.fixture
-def admin(url, own_database):
+def admin(url, own_database, issue_key):
     """A client with a key for administration alone."""
-    key = _issue(own_database.redis_url, "ops", Scope.ADMIN)
+    key = issue_key(own_database.redis_url, "ops", Scope.ADMIN)
     with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}) as client:
         client.key_id = key.split("-")[2]
         yield client
 
 
 @pytest.fixture
-def tenant(url, own_database):
+def tenant(url, own_database, issue_key):
     """A client of a tenant's own."""
-    key = _issue(own_database.redis_url, "acme", Scope.READ, Scope.MANAGE, Scope.GENERATE)
+    key = issue_key(own_database.redis_url, "acme", Scope.READ, Scope.MANAGE, Scope.GENERATE)
     with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}) as client:
         client.key_id = key.split("-")[2]
         yield client
