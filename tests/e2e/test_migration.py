@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import runpy
 import signal
 import subprocess
@@ -14,7 +13,9 @@ import httpx
 import pytest
 from PIL import Image
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from app.memory.codec import decode_entry
 from app.redis.embedded import EmbeddedRedis
@@ -24,7 +25,7 @@ ENCODE_OLD = runpy.run_path(str(Path(__file__).parents[1] / "app" / "memory" / "
 ]
 LOG = "sparke:{t:default}:memory:toy:default:log"
 LARGE = "sparke:{t:default}:memory:toy:large:log"
-NUM_LARGE = 20_000
+NUM_LARGE = 50_000
 
 
 def _pixels(answer):
@@ -57,17 +58,25 @@ def _kill_in_the_middle(data_dir, environment):
     """Starts a service, and kills all of it by SIGKILL while the large memory is half copied."""
     command = [sys.executable, "-P", "-m", "app.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    path, deadline_s = data_dir / "redis" / "redis.sock", time.monotonic() + 60
-    with Redis(unix_socket_path=str(path)) as redis:
+    try:
+        _wait_for_half_a_copy(data_dir / "redis" / "redis.sock")
+    finally:
+        process.kill()
+        process.wait(10)
+    return process.returncode
+
+
+def _wait_for_half_a_copy(path):
+    """Looks without pauses of the client's own: by default it sleeps for longer than the copying lasts."""
+    deadline_s = time.monotonic() + 60
+    with Redis(unix_socket_path=str(path), retry=Retry(NoBackoff(), 0)) as redis:
         while time.monotonic() < deadline_s:
             try:
-                if redis.xlen(f"{LARGE}:rewritten") > NUM_LARGE // 10:
-                    os.kill(process.pid, signal.SIGKILL)
-                    break
+                if 0 < redis.xlen(f"{LARGE}:rewritten") < NUM_LARGE:
+                    return
             except RedisError:  # it is not there yet
                 time.sleep(0.01)
-    process.wait(10)
-    return process.returncode
+    raise AssertionError("the large memory was not seen half copied within 60 s")
 
 
 @pytest.mark.slow
