@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
 
 from app.domain.lora import DEFAULT_WEIGHT_NAME, MAX_SCALE, LoraSpec
 from app.domain.model import Dtype, ModelSpec, SizeLimits
@@ -13,11 +14,10 @@ from app.domain.preset import PresetSpec
 from app.settings import Settings
 
 TARGET = Path(__file__).with_name("configuration.md")
-SETTINGS = Path(__file__).resolve().parents[1] / "app" / "settings.py"
 
 HEAD = """# Configuration
 
-Written by `make docs` from `app/settings.py` and from `model.py`, `lora.py` and `preset.py` of `app/domain`. Do not edit.
+Written by `make docs` from `app/settings` and from `model.py`, `lora.py` and `preset.py` of `app/domain`. Do not edit.
 
 ## Settings
 
@@ -131,27 +131,15 @@ def render() -> str:
 
 
 def _setting_tables() -> Iterator[str]:
-    """One table for each comment that divides the settings in their source."""
-    for title, names in _groups():
+    """One table for each theme, in the order in which `Settings` names them."""
+    for theme in Settings.__bases__:
+        if theme is BaseSettings:
+            continue
+        title = (theme.__doc__ or "").removesuffix(".")
         yield f"\n### {title}\n\n| variable | default | meaning |\n|---|---|---|\n"
-        for name in names:
-            field = Settings.model_fields[name]
+        for name, field in theme.model_fields.items():
             default = "" if field.default is PydanticUndefined else _show(field.default)
             yield f"| `SPARKE_{name.upper()}` | {default} | {field.description} |\n"
-
-
-def _groups() -> list[tuple[str, list[str]]]:
-    groups: list[tuple[str, list[str]]] = []
-    for line in SETTINGS.read_text(encoding="utf-8").splitlines():
-        name = line.strip().partition(":")[0]
-        if line.startswith("    # "):
-            groups.append((line.strip("# "), []))
-        elif name in Settings.model_fields and line.startswith(f"    {name}:"):
-            groups[-1][1].append(name)
-    found = sorted(name for _, names in groups for name in names)
-    if found != sorted(Settings.model_fields):
-        raise ValueError("app/settings.py is no longer laid out as groups of fields below comments")
-    return groups
 
 
 def _members(kind: type[ModelSpec | SizeLimits | LoraSpec | PresetSpec], about: Mapping[str, str]) -> str:

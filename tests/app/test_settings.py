@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings
 
 from app.errors import ConfigurationError
 from app.settings import Settings, load_settings
@@ -109,6 +111,19 @@ def test_every_setting_is_described():
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+def test_no_theme_takes_a_rule_from_another():
+    """Themes are inherited side by side, so a method of the same name in two would silently be one rule fewer."""
+    names = [
+        name
+        for theme in Settings.__bases__
+        if theme is not BaseSettings
+        for name in vars(theme)
+        if not name.startswith("__") and name not in dir(BaseModel)
+    ]
+    assert len(names) > 5
+    assert sorted(names) == sorted(set(names))
 
 
 def test_threads_sleep_unless_told_otherwise() -> None:

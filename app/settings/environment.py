@@ -1,0 +1,51 @@
+"""Reading the environment, which happens here alone, and saying what is wrong with it."""
+
+import os
+
+from pydantic import ValidationError
+
+from app.errors import ConfigurationError
+from app.settings.settings import Settings
+
+_COMMANDS_VARIABLES = {"SPARKE_API_KEY"}  # of `sparke batch` and the like, which are clients
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process: `overrides` (None leaves a setting alone), then the environment, then defaults.
+
+    Raises ConfigurationError with one line for each setting that is wrong.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks the values, and this is the place
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_explain(error))) from error
+
+
+def unknown_variables() -> tuple[str, ...]:
+    """The variables SPARKE_* of this process that are no setting, so that nothing heeds them."""
+    known = {f"SPARKE_{name.upper()}" for name in Settings.model_fields} | _COMMANDS_VARIABLES
+    return tuple(
+        sorted(
+            name for name in os.environ if name.upper().startswith("SPARKE_") and name.upper() not in known
+        )
+    )
+
+
+def let_threads_sleep() -> None:
+    """Let OpenMP's threads sleep while they wait, unless the environment says otherwise. Call it before torch loads.
+
+    By default they spin. Where anything else wants the cores, each then waits for another that is not running: an
+    image of the demo model took four to ten times as long on two busy cores.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        where = f"SPARKE_{name.upper()}" if name else "the settings together"
+        found = "" if not name or "key" in name else f" (got {problem['input']!r})"
+        lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{found}")
+    return lines

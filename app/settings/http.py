@@ -1,0 +1,51 @@
+"""The HTTP interface: addresses, times, the URLs of images."""
+
+from pydantic import BaseModel, Field, SecretStr, field_validator
+
+
+class Http(BaseModel):
+    """HTTP."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    public_url: str | None = Field(
+        None,
+        description="How clients reach the API (https://images.example.org), for image URLs behind a proxy.",
+    )
+    request_timeout_s: float = Field(
+        300.0, gt=0, le=3600, description="How long a request waits for its images; the job's deadline too."
+    )
+    max_body_bytes: int = Field(4_194_304, ge=10_000, description="Largest request body that is read.")
+    head_timeout_s: float = Field(
+        30.0, gt=0, le=300, description="How long the head of a request may take to come."
+    )
+    body_timeout_s: float = Field(60.0, gt=0, le=600, description="How long a body of JSON may take to come.")
+    upload_timeout_s: float = Field(
+        1800.0,
+        gt=0,
+        le=3000,
+        description="How long sending a file or an archive may take; a pause in it, at most a minute.",
+    )
+    url_signing_key: SecretStr | None = Field(
+        None,
+        description="Secret of image URLs, 32 characters or more. None: made once and shared through Redis.",
+    )
+    image_url_ttl_s: int = Field(
+        3600, ge=1, le=604_800, description="How long a signed image URL stays valid."
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is not None and "://" not in value:
+            raise ValueError(
+                "give a URL with its scheme, such as file:///var/lib/sparke or https://images.example.org"
+            )
+        return None if value is None else value.rstrip("/")
+
+    @field_validator("url_signing_key")
+    @classmethod
+    def _check_signing_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("give 32 characters or more, such as the output of `openssl rand -base64 32`")
+        return value

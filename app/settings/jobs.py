@@ -1,0 +1,33 @@
+"""Bounds of the queue, and how long jobs are kept."""
+
+from pydantic import BaseModel, Field
+
+
+class Jobs(BaseModel):
+    """Jobs."""
+
+    max_waiting_jobs_per_tenant: int = Field(
+        1000, ge=1, description="Jobs of one tenant that may wait for one model."
+    )
+    max_open_jobs: int = Field(10_000, ge=1, description="Unfinished jobs of all tenants for one model.")
+    max_released_jobs_per_tenant: int = Field(
+        8,
+        ge=1,
+        le=1000,
+        description="Jobs of one tenant that may stand in a model's stream or run at a time.",
+    )
+    no_worker_grace_s: float = Field(
+        10.0, ge=0, description="How long a request waits for a worker to appear that serves its model."
+    )
+    job_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a finished job can be read.")
+    idempotency_ttl_s: int = Field(
+        86_400,
+        ge=60,
+        description="How long an Idempotency-Key stands for its first request; at most job_ttl_s.",
+    )
+    max_followers_per_tenant: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Streams of jobs' events that one tenant may follow at one API process at a time.",
+    )

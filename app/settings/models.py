@@ -1,0 +1,44 @@
+"""What a worker serves, on which device, in batches of which size."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, field_validator
+from pydantic_settings import NoDecode
+
+from app.domain.ids import ModelId, parse_model_id
+from app.errors import InvalidId
+
+
+class Models(BaseModel):
+    """Models and the device."""
+
+    models_file: Path | None = Field(None, description="Catalogue of models. None: the packaged demo model.")
+    models: Annotated[tuple[ModelId, ...], NoDecode] = Field(
+        (), description="Models this worker serves, separated by commas. Empty: all of the catalogue."
+    )
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N."
+    )
+    torch_threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads of a worker's torch. None: torch's own choice."
+    )
+    max_batch_images: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="Most images in one device batch; a worker that runs out of memory learns to take fewer.",
+    )
+    batch_window_ms: int = Field(20, ge=0, le=1000, description="How long the batcher waits for company.")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not isinstance(value, tuple | list):
+            return value
+        try:
+            return tuple(parse_model_id(str(part)) for part in value)
+        except InvalidId as error:
+            raise ValueError(error.message) from error

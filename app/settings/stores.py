@@ -1,0 +1,71 @@
+"""Where state lives: Redis, the object store, the data directory."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+
+class Stores(BaseModel):
+    """Where state lives."""
+
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the embedded Redis and of images and files kept locally."
+    )
+    redis_url: str | None = Field(
+        None,
+        description="redis://, rediss:// or unix:// URL of a shared Redis 6.2 or newer. None: `serve` embeds one.",
+    )
+    redis_timeout_s: float = Field(10.0, gt=0, le=120, description="How long one Redis command may take.")
+    redis_replicas: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Replicas of a shared Redis that must have what is acknowledged, else the answer is 503"
+        " `not_replicated`. See docs/replicas.md.",
+    )
+    redis_replicas_timeout_s: float = Field(
+        1.0, gt=0, le=60, description="How long they are waited for; less than redis_timeout_s."
+    )
+    image_url: str | None = Field(
+        None,
+        description="Object store of images and files, this service's alone: file:///path, s3://bucket/prefix, …"
+        " None: `images` and `files` in data_dir.",
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("give a URL that begins with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("image_url")
+    @classmethod
+    def _check_image_url(cls, value: str | None) -> str | None:
+        if value is not None and "://" not in value:
+            raise ValueError(
+                "give a URL with its scheme, such as file:///var/lib/sparke or https://images.example.org"
+            )
+        return None if value is None else value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> Self:
+        if self.redis_replicas and self.redis_url is None:
+            raise ValueError("redis_replicas is for a shared Redis: give redis_url, or leave it 0")
+        if self.redis_replicas and self.redis_replicas_timeout_s >= self.redis_timeout_s:
+            raise ValueError(
+                "redis_replicas_timeout_s must be less than redis_timeout_s, after which no answer of Redis is read;"
+                f" got {self.redis_replicas_timeout_s} and {self.redis_timeout_s}"
+            )
+        return self
+
+    @property
+    def image_store_url(self) -> str:
+        """Where images lie: `image_url`, or the folder `images` of the data directory."""
+        return self.image_url or (self.data_dir.absolute() / "images").as_uri()
+
+    @property
+    def file_store_url(self) -> str:
+        """Where files lie: `image_url`, or the folder `files` of the data directory."""
+        return self.image_url or (self.data_dir.absolute() / "files").as_uri()
