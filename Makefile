@@ -68,6 +68,7 @@ lint: $(STAMP) ## Lint, formatting, types and architecture
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/hadolint docker/*.Dockerfile
 
 .PHONY: secrets
 secrets: $(STAMP) ## Look for secrets in the working tree; asks nobody

@@ -26,11 +26,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/sparke/bin/python -m pip install --constraint constraints.txt ".[${EXTRA}]"
 
 FROM ${PYTHON_IMAGE}
-# The same user as in the API's image: they share the volume of images.
+# The same user as in the API's image: they share the volume of images. A container without volumes works in these folders.
 RUN groupadd --gid 10001 sparke \
     && useradd --uid 10001 --gid sparke --no-create-home --home-dir /tmp --shell /usr/sbin/nologin sparke \
     && install --directory --owner=sparke --group=sparke \
-        /var/lib/sparke /var/lib/sparke/images /var/lib/sparke/hub
+        /var/lib/sparke /var/lib/sparke/images /var/lib/sparke/hub /var/lib/sparke/snapshots
 COPY docker/check_health.py /opt/check_health.py
 COPY --from=build /opt/sparke /opt/sparke
 ENV PATH=/opt/sparke/bin:$PATH \
@@ -41,6 +41,7 @@ ENV PATH=/opt/sparke/bin:$PATH \
     NVIDIA_VISIBLE_DEVICES=all \
     SPARKE_DATA_DIR=/var/lib/sparke \
     SPARKE_LOG_FORMAT=json \
+    SPARKE_MEMORY_SNAPSHOTS_DIR=/var/lib/sparke/snapshots \
     SPARKE_WORKER_METRICS_HOST=0.0.0.0 \
     SPARKE_WORKER_METRICS_PORT=9464
 USER 10001:10001

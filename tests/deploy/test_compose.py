@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -54,11 +56,11 @@ def _parse(words):
 def test_the_services_of_the_project_run_commands_of_the_project(compose, dockerfiles):
     """`api` and `worker` are built from our Dockerfiles, whose entry point takes the command that compose gives."""
     built = {name: service for name, service in compose["services"].items() if "build" in service}
-    assert set(built) == {"api", "worker"}
+    assert set(built) == {"api", "worker", "worker-gpu"}
     for name, service in built.items():
         instructions = dockerfiles[service["build"]["dockerfile"]]
         assert [one.rest for one in instructions if one.word == "ENTRYPOINT"] == ['["sparke"]']
-        assert _parse(service["command"])[0] == name
+        assert _parse(service["command"])[0] == name.removesuffix("-gpu")
     with pytest.raises(Exception, match="No such option"):
         _parse(["api", "--no-such-option"])
 
@@ -147,7 +149,7 @@ def test_a_worker_has_time_to_finish_its_batch(compose):
 
 def test_our_containers_have_no_rights_that_they_do_not_need(compose):
     """Read-only root, no capabilities, no new ones."""
-    for name in ("api", "worker"):
+    for name in ("api", "worker", "worker-gpu"):
         service = compose["services"][name]
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -163,16 +165,47 @@ def test_foreign_images_are_pinned(compose):
     assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in foreign)
 
 
-def test_the_gpu_file_changes_the_worker_alone(compose, root):
-    """It names a service that exists, an extra that exists, and a device that is a valid setting."""
-    overlay = yaml.safe_load((root / "docker/compose.gpu.yml").read_text())
-    assert set(overlay) == {"services"}
-    assert set(overlay["services"]) == {"worker"}
-    worker = overlay["services"]["worker"]
+def test_a_profile_chooses_the_workers_device(compose, root):
+    """One worker a profile, alike but for the extra that its image has, and the device: each extra exists, each is valid."""
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert worker["build"]["args"]["EXTRA"] == "gpu"
-    assert "gpu" in extras
-    assert worker["image"] != compose["services"]["worker"]["image"]
-    assert _settings(worker["environment"]).device == "cuda"
-    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    on_cpu, on_gpu = compose["services"]["worker"], compose["services"]["worker-gpu"]
+    assert {name for name, service in compose["services"].items() if "profiles" in service} == {
+        "worker",
+        "worker-gpu",
+    }
+    for worker, profile, device in ((on_cpu, "cpu", "cpu"), (on_gpu, "gpu", "cuda")):
+        assert worker["profiles"] == [profile]
+        assert worker["build"]["args"]["EXTRA"] == profile in extras
+        assert worker["image"] == f"sparke-worker:{profile}"
+        assert _settings(worker["environment"]).device == device
+    differing = {name for name in on_gpu if on_gpu[name] != on_cpu.get(name)}
+    assert differing == {"profiles", "image", "build", "environment", "networks", "deploy"}
+    assert on_gpu["networks"]["inside"]["aliases"] == ["worker"]  # the name that Prometheus looks up
+    (device,) = on_gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
+
+
+def test_folders_of_a_worker_are_volumes_of_its_user(compose, dockerfiles):
+    """What a worker keeps outlives its container; the image made each folder for its user, and volumes inherit that."""
+    made = " ".join(one.rest for one in dockerfiles["docker/worker.Dockerfile"] if one.word == "RUN")
+    mounted = [mount.split(":")[1] for mount in compose["services"]["worker"]["volumes"]]
+    folders = [place for place in mounted if place.startswith("/var/lib/sparke/")]
+    assert len(folders) == 3
+    assert all(f" {place}" in made for place in folders)
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="apt-get install docker-compose brings it")
+def test_compose_itself_takes_the_file(root, compose):
+    """Compose reads the file in its own way; releases before 2 know all of it but the name."""
+    text = re.sub(r"^name:.*$", "", (root / "docker-compose.yml").read_text(), flags=re.MULTILINE)
+    read = subprocess.run(
+        ["docker-compose", "--file", "-", "--project-directory", str(root), "config"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert read.returncode == 0, read.stderr
+    services = yaml.safe_load(read.stdout)["services"]
+    assert set(services) == set(compose["services"])
+    assert services["worker-gpu"]["command"] == ["worker"]
