@@ -97,7 +97,7 @@ class Metrics:
         )
         self.jobs_open = Gauge(
             "sparke_jobs_open",
-            "Unfinished jobs of all tenants, by model: the backlog.",
+            "Unfinished jobs and questions of all tenants, by model: the backlog.",
             ("model",),
             registry=registry,
         )

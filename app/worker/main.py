@@ -1,9 +1,9 @@
 """The worker's main: opens what it works with, loads its models, works, and closes in reverse order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 import torch
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from app.catalogue import load_catalogue
@@ -54,6 +54,7 @@ from app.worker.models import (
     load_spec,
 )
 from app.worker.patience import Patience
+from app.worker.port import WorkerHealth, worker_port
 from app.worker.question_loop import QuestionLoop, QuestionParts
 from app.worker.questions import QuestionRunner
 from app.worker.reserving import Reserving
@@ -94,9 +95,9 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
     """Run one worker until `stop` is set: then finish the running batch, give back the rest, close everything."""
     specs = choose_models(load_catalogue(settings.models_file), settings.models)
     check_lora_files(specs)
-    metrics = Metrics(CollectorRegistry())
+    metrics, health = Metrics(CollectorRegistry()), WorkerHealth()
     async with AsyncExitStack() as stack:
-        stack.enter_context(_metrics_server(settings, metrics))
+        stack.enter_context(worker_port(settings, metrics.registry, health))
         desk = await _open_desk(stack, settings, stop, metrics)
         thread, worker_id = desk.thread, desk.worker_id
         log, models = _log.bind(worker_id=worker_id), tuple(spec.model_id for spec in specs)
@@ -125,7 +126,8 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         log.info("worker_ready", models=models)
         for model in models:
             metrics.worker_ready.labels(model).set(1)
-        draining = asyncio.create_task(_say_draining(stop, heartbeat))
+        health.phase = "ready"
+        draining = asyncio.create_task(_say_draining(stop, heartbeat, health))
         stack.callback(draining.cancel)
         guards = (beating, leasing, reclaiming, sweeping, tidying, forgetting, saving)
         working = run_together(loop.run(), questions.run())
@@ -288,9 +290,10 @@ async def _forget_deleted(desk: _Desk, memories: MemoryCache) -> None:
     await repeat(forget_once, "memories_not_dropped", interval_s=desk.settings.sweep_interval_s)
 
 
-async def _say_draining(stop: asyncio.Event, heartbeat: Heartbeat) -> None:
+async def _say_draining(stop: asyncio.Event, heartbeat: Heartbeat, health: WorkerHealth) -> None:
     await stop.wait()
     heartbeat.enter("draining")
+    health.phase = "draining"
 
 
 async def _until_stopped(
@@ -336,28 +339,6 @@ async def _close_engines(thread: DeviceThread, loaded: dict[ModelId, LoadedModel
 async def _close_device(thread: DeviceThread) -> None:
     if not await asyncio.to_thread(thread.close, _DEVICE_CLOSE_S):
         _log.warning("device_abandoned", after_s=_DEVICE_CLOSE_S)
-
-
-@contextmanager
-def _metrics_server(settings: Settings, metrics: Metrics) -> Iterator[None]:
-    """The worker's own /metrics, where the settings want it. A port in use is a warning: images matter more."""
-    port, host = settings.worker_metrics_port, settings.worker_metrics_host
-    if port is None:
-        yield
-        return
-    try:
-        server, thread = start_http_server(port, host, metrics.registry)
-    except OSError as error:
-        _log.warning("metrics_not_served", host=host, port=port, reason=str(error))
-        yield
-        return
-    _log.info("metrics_served", host=host, port=server.server_port)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @asynccontextmanager

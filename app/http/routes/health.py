@@ -1,8 +1,9 @@
 """For whoever runs the service: is it alive, is it ready, what does it count."""
 
 from collections import Counter
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -23,11 +24,20 @@ async def livez() -> LiveAnswer:
     return LiveAnswer()
 
 
-@router.get("/readyz", response_model=ReadyAnswer, responses=fails_with(503), openapi_extra=READY_DOCS)
-async def readyz(request: Request, deps: DepsOf) -> Response:
+Excluded = Annotated[
+    Literal["workers"] | None,
+    Query(
+        description="`workers`: only whether this replica can take requests; jobs wait until a worker comes."
+    ),
+]
+
+
+@router.get("/readyz", response_model=ReadyAnswer, responses=fails_with(400, 503), openapi_extra=READY_DOCS)
+async def readyz(request: Request, deps: DepsOf, exclude: Excluded = None) -> Response:
     """Redis answers, and at least one worker has its models loaded.
 
     Else 503 with the member `state`: `store_unavailable`, `no_worker`, or `loading` while the first worker gets ready.
+    Whatever sends requests to replicas asks with `exclude=workers`: a job must be accepted for a worker to be started.
     """
     try:
         workers = await deps.registry.list_workers()
@@ -35,7 +45,7 @@ async def readyz(request: Request, deps: DepsOf) -> Response:
         return service_problem(request, error, {"state": error.code})
     phases = Counter(worker.phase for worker in workers)
     counts = {phase: phases[phase] for phase in ("loading", "ready", "draining")}
-    if phases["ready"]:
+    if phases["ready"] or exclude == "workers":
         return JSONResponse({"status": "ok", "state": "ready", "workers": counts})
     state = "loading" if phases["loading"] else "no_worker"
     message = "a worker is loading its models" if phases["loading"] else "no worker is there to make images"
@@ -50,7 +60,8 @@ async def metrics(deps: DepsOf) -> Response:
             oldest_at_ms = await deps.jobs.oldest_open_at_ms(model)
             age_ms = 0 if oldest_at_ms is None else max(0, deps.now_ms() - oldest_at_ms)
             deps.metrics.jobs_oldest_seconds.labels(model).set(age_ms / 1000)
-            deps.metrics.jobs_open.labels(model).set(await deps.jobs.count_open(model))
+            num_open = [await deps.jobs.count_open(queue) for queue in queues_of([model])]
+            deps.metrics.jobs_open.labels(model).set(sum(num_open))
             num_letters = [await deps.jobs.count_dead_letters(queue) for queue in queues_of([model])]
             deps.metrics.dead_letters.labels(model).set(sum(num_letters))
     except StoreUnavailable:

@@ -56,7 +56,13 @@ def test_a_corrupt_record(serve_api: ServeApi, settings: Settings):
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/v1/models"), ("GET", "/readyz"), ("POST", "/v1/images/generations")]
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/readyz"),
+        ("GET", "/readyz?exclude=workers"),
+        ("POST", "/v1/images/generations"),
+    ],
 )
 def test_redis_away(tmp_path: Path, serve_api: ServeApi, settings: Settings, method: str, path: str):
     """503 with a time to wait, from whichever route; the process lives and still counts."""

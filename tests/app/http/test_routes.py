@@ -3,7 +3,9 @@
 import json
 import re
 import socket
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -51,6 +53,25 @@ def test_not_ready_without_a_worker(serve_api: ServeApi, settings: Settings):
     assert answer.headers["content-type"] == PROBLEM_JSON
     assert "retry-after" in answer.headers
     assert httpx.get(f"{url}/livez").json() == {"status": "ok"}
+    taking = httpx.get(f"{url}/readyz?exclude=workers")
+    assert (taking.status_code, taking.json()["workers"]["ready"]) == (200, 0)
+    assert httpx.get(f"{url}/readyz?exclude=redis").status_code == 400
+
+
+def test_the_backlog_counts_what_waits_for_a_first_worker(serve_api: ServeApi, settings: Settings):
+    """A job and a question that no worker is there for are both counted, so that one can be started for them."""
+    waiting = {"redis_url": f"{settings.redis_url}?db=7", "no_worker_grace_s": 600.0}
+    url = serve_api(settings.model_copy(update=waiting))
+    assert httpx.post(f"{url}/v1/jobs", json={"prompt": "a star"}).status_code == 202
+    assert 'sparke_jobs_open{model="toy"} 1.0' in httpx.get(f"{url}/metrics").text
+    with ThreadPoolExecutor() as pool:
+        assert httpx.post(f"{url}/v1/memories", json={"name": "new"}).status_code == 201
+        path = "/v1/memories/toy.new/preview"
+        asked = pool.submit(httpx.post, f"{url}{path}", json={"prompt": "a star"}, timeout=2)
+        until_s = time.monotonic() + 10
+        while 'sparke_jobs_open{model="toy"} 2.0' not in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < until_s
+        assert isinstance(asked.exception(), httpx.ReadTimeout)
 
 
 def test_metrics_name_routes_and_no_paths(http: httpx.Client):

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from app.settings import load_settings
 from app.tenants.registry import TenantRegistry
 from app.worker.main import work
 from app.worker.models import load_spec
+from app.worker.port import WorkerHealth
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
 
@@ -384,6 +386,56 @@ async def test_metrics_are_served_and_a_port_in_use_is_no_death(settings, make_j
             while len(await client[2].list_workers()) < 2:
                 assert not task.done()
                 await asyncio.sleep(0.05)
+
+
+def _get(port, path):
+    """The status and the body of an answer of the worker's own port, as a probe has it."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def test_a_probe_sees_a_worker_load_get_ready_and_drain(settings, make_job):
+    """It lives all the time; it is ready from when its models are loaded until it is told to stop."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    loading, loaded, engine = threading.Event(), threading.Event(), SlowEngine()
+
+    def load(_spec):
+        loading.set()
+        assert loaded.wait(20)
+        return engine
+
+    async def see(path):
+        return await asyncio.to_thread(_get, port, path)
+
+    counted = settings.model_copy(update={"worker_metrics_port": port})
+    async with _client(settings.redis_url) as client, _working(counted, load) as (stop, _):
+        await asyncio.to_thread(loading.wait, 20)
+        assert await see("/livez") == (200, '{"status": "ok"}')
+        assert await see("/readyz") == (503, '{"status": "loading"}')
+        loaded.set()
+        await client[0].accept(_soon(make_job(1)))
+        await asyncio.to_thread(engine.began.wait, 20)
+        assert await see("/readyz") == (200, '{"status": "ok"}')
+        stop.set()
+        await asyncio.sleep(0.2)  # one turn is enough
+        assert await see("/readyz") == (503, '{"status": "draining"}')
+        assert (await see("/livez"))[0] == 200
+        assert (await see("/other"))[0] == 404
+        engine.go.set()
+
+
+async def test_a_worker_whose_loop_is_stuck_does_not_live():
+    """The loop is asked, not the thread that answers."""
+    health = WorkerHealth()
+    assert await asyncio.to_thread(health.is_alive, 5)
+    stuck = asyncio.get_running_loop().run_in_executor(None, health.is_alive, 0.1)
+    time.sleep(0.5)  # noqa: ASYNC251 - what is tried
+    assert not await stuck
 
 
 async def _spawn(settings, *, source="builtin:toy"):
