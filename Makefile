@@ -84,10 +84,11 @@ fix: $(STAMP) ## Format and fix what can be fixed
 	@$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(STAMP) ## Write docs/configuration.md, pipelines.md and schedulers.md from what they describe
+docs: $(STAMP) ## Write configuration.md, pipelines.md and schedulers.md in docs, and the cluster's rules, from what they describe
 	@$(BIN)/python docs/write_configuration.py
 	@$(BIN)/python docs/write_pipelines.py
 	@$(BIN)/python docs/write_schedulers.py
+	@$(BIN)/python deploy/kubernetes/write_rules.py
 
 .PHONY: bench
 bench: $(STAMP) ## The main claim on the demo model, in short: some minutes on two cores
