@@ -54,9 +54,19 @@ test-http: $(STAMP) ## The part that is the HTTP interface's
 test-service: $(STAMP) ## The rest: workers, Redis, commands, whole services
 	@$(BIN)/python -m pytest tests $(ENGINE_TESTS:%=--ignore=%) $(HTTP_TESTS:%=--ignore=%)
 
+SLOW := -m "slow and not gpu" --timeout 1800
+
 .PHONY: test-slow
-test-slow: $(STAMP) ## The tests marked slow
-	@$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800
+test-slow: $(STAMP) ## The tests marked slow: their parts side by side
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=line test-slow-e2e test-slow-rest
+
+.PHONY: test-slow-e2e
+test-slow-e2e: $(STAMP) ## The part of them that is of whole services
+	@$(BIN)/python -m pytest tests/e2e tests/deploy $(SLOW)
+
+.PHONY: test-slow-rest
+test-slow-rest: $(STAMP) ## The rest: training, benchmarks, chaos, the wheel
+	@$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/deploy $(SLOW)
 
 .PHONY: test-gpu
 test-gpu: $(STAMP) ## The tests that need a CUDA device

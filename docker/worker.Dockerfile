@@ -47,8 +47,8 @@ ENV PATH=/opt/sparke/bin:$PATH \
 USER 10001:10001
 WORKDIR /var/lib/sparke
 EXPOSE 9464
-# Healthy once a model is loaded: a download of the model takes its time.
+# Healthy once the models are loaded: a download takes its time.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
-    CMD ["python", "/opt/check_health.py", "http://127.0.0.1:{SPARKE_WORKER_METRICS_PORT}/metrics", "sparke_worker_ready{"]
+    CMD ["python", "/opt/check_health.py", "http://127.0.0.1:{SPARKE_WORKER_METRICS_PORT}/readyz"]
 ENTRYPOINT ["sparke"]
 CMD ["worker"]

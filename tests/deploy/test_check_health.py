@@ -10,9 +10,9 @@ import pytest
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200 if self.path == "/metrics" else 503)
+        self.send_response(200 if self.path == "/readyz" else 503)
         self.end_headers()
-        self.wfile.write(b'# HELP sparke_worker_ready 1 while\nsparke_worker_ready{model="toy"} 1.0\n')
+        self.wfile.write(b'{"status": "loading"}')
 
     def log_message(self, *_args):
         """Say nothing."""
@@ -20,7 +20,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port():
-    """The port of a process that answers at /metrics and is unwell everywhere else."""
+    """The port of a process that answers at /readyz and is unwell everywhere else."""
     with HTTPServer(("127.0.0.1", 0), _Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -41,22 +41,20 @@ def _check(root, port, *arguments):
 
 
 def test_a_healthy_answer_ends_with_0(root, port):
-    """The address's port comes from the settings, and the text is in the answer."""
-    url = "http://127.0.0.1:{SPARKE_PORT}/metrics"
-    assert _check(root, port, url).returncode == 0
-    assert _check(root, port, url, "sparke_worker_ready{").returncode == 0
+    """The address's port comes from the settings."""
+    assert _check(root, port, "http://127.0.0.1:{SPARKE_PORT}/readyz").returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("address", "reason"),
     [
-        (("http://127.0.0.1:{SPARKE_PORT}/readyz",), "503"),
-        (("http://127.0.0.1:{SPARKE_PORT}/metrics", 'model="sdxl"'), "lacks"),
-        (("http://127.0.0.1:1/livez",), "refused"),
+        ("http://127.0.0.1:{SPARKE_PORT}/livez", '503: Service Unavailable: {"status": "loading"}'),
+        ("http://127.0.0.1:1/livez", "refused"),
+        ("no address", "unknown url type"),
     ],
 )
-def test_an_unhealthy_one_ends_with_1_and_the_reason(root, port, arguments, reason):
-    """A status of an error, a missing text, and nobody there are each told apart."""
-    checked = _check(root, port, *arguments)
+def test_an_unhealthy_one_ends_with_1_and_the_reason(root, port, address, reason):
+    """An error's status with what it says, and nobody there, are told apart."""
+    checked = _check(root, port, address)
     assert checked.returncode == 1
     assert reason in checked.stderr

@@ -113,7 +113,12 @@ def test_redis_keeps_what_it_acknowledged_and_is_reached_from_inside_only(compos
     words = redis["command"]
     assert words[0] == "redis-server"
     options = dict(zip(words[1::2], words[2::2], strict=True))
-    assert options == {"--appendonly": "yes", "--appendfsync": "always", "--maxmemory-policy": "noeviction"}
+    assert options == {
+        "--appendonly": "yes",
+        "--appendfsync": "always",
+        "--maxmemory-policy": "noeviction",
+        "--stream-node-max-entries": "1",
+    }
     assert redis["volumes"] == ["redis:/data"]
     assert "ports" not in redis
     assert all(compose["networks"][name]["internal"] for name in redis["networks"])
