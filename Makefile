@@ -94,8 +94,9 @@ fix: $(STAMP) ## Format and fix what can be fixed
 	@$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(STAMP) ## Write configuration.md, pipelines.md and schedulers.md in docs, and the cluster's rules, from what they describe
+docs: $(STAMP) ## Write configuration.md, metrics.md, pipelines.md and schedulers.md in docs, and the cluster's rules, from what they describe
 	@$(BIN)/python docs/write_configuration.py
+	@$(BIN)/python docs/write_metrics.py
 	@$(BIN)/python docs/write_pipelines.py
 	@$(BIN)/python docs/write_schedulers.py
 	@$(BIN)/python deploy/kubernetes/write_rules.py

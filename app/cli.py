@@ -76,6 +76,8 @@ def worker(
         if parent_pid is not None and settings.memory_snapshots_dir is None:
             kept = {"memory_snapshots_dir": settings.data_dir / "snapshots"}
             connected = connected.model_copy(update=kept)
+        if parent_pid is not None and settings.worker_metrics_port is None:
+            connected = connected.model_copy(update={"worker_metrics_port": 0})
         let_threads_sleep()
         from app.worker.main import run_worker  # noqa: PLC0415 - loads torch, which no other command needs
 

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from app.http.deps import Deps
 from app.http.errors import install_error_handlers
@@ -88,4 +89,11 @@ def create_app(deps: Deps) -> FastAPI:
     )
     for routes in (health, docs, *user_routes, admin, audit):
         app.include_router(routes.router)
+    deps.metrics.begin_routes(_templates(app))
     return app
+
+
+def _templates(app: FastAPI) -> list[tuple[str, str]]:
+    """Each route's template with each of its methods."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    return [(route.path, method) for route in routes for method in sorted(route.methods or ())]

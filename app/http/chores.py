@@ -13,6 +13,7 @@ from app.batches.driver import BatchDriver
 from app.erasure.eraser import TenantEraser
 from app.errors import ServiceError
 from app.jobs.keys import FINISHED_CHANNEL
+from app.memory.counting import EntryCounter
 from app.redis.cancelling import end_task
 from app.redis.listener import Listener
 from app.telemetry.metrics import Metrics
@@ -93,6 +94,27 @@ async def _erase_for_ever(eraser: TenantEraser, pause_s: float) -> None:
         except Exception:  # noqa: BLE001 - this must not be the last look
             _log.exception("erasure_failed")
         await asyncio.sleep(pause_s)
+
+
+@asynccontextmanager
+async def counting_entries(counter: EntryCounter) -> AsyncIterator[None]:
+    """Counts the entries of all memories on a timer for as long as the context lasts."""
+    task = asyncio.create_task(_count_for_ever(counter), name="entry-count")
+    try:
+        yield
+    finally:
+        await end_task(task)
+
+
+async def _count_for_ever(counter: EntryCounter) -> None:
+    while True:
+        try:
+            await counter.count()
+        except ServiceError as error:
+            _log.warning("memory_entries_not_counted", error=error.message)
+        except Exception:  # noqa: BLE001 - this must not be the last count
+            _log.exception("memory_entries_not_counted")
+        await asyncio.sleep(counter.INTERVAL_S)
 
 
 @asynccontextmanager

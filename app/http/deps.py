@@ -25,6 +25,7 @@ from app.jobs.running import RunningJobs
 from app.jobs.store import JobStore
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry
+from app.memory.counting import EntryCounter
 from app.memory.exporting import MemoryExporter
 from app.memory.forgetting import MemoryForgetter
 from app.memory.forking import MemoryForker
@@ -38,6 +39,7 @@ from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.tenants.desk import TenantDesk
 from app.tenants.keys import KeyStore
+from app.tenants.registry import TenantRegistry
 from app.webhooks.store import WebhookStore
 from app.webhooks.targets import Targets
 
@@ -55,6 +57,7 @@ class MemoryDeps:
     exporter: MemoryExporter
     importer: MemoryImporter
     remains: RemainsCleaner
+    counter: EntryCounter
     running: RunningJobs
 
     @classmethod
@@ -88,6 +91,7 @@ class MemoryDeps:
             ),
             importer=MemoryImporter(redis, ImportLimits.of(settings), clock_ms=clock_ms, replicas=replicas),
             remains=RemainsCleaner(redis, images, clock_ms=clock_ms),
+            counter=EntryCounter(redis, TenantRegistry(redis, clock_ms=clock_ms)),
             running=RunningJobs(redis),
         )
 

@@ -6,10 +6,10 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, ProcessCollector
 from redis.asyncio import Redis
 
 from app.audit.log import AuditLimits, AuditLog
@@ -32,6 +32,7 @@ from app.http.auth import is_loopback
 from app.http.background import Background
 from app.http.batch_lines import WireForms
 from app.http.chores import (
+    counting_entries,
     delivering_webhooks,
     driving_batches,
     erasing,
@@ -113,7 +114,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         accepting = _Accepting(redis, settings, catalogue, desk, files)
         jobs = _job_store(accepting, replicas=replicas)
         waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
-        metrics = _open_metrics()
+        metrics = _open_metrics(catalogue)
         images = ImageStore.open(settings.image_store_url)
         resolver = stack.enter_context(closing(SystemResolver()))
         deps = Deps(
@@ -176,6 +177,7 @@ async def _start_chores(stack: AsyncExitStack, deps: Deps, redis: Redis) -> None
     for sweeper in (files, InputSweeper(redis, inputs, clock_ms=deps.now_ms)):
         await stack.enter_async_context(sweeping_files(sweeper, deps.metrics))
     await stack.enter_async_context(removing_remains(deps.memories.remains, deps.metrics))
+    await stack.enter_async_context(counting_entries(deps.memories.counter))
     await stack.enter_async_context(metering(deps.desk.meter))
     await stack.enter_async_context(erasing(_make_eraser(deps, redis, inputs)))
     await stack.enter_async_context(driving_batches(_make_driver(deps, redis, inputs)))
@@ -234,10 +236,11 @@ def _make_driver(deps: Deps, redis: Redis, inputs: BatchInputs) -> BatchDriver:
     return BatchDriver(deps.batches, stores, limits, deps.metrics, clock_ms=deps.now_ms)
 
 
-def _open_metrics() -> Metrics:
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    return Metrics(registry)
+def _open_metrics(catalogue: Catalogue) -> Metrics:
+    metrics = Metrics.of_process("api")
+    metrics.begin(tuple(catalogue))
+    metrics.build_info.labels(version("sparke"), "api", "", "", "").set(1)
+    return metrics
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import Job, JobRecord, JobState
@@ -184,6 +185,15 @@ class JobStore:
     async def count_open(self, model: ModelId) -> int:
         """The number of a model's unfinished jobs."""
         return int(await self._redis.zcard(keys.open_key(model)))
+
+    @redis_errors
+    async def count_held(self, model: ModelId) -> int:
+        """How many of them workers hold, or held when they fell silent."""
+        try:
+            groups: Any = await self._redis.xinfo_groups(keys.stream_key(model))
+        except ResponseError:  # no such stream yet
+            return 0
+        return sum(int(group["pending"]) for group in groups)
 
     @redis_errors
     async def oldest_open_at_ms(self, model: ModelId) -> int | None:

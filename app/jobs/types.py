@@ -189,10 +189,14 @@ WorkerPhase = Literal["loading", "ready", "draining"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a live worker says of itself, once it is ready also how its models can edit. A draining one takes no more jobs."""
+    """What a live worker says of itself, once it is ready also how its models can edit. A draining one takes no more jobs.
+
+    `metrics_url` is where its metrics are served, if they are.
+    """
 
     worker_id: WorkerId
     phase: WorkerPhase
     models: tuple[ModelId, ...]
     started_at_ms: int
     edits: Mapping[ModelId, frozenset[EditKind]] = field(default_factory=dict)
+    metrics_url: str | None = None

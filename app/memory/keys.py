@@ -18,6 +18,8 @@ DATA_FORMAT_KEY = "sparke:data-format"
 """The number of the form that stored entries have, written at the first start. Lives for ever."""
 MIGRATED_KEY = "sparke:data-migrated:2"
 """Set of the logs that a migration to this format has done. Lives until the migration is done."""
+COUNTED_KEY = "sparke:memory-entries"  # entries by latent space as counted last, in JSON. Lives for ever
+COUNT_LEASE_KEY = "sparke:memory-count"  # held while somebody counts them, and until the next count is due
 REMAINS_SWEEP_KEY = "sparke:remains-sweep"  # held by whoever sweeps now; lives one interval
 
 

@@ -80,6 +80,10 @@ class TenantRegistry:
         tenants = tuple(TenantId(tenant_id.decode()) for tenant_id in found)
         return TenantPage(tenants[:limit], len(tenants) > limit)
 
+    async def list_ids(self, limit: int, after: TenantId | None) -> tuple[TenantId, ...]:
+        """The names alone of at most `limit` tenants after `after`."""
+        return (await self.list_tenants(limit, after)).tenants
+
     @redis_errors
     async def ask_deletion(self, tenant_id: TenantId) -> Deletion:
         """Has a tenant deleted; asked again, it is the same deletion. Its keys are the caller's to remove, and at once."""

@@ -48,7 +48,7 @@ class JobEnder:
             log.error("failure_not_written", reason=error.message)  # noqa: TRY400 - no fault of the code
             return
         if state in (JobState.FAILED, JobState.EXPIRED):
-            self.metrics.job_failures.labels(reserved.job.model, failure.code).inc()
+            self.metrics.count_failure(reserved.job.model, failure.code)
         self.count(reserved, state)
 
     async def let_go(self, reserved: ReservedJob, standing: Standing) -> None:

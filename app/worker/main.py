@@ -11,7 +11,6 @@ from typing import Any
 
 import structlog
 import torch
-from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from app.catalogue import load_catalogue
@@ -40,6 +39,7 @@ from app.worker.batcher import Batcher
 from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
 from app.worker.encoding import PictureRunner, RunnerByKind
+from app.worker.exposition import begin_metrics, set_ready
 from app.worker.heartbeat import Heartbeat, quietly, repeat
 from app.worker.loop import LoopParts, WorkerLoop
 from app.worker.memories import Memories
@@ -95,13 +95,14 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
     """Run one worker until `stop` is set: then finish the running batch, give back the rest, close everything."""
     specs = choose_models(load_catalogue(settings.models_file), settings.models)
     check_lora_files(specs)
-    metrics, health = Metrics(CollectorRegistry()), WorkerHealth()
+    metrics, health = Metrics.of_process("worker"), WorkerHealth()
+    begin_metrics(metrics, [spec.model_id for spec in specs], choose_device(settings.device))
     async with AsyncExitStack() as stack:
-        stack.enter_context(worker_port(settings, metrics.registry, health))
+        metrics_url = stack.enter_context(worker_port(settings, metrics.registry, health))
         desk = await _open_desk(stack, settings, stop, metrics)
         thread, worker_id = desk.thread, desk.worker_id
         log, models = _log.bind(worker_id=worker_id), tuple(spec.model_id for spec in specs)
-        info = WorkerInfo(worker_id, "loading", models, started_at_ms=now_ms())
+        info = WorkerInfo(worker_id, "loading", models, started_at_ms=now_ms(), metrics_url=metrics_url)
         heartbeat = Heartbeat(desk.registry, info, interval_s=settings.heartbeat_interval_s)
         await desk.patience.call(heartbeat.beat)
         stack.push_async_callback(quietly, lambda: desk.registry.remove(worker_id), "worker_not_removed")
@@ -124,10 +125,10 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         forgetting = await stack.enter_async_context(_background(_forget_deleted(desk, memories.copies)))
         heartbeat.enter("ready", edits={model: found.engine.edits for model, found in loaded.items()})
         log.info("worker_ready", models=models)
-        for model in models:
-            metrics.worker_ready.labels(model).set(1)
+        set_ready(metrics, models, 1)
         health.phase = "ready"
-        draining = asyncio.create_task(_say_draining(stop, heartbeat, health))
+        leave = partial(_leave, metrics, models, health)
+        draining = asyncio.create_task(_say_draining(stop, heartbeat, leave))
         stack.callback(draining.cancel)
         guards = (beating, leasing, reclaiming, sweeping, tidying, forgetting, saving)
         working = run_together(loop.run(), questions.run())
@@ -290,9 +291,14 @@ async def _forget_deleted(desk: _Desk, memories: MemoryCache) -> None:
     await repeat(forget_once, "memories_not_dropped", interval_s=desk.settings.sweep_interval_s)
 
 
-async def _say_draining(stop: asyncio.Event, heartbeat: Heartbeat, health: WorkerHealth) -> None:
+async def _say_draining(stop: asyncio.Event, heartbeat: Heartbeat, leave: Callable[[], None]) -> None:
     await stop.wait()
     heartbeat.enter("draining")
+    leave()
+
+
+def _leave(metrics: Metrics, models: tuple[ModelId, ...], health: WorkerHealth) -> None:
+    set_ready(metrics, models, 0)
     health.phase = "draining"
 
 

@@ -43,23 +43,28 @@ class WorkerHealth:
 
 
 @contextmanager
-def worker_port(settings: Settings, registry: CollectorRegistry, health: WorkerHealth) -> Iterator[None]:
-    """Serves as long as the context lasts, where the settings want it. A port in use is a warning: images matter more."""
+def worker_port(
+    settings: Settings, registry: CollectorRegistry, health: WorkerHealth
+) -> Iterator[str | None]:
+    """Serves as long as the context lasts, where the settings want it, and tells the URL of `/metrics`.
+
+    A port in use is a warning: images matter more.
+    """
     port, host = settings.worker_metrics_port, settings.worker_metrics_host
     if port is None:
-        yield
+        yield None
         return
     try:
         server = _listen(host, port, registry, health)
     except OSError as error:
         _log.warning("metrics_not_served", host=host, port=port, reason=str(error))
-        yield
+        yield None
         return
     _log.info("metrics_served", host=host, port=server.server_port)
     thread = threading.Thread(target=server.serve_forever, name="port", daemon=True)
     thread.start()
     try:
-        yield
+        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
     finally:
         server.shutdown()
         server.server_close()

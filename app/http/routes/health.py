@@ -2,6 +2,7 @@
 
 from collections import Counter
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -9,11 +10,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.errors import NoWorker, ServiceError, StoreUnavailable
 from app.http.answers import LiveAnswer, ReadyAnswer
+from app.http.auth import is_loopback
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
 from app.http.errors import service_problem
 from app.http.openapi import METRICS_DOCS, READY_DOCS
-from app.jobs.place import queues_of
+from app.http.store_gauges import StoreGauges
+from app.jobs.types import WorkerInfo
 
 router = APIRouter(tags=["health"])
 
@@ -54,18 +57,25 @@ async def readyz(request: Request, deps: DepsOf, exclude: Excluded = None) -> Re
 
 @router.get("/metrics", response_class=Response, openapi_extra=METRICS_DOCS)
 async def metrics(deps: DepsOf) -> Response:
-    """Counts and times of this process in the Prometheus text format, and by model the backlog and the dead letters."""
+    """Counts and times of this process in the Prometheus text format; of the queue and the memories what Redis has.
+
+    Comments tell where workers of this machine serve theirs.
+    """
+    of_store = StoreGauges(deps)
     try:
-        for model in deps.catalogue:
-            oldest_at_ms = await deps.jobs.oldest_open_at_ms(model)
-            age_ms = 0 if oldest_at_ms is None else max(0, deps.now_ms() - oldest_at_ms)
-            deps.metrics.jobs_oldest_seconds.labels(model).set(age_ms / 1000)
-            num_open = [await deps.jobs.count_open(queue) for queue in queues_of([model])]
-            deps.metrics.jobs_open.labels(model).set(sum(num_open))
-            num_letters = [await deps.jobs.count_dead_letters(queue) for queue in queues_of([model])]
-            deps.metrics.dead_letters.labels(model).set(sum(num_letters))
+        await of_store.read()
+        workers = await deps.registry.list_workers()
     except StoreUnavailable:
         deps.metrics.store_errors.labels("redis").inc()
-        for gauge in (deps.metrics.jobs_oldest_seconds, deps.metrics.jobs_open, deps.metrics.dead_letters):
-            gauge.clear()  # no number is better than an old one
-    return Response(generate_latest(deps.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        of_store.clear()
+        workers = []
+    text = b"".join(_comment(worker) for worker in workers) + generate_latest(deps.metrics.registry)
+    return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _comment(worker: WorkerInfo) -> bytes:
+    """Where a worker on a loopback address serves its metrics. Others are found as the API itself is."""
+    url = worker.metrics_url
+    if url is None or not is_loopback(urlsplit(url).hostname or ""):
+        return b""
+    return f"# worker {worker.worker_id}: {url}\n".encode()

@@ -8,21 +8,79 @@ from prometheus_client import CollectorRegistry, generate_latest
 import app
 from app.telemetry.metrics import Metrics
 
-_LABELS = {"model", "state", "reason", "route", "method", "status", "store", "direction", "outcome", "kind"}
+_COUNTED_IN = re.compile(r"_(ms|time|latency|mb|kb|minutes|percent|count|sum|bucket|total)$")
 
 
 def test_names_units_and_help_are_in_order():
-    """All begin with sparke_, have a sentence of help; times are in seconds, and no label can grow with use."""
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    families = list(registry.collect())
-    assert len(families) >= 20
+    """All begin with sparke_, say in a sentence what they are, and are in base units, which their names end in."""
+    families = list(Metrics().registry.collect())
+    assert len(families) >= 60
     for family in families:
         assert family.name.startswith("sparke_")
         assert family.documentation.endswith(".")
-        assert not family.name.endswith(("_ms", "_time", "_latency"))
-    for metric in vars(metrics).values():
-        assert set(getattr(metric, "_labelnames", ())) <= _LABELS
+        assert not _COUNTED_IN.search(family.name)
+        assert ("seconds" in family.name or "bytes" in family.name) == family.name.endswith(
+            ("_seconds", "_bytes")
+        ), family.name
+
+
+def test_every_declaration_is_whole():
+    """Each says which process tells it, what to compare it with unless it is plain, and which values its labels have."""
+    for name, declared in Metrics.declared().items():
+        assert declared.name == f"sparke_{name}"
+        assert declared.process
+        assert declared.meaning.endswith(".")
+        assert not declared.compare or declared.compare.endswith("."), name
+        for label in declared.labels:
+            assert bool(label.values) != bool(label.about), (name, label.name)
+        assert not {label.name for label in declared.labels} & {
+            "tenant",
+            "tenant_id",
+            "job_id",
+            "prompt",
+            "path",
+        }
+
+
+def test_a_process_exposes_its_own_alone():
+    """An API process does not tell that it has made no images, nor a worker that it had no requests."""
+    api, worker = (Metrics(CollectorRegistry(), process) for process in ("api", "worker"))
+    of_api, of_worker = ({family.name for family in one.registry.collect()} for one in (api, worker))
+    assert "sparke_http_requests" in of_api - of_worker
+    assert "sparke_images" in of_worker - of_api
+    assert of_api & of_worker == {
+        "sparke_build_info",
+        "sparke_job_failures",
+        "sparke_jobs_finished",
+        "sparke_store_errors",
+    }
+    worker.http_requests.labels("/v1/models", "GET", "200").inc()  # counted, and told by nobody
+    assert b"http_requests" not in generate_latest(worker.registry)
+
+
+def test_known_series_are_there_from_the_start():
+    """A counter begins at 0 for each value of its labels that is known; a gauge whose 0 would be a lie does not."""
+    metrics = Metrics()
+    metrics.begin(["toy"])
+    metrics.begin_routes([("/v1/models", "GET")])
+    text = generate_latest(metrics.registry).decode()
+    assert 'sparke_commit_failures_total{model="toy",reason="fence_lost"} 0.0' in text
+    assert 'sparke_memory_cache_lookups_total{outcome="snapshot"} 0.0' in text
+    assert 'sparke_guidance_seconds_count{model="toy"} 0.0' in text
+    assert 'sparke_http_requests_total{method="GET",route="/v1/models",status="500"} 0.0' in text
+    assert "sparke_diversity_score{" not in text
+    assert "sparke_batch_cap_images{" not in text
+
+
+def test_an_unknown_failure_is_other():
+    """No code makes a series of its own unless it is declared."""
+    metrics = Metrics()
+    metrics.count_failure("toy", "out_of_memory")
+    metrics.count_failure("toy", "moon_phase")
+    text = generate_latest(metrics.registry).decode()
+    assert 'sparke_job_failures_total{model="toy",reason="out_of_memory"} 1.0' in text
+    assert 'sparke_job_failures_total{model="toy",reason="other"} 1.0' in text
+    assert "moon" not in text
 
 
 def test_every_metric_is_reported_somewhere():
@@ -31,8 +89,8 @@ def test_every_metric_is_reported_somewhere():
     source = "".join(path.read_text() for path in sorted(root.rglob("*.py")))
     never = [
         name
-        for name in vars(Metrics())
-        if name != "registry" and not re.search(rf"\b(?:metrics|_metrics|self)\.{name}\b(?! = )", source)
+        for name in Metrics.declared()
+        if not re.search(rf"\b(?:metrics|_metrics|self)\.{name}\b(?! = )", source)
     ]
     assert never == []
 
