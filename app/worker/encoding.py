@@ -17,6 +17,7 @@ from app.jobs.transitions import EXPIRED
 from app.jobs.types import Committed, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
+from app.worker.committing import Committer, Finished
 from app.worker.ending import JobEnder
 from app.worker.loop import Runner
 from app.worker.models import LoadedModel
@@ -45,6 +46,7 @@ class PictureRunner:
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
         self._ender = JobEnder(parts.jobs, parts.patience, parts.metrics, parts.clock_ms)
+        self._committer = Committer(parts.jobs, parts.patience, parts.metrics)
 
     async def run(self, batch: Sequence[ReservedJob]) -> None:
         """End every job of the batch. Raises nothing for a job's sake.
@@ -81,9 +83,7 @@ class PictureRunner:
     async def _commit(
         self, reserved: ReservedJob, result: EncodeResult, entries: Sequence[bytes], seen_version: int
     ) -> None:
-        committed = await self._parts.patience.call(
-            lambda: self._parts.jobs.commit(reserved, result, entries, seen_version=seen_version)
-        )
+        committed = await self._committer.commit(reserved, Finished(result, entries, seen_version))
         if isinstance(committed, Committed):
             self._ender.count(reserved, JobState.SUCCEEDED)
             num_written = 0 if committed.memory_version is None else len(entries)

@@ -38,6 +38,7 @@ from app.worker.batch_caps import BatchCaps
 from app.worker.batcher import Batcher
 from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
+from app.worker.diversity import DiversityMeter
 from app.worker.encoding import PictureRunner, RunnerByKind
 from app.worker.exposition import begin_metrics, set_ready
 from app.worker.heartbeat import Heartbeat, quietly, repeat
@@ -118,11 +119,16 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         memories = await asyncio.to_thread(Memories, desk.redis, settings, metrics)
         stack.push_async_callback(memories.close)
         saving = await stack.enter_async_context(_background(memories.keep_saving()))
-        loop, questions = _build_loops(stack, desk, _Means(loaded, images, queue, asked, memories.copies))
+        diversity = DiversityMeter(metrics)
+        means = _Means(loaded, images, queue, asked, memories.copies, diversity)
+        loop, questions = _build_loops(stack, desk, means)
         reclaiming = await stack.enter_async_context(_background(_reclaim(desk, models)))
         sweeping = await stack.enter_async_context(_background(_sweep(desk, models)))
         tidying = await stack.enter_async_context(_background(_sweep_images(desk, images)))
-        forgetting = await stack.enter_async_context(_background(_forget_deleted(desk, memories.copies)))
+        forgetting = await stack.enter_async_context(
+            _background(_forget_deleted(desk, memories.copies, diversity))
+        )
+        measuring = await stack.enter_async_context(_background(_measure(diversity)))
         heartbeat.enter("ready", edits={model: found.engine.edits for model, found in loaded.items()})
         log.info("worker_ready", models=models)
         set_ready(metrics, models, 1)
@@ -130,7 +136,7 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         leave = partial(_leave, metrics, models, health)
         draining = asyncio.create_task(_say_draining(stop, heartbeat, leave))
         stack.callback(draining.cancel)
-        guards = (beating, leasing, reclaiming, sweeping, tidying, forgetting, saving)
+        guards = (beating, leasing, reclaiming, sweeping, tidying, forgetting, saving, measuring)
         working = run_together(loop.run(), questions.run())
         await _until_stopped(working, stop, guards, patience_s=settings.drain_timeout_s)
         log.info("worker_stopped")
@@ -190,6 +196,7 @@ class _Means:
     queue: JobQueue
     asked: JobQueue
     memories: MemoryCache
+    diversity: DiversityMeter
 
 
 def _build_loops(stack: AsyncExitStack, desk: _Desk, means: _Means) -> tuple[WorkerLoop, QuestionLoop]:
@@ -209,6 +216,7 @@ def _build_loops(stack: AsyncExitStack, desk: _Desk, means: _Means) -> tuple[Wor
         encoders=encoders,
         patience=desk.patience,
         caps=CapKeeper(caps, metrics, now_ms),
+        diversity=means.diversity,
         clock_ms=now_ms,
         service_version=version("sparke"),
         metrics=metrics,
@@ -279,12 +287,18 @@ async def _sweep_images(desk: _Desk, images: ImageStore) -> None:
     await repeat(sweep_once, "image_sweep_failed", interval_s=min(old.interval_s, orphans.INTERVAL_S))
 
 
-async def _forget_deleted(desk: _Desk, memories: MemoryCache) -> None:
+async def _measure(diversity: DiversityMeter) -> None:
+    await repeat(diversity.measure, "diversity_not_measured", interval_s=diversity.INTERVAL_S)
+
+
+async def _forget_deleted(desk: _Desk, memories: MemoryCache, diversity: DiversityMeter) -> None:
     """Drops the copies of memories of tenants that are being deleted, which takes longer than some intervals."""
     registry = TenantRegistry(desk.redis, clock_ms=now_ms)
 
     async def forget_once() -> None:
-        num_dropped = memories.drop(await registry.deletions())
+        deleted = await registry.deletions()
+        diversity.drop(deleted)
+        num_dropped = memories.drop(deleted)
         if num_dropped:
             _log.info("memories_dropped", num_memories=num_dropped)
 

@@ -71,6 +71,7 @@ class _Slot:
     )
     forget_version: int = 0  # everything that was forgotten up to here has left the copy
     is_begun: bool = False
+    num_built: int = 0  # how often it was built again from nothing
     size_bytes: int = 0  # as the cache counts it
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -125,13 +126,8 @@ class MemoryCache:
         self._slots.move_to_end(key)
         async with slot.lock:
             with self._metrics.memory_sync_seconds.time():
-                if not slot.is_begun:
-                    await self._begin(key, slot)
-                if slot.version == 0:
-                    slot.forget_version = forget_version
-                elif slot.forget_version != forget_version:
-                    await self._forget(key, slot)
-                await self._follow(key, slot)
+                outcome = await self._bring_up(key, slot, forget_version)
+            self._metrics.memory_cache_lookups.labels(outcome).inc()
             synced = Synced(slot.memory, slot.version)
         self._count(key, slot)
         self._evict()
@@ -173,6 +169,23 @@ class MemoryCache:
                 slot.memory.frozen
             )  # a choice may hold it for a tenth of a second
             return Snapshot(_point(slot), dimensions, arrays)
+
+    async def _bring_up(self, key: MemoryKey, slot: _Slot, forget_version: int) -> str:
+        """Has the slot follow its log; what it was before that: see the metric of lookups."""
+        was_begun, num_built, before = slot.is_begun, slot.num_built, (slot.version, slot.forget_version)
+        if not slot.is_begun:
+            await self._begin(key, slot)
+        is_restored = not was_begun and slot.version > 0
+        if slot.version == 0:
+            slot.forget_version = forget_version
+        elif slot.forget_version != forget_version:
+            await self._forget(key, slot)
+        await self._follow(key, slot)
+        if slot.num_built != num_built:
+            return "log"
+        if not was_begun:
+            return "snapshot" if is_restored else "log"
+        return "hit" if before == (slot.version, slot.forget_version) else "tail"
 
     async def _begin(self, key: MemoryKey, slot: _Slot) -> None:
         found = None
@@ -234,6 +247,7 @@ class MemoryCache:
         while len(self._slots) > 1 and self._size_bytes > self._budget_bytes:
             key, slot = next(iter(self._slots.items()))
             self._remove(key)
+            self._metrics.memory_cache_evictions.inc()
             _log.info("memory_evicted", memory=str(key), size_bytes=slot.size_bytes)
 
 
@@ -248,6 +262,7 @@ def _new_slot(dimensions: Dimensions) -> _Slot:
 def _rebuild(key: MemoryKey, slot: _Slot) -> None:
     _log.info("memory_rebuilt", memory=str(key), version=slot.version)
     slot.memory, slot.version, slot.last_digest = _new_slot(slot.dimensions).memory, 0, b""
+    slot.num_built += 1
 
 
 def _append(key: MemoryKey, slot: _Slot, page: Sequence[tuple[int, bytes]]) -> int:

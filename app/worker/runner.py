@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
+import torch
 from torch import Tensor
 
 from app.domain.ids import ModelId, image_id
@@ -21,7 +22,9 @@ from app.memory.codec import MemoryEntry, encode_entry
 from app.telemetry.metrics import Metrics
 from app.worker.batcher import batch_key
 from app.worker.cap_keeper import CapKeeper
+from app.worker.committing import Committer, Finished
 from app.worker.device import DeviceThread
+from app.worker.diversity import DiversityMeter, MadeImages
 from app.worker.ending import JobEnder
 from app.worker.memory_cache import MemoryCache
 from app.worker.memory_reader import MemoryReader, MemoryVersions, ReadMemories
@@ -31,8 +34,8 @@ from app.worker.pictures import read_picture, remove_or_leave
 from app.worker.png import ImageOrigin, encode_png, image_metadata
 from app.worker.previewer import Previewer
 from app.worker.references import ReadReferences, ReferenceReader
-from app.worker.watch import BatchSteps, BatchStopped, BatchWatch
-from sparke_engine.diffusion.engine import DenoisingPlan, Sample, SampleGroup
+from app.worker.watch import BatchStopped, BatchWatch
+from sparke_engine.diffusion.engine import DenoisingPlan, OnStep, Sample, SampleGroup
 from sparke_engine.diffusion.loras import LoraScale
 from sparke_engine.errors import OutputMismatch
 
@@ -99,6 +102,7 @@ class RunnerParts:
     encoders: Executor
     patience: Patience
     caps: CapKeeper
+    diversity: DiversityMeter
     clock_ms: Callable[[], int]
     service_version: str
     metrics: Metrics
@@ -130,12 +134,21 @@ class _Generated:
     num_batch_images: int
 
 
+class _Asked(NamedTuple):
+    """What an engine is asked for."""
+
+    groups: Sequence[SampleGroup]
+    plan: DenoisingPlan
+    on_step: OnStep
+
+
 class BatchRunner:
     """Runs batches of compatible jobs. Every job of a batch ends by its own merit, whatever becomes of the others."""
 
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
         self._ender = JobEnder(parts.jobs, parts.patience, parts.metrics, parts.clock_ms)
+        self._committer = Committer(parts.jobs, parts.patience, parts.metrics)
         self._reader = MemoryReader(parts.versions, parts.memories, parts.metrics)
         self._references = ReferenceReader(self._reader)
 
@@ -212,7 +225,7 @@ class BatchRunner:
         model, request = prepared[0].model, prepared[0].job.generation
         groups = [one.group for one in prepared]
         plan = _plan_of(request)
-        work = partial(_generate_checked, model, groups, plan, BatchSteps(self._parts.metrics, watch))
+        work = partial(_generate_checked, model, _Asked(groups, plan, watch.on_step), self._parts.metrics)
         key, num_images = batch_key(prepared[0].job), sum(len(group.seeds) for group in groups)
         try:
             found = await self._parts.device.run(work)
@@ -260,11 +273,8 @@ class BatchRunner:
         now_ms = self._parts.clock_ms()
         entries = [_entry(prepared, index, sample, now_ms) for index, sample in enumerate(samples)]
         written = entries if memory.write else []
-        committed = await self._parts.patience.call(
-            lambda: self._parts.jobs.commit(
-                reserved, result, written, seen_version=prepared.read.point.current
-            )
-        )
+        finished = Finished(result, written, prepared.read.point.current)
+        committed = await self._committer.commit(reserved, finished)
         if isinstance(committed, Committed):
             self._ender.count(reserved, JobState.SUCCEEDED)
             num_written = 0 if committed.memory_version is None else len(written)
@@ -309,17 +319,24 @@ class BatchRunner:
         for sample in samples:
             metrics.push.labels(model).observe(sample.push)
             metrics.neighbours.labels(model).observe(sample.num_neighbours)
+        features = torch.stack([sample.feature for sample in samples])
+        made = MadeImages(
+            prepared.job.tenant_id,
+            prepared.group.strength,
+            features,
+            prepared.prompt_embedding,
+            prepared.read.chosen,
+        )
+        self._parts.diversity.note(model, prepared.model.engine.preset, made)
 
 
-def _generate_checked(
-    model: LoadedModel, groups: Sequence[SampleGroup], plan: DenoisingPlan, steps: BatchSteps
-) -> list[list[Sample]]:
+def _generate_checked(model: LoadedModel, asked: _Asked, metrics: Metrics) -> list[list[Sample]]:
     """On the device thread: one batch, timed, and as many images as were asked for."""
-    name, metrics = model.spec.model_id, steps.metrics
-    expected = [len(group.seeds) for group in groups]
+    name = model.spec.model_id
+    expected = [len(group.seeds) for group in asked.groups]
     metrics.batch_images.labels(name).observe(sum(expected))
     with metrics.batch_seconds.labels(name).time():
-        samples = model.engine.generate(groups, plan, steps.of(name))
+        samples = model.engine.generate(asked.groups, asked.plan, asked.on_step)
     actual = [len(group) for group in samples]
     if actual != expected:
         raise OutputMismatch(f"expected {expected} images for the groups, got {actual}")

@@ -4,18 +4,15 @@ Its jobs may have been cancelled, or given to others.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 import structlog
 
-from app.domain.ids import JobId, ModelId
+from app.domain.ids import JobId
 from app.errors import StoreUnavailable
 from app.jobs.types import Progress, ReservedJob, Standing
-from app.telemetry.metrics import Metrics
-from sparke_engine.diffusion.engine import OnStep
 
 TELL_EVERY_S = 0.25  # how often a job's progress is told at most
 
@@ -70,11 +67,11 @@ class BatchWatch:
         """True where the job is not wanted any more."""
         return reserved.job.job_id in self._gone
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, step: int, num_steps: int) -> None:
         """On the device thread, once a step. Raises BatchStopped where no job is wanted any more."""
         if len(self._gone) == len(self._batch):
             raise BatchStopped("every job of the batch was cancelled, or is another worker's now")
-        self._loop.call_soon_threadsafe(self._ask, progress)
+        self._loop.call_soon_threadsafe(self._ask, Progress(step, num_steps))
 
     def _ask(self, progress: Progress) -> None:
         if self._is_open and (self._question is None or self._question.done()):
@@ -96,24 +93,3 @@ class BatchWatch:
             if standing is not Standing.OURS:
                 self._gone.add(reserved.job.job_id)
                 await self._let_go(reserved, standing)
-
-
-class BatchSteps:
-    """What happens at each step, on the device thread: its time is told, and whether the batch goes on."""
-
-    def __init__(self, metrics: Metrics, watch: BatchWatch) -> None:
-        self.metrics = metrics
-        self._watch = watch
-        self._last_s = time.perf_counter()
-
-    def of(self, model: ModelId) -> OnStep:
-        """The engine's hook. Raises BatchStopped where no job of the batch is wanted any more."""
-        self._last_s = time.perf_counter()
-
-        def on_step(step: int, num_steps: int) -> None:
-            now_s = time.perf_counter()
-            self.metrics.denoise_step_seconds.labels(model).observe(now_s - self._last_s)
-            self._last_s = now_s
-            self._watch.on_step(Progress(step, num_steps))
-
-        return on_step

@@ -27,6 +27,7 @@ from sparke_engine.diffusion.loras import Loras, LoraScale
 from sparke_engine.diffusion.previews import Previews
 from sparke_engine.diffusion.recording import StepRecorder
 from sparke_engine.diffusion.seam import Observer, Step, guided_steps
+from sparke_engine.diffusion.timing import EngineListener, Stopwatch
 from sparke_engine.errors import (
     InvalidArgument,
     OutputMismatch,
@@ -99,6 +100,7 @@ class ImageEngine(Protocol):
     preset: DiversityPreset
     prompt_dim: int
     edits: frozenset[EditKind]
+    listener: EngineListener | None
 
     @property
     def feature_dim(self) -> int:
@@ -132,6 +134,7 @@ class PipelineEngine:
         self.preset = preset
         self.loras = Loras() if loras is None else loras
         self.method: Method = Sparke() if method is None else method
+        self.listener: EngineListener | None = None
         self._pipe = pipe
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
         self._recorder = StepRecorder()
@@ -156,7 +159,12 @@ class PipelineEngine:
 
     def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "n p"]:
         """Unit embeddings, fp32 on the CPU; the latest are kept."""
-        return torch.stack([self._embed(prompt) for prompt in prompts])
+        found = []
+        for prompt in prompts:
+            if self.listener is not None:
+                self.listener.embedded(is_known=prompt in self._embeddings)
+            found.append(self._embed(prompt))
+        return torch.stack(found)
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
         """Unit features of RGB pictures, fp32 on the CPU, as of images that the model had made; each for itself.
@@ -179,8 +187,8 @@ class PipelineEngine:
             [self._guided(group, part) for group, part in zip(groups, rows, strict=True)]
         )
         seeds = [seed for group in groups for seed in group.seeds]
-        observe = self._observer(groups, rows)
-        seam = guided_steps(pipe, guide, on_step, self._recorder, observe=observe)
+        observe, stopwatch = self._observer(groups, rows), Stopwatch()
+        seam = guided_steps(pipe, guide, on_step, self._recorder, observe=observe, stopwatch=stopwatch)
         with self.loras.on(self.pipeline, plan.loras), self.method.around(pipe, seeds), seam:
             images = pipe(
                 **self._arguments(pipe, groups, plan),
@@ -190,6 +198,8 @@ class PipelineEngine:
             raise OutputMismatch(
                 f"asked the pipeline for {len(seeds)} images in 1 run, got {len(images)} in {len(guide.runs)}"
             )
+        if self.listener is not None:
+            self.listener.finished(stopwatch.read(guide.runs[0].latents.device))
         return [
             finished_samples(group, images[part], _of_rows(guide.runs[0], part), self._preset_of(group))
             for group, part in zip(groups, rows, strict=True)

@@ -23,6 +23,7 @@ from sparke_engine.diffusion.schedulers import (
     StepCounter,
     adapter_for,
 )
+from sparke_engine.diffusion.timing import Stopwatch
 from sparke_engine.errors import MisplacedGuidance, NestedGuidance, UnsupportedPipeline, UnsupportedScheduler
 
 OnStep = Callable[[int, int], None]
@@ -164,6 +165,7 @@ def guided_steps(
     recorder: StepRecorder | None = None,
     *,
     observe: Observer | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Iterator[Runs]:
     """Within the block, every step of `pipe.scheduler` is guided; afterwards the pipeline is as before, whatever happens.
 
@@ -173,7 +175,7 @@ def guided_steps(
     `on_step(done, num_steps)` is called once a step with the number of steps done, from 1, of those that this call of the
     pipeline takes. What it raises ends the pipeline's call and comes out of the block.
     `observe(step)` is called before it, with what the step predicts before any push; it changes nothing.
-    `recorder`: one to be used again by later blocks of the same thread.
+    `recorder`: one to be used again by later blocks of the same thread. `stopwatch` takes the times of the block's runs.
     Raises UnsupportedScheduler, or NestedGuidance where a block on this scheduler is open; MisplacedGuidance where another
     pipeline runs on it, and at the end of a block in which the pipeline was given another scheduler.
     """
@@ -189,7 +191,8 @@ def guided_steps(
     hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in watch.modules]
     recorder = StepRecorder() if recorder is None else recorder
     runs = Runs()
-    scheduler.step = _wrapped(_Seam(adapter, layout, watch, recorder, runs), guide, _Hooks(on_step, observe))
+    seam = _Seam(adapter, layout, watch, recorder, runs, stopwatch or Stopwatch())
+    scheduler.step = _wrapped(seam, guide, _Hooks(on_step, observe))
     try:
         yield runs
         if pipe.scheduler is not scheduler:
@@ -216,6 +219,7 @@ class _Seam(NamedTuple):
     watch: DenoiserWatch
     recorder: StepRecorder
     runs: Runs
+    stopwatch: Stopwatch
 
 
 class _Hooks(NamedTuple):
@@ -262,7 +266,7 @@ class _Seen(NamedTuple):
 
 
 def _wrapped(seam: _Seam, guide: Guide, hooks: _Hooks) -> Callable[..., Any]:
-    adapter, layout = seam.adapter, seam.layout
+    adapter, layout, stopwatch = seam.adapter, seam.layout, seam.stopwatch
     stock = adapter.scheduler.step
     signature = inspect.signature(type(adapter.scheduler).step)
     counter = StepCounter(adapter, seam.watch.num_timesteps)
@@ -271,6 +275,7 @@ def _wrapped(seam: _Seam, guide: Guide, hooks: _Hooks) -> Callable[..., Any]:
     def step(*args: Any, **kwargs: Any) -> Any:
         call = signature.bind(adapter.scheduler, *args, **kwargs)
         latents, output = _canonical(layout, call.arguments)
+        begun = stopwatch.mark(latents.device)
         timestep = call.arguments["timestep"]
         place = counter.next(timestep)
         level = adapter.noise_level(place.position, timestep)
@@ -289,7 +294,9 @@ def _wrapped(seam: _Seam, guide: Guide, hooks: _Hooks) -> Callable[..., Any]:
             pushed = _pushed(seam, guide, seen, this)
             if pushed is not None:
                 call.arguments["model_output"] = layout.restored(pushed, call.arguments["model_output"])
+        stopwatch.guided(begun, stopwatch.mark(latents.device))
         result = stock(*call.args[1:], **call.kwargs)
+        begun = stopwatch.mark(latents.device)
         if place.ends_step:
             moves = guide.after(this, layout.canonical(latents_of(result)).float())
             _carry(seam, place.position + 1, moves)
@@ -298,7 +305,10 @@ def _wrapped(seam: _Seam, guide: Guide, hooks: _Hooks) -> Callable[..., Any]:
             final = this.clean if place.leaves_noise else layout.canonical(latents_of(result)).float()
             guide.finish(final, place.num_steps)
             seam.runs.finished += 1
+        ended = stopwatch.mark(latents.device)
+        stopwatch.guided(begun, ended)
         if place.ends_step:
+            stopwatch.end_step(ended)
             hooks.call(this)
         return result
 

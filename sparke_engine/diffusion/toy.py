@@ -17,6 +17,7 @@ from torch import Tensor
 from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.edits import EditKind, Picture
 from sparke_engine.diffusion.engine import (
+    EMBEDDING_CACHE,
     DenoisingPlan,
     OnStep,
     Sample,
@@ -27,6 +28,7 @@ from sparke_engine.diffusion.engine import (
 )
 from sparke_engine.diffusion.guide import FinishedRun, GroupGuide, GuidedGroup
 from sparke_engine.diffusion.seam import Step
+from sparke_engine.diffusion.timing import EngineListener, Stopwatch
 from sparke_engine.errors import InvalidPlan
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries
@@ -45,9 +47,17 @@ class ToyEngine:
         self.edits: frozenset[EditKind] = frozenset({"image", "mask"})
         self.feature_dim = preset.feature_map.dim(CHANNELS, SIDE, SIDE)
         self.prompt_dim = PROMPT_DIM
+        self.listener: EngineListener | None = None
+        self._known: set[str] = set()
 
     def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "n p"]:
-        """The unit sum of one random vector a word."""
+        """The unit sum of one random vector a word. Nothing is kept; told as known is what a real engine would know."""
+        for prompt in prompts:
+            if self.listener is not None:
+                self.listener.embedded(is_known=prompt in self._known)
+            if len(self._known) == EMBEDDING_CACHE:
+                self._known.clear()
+            self._known.add(prompt)
         return torch.stack([_embed(prompt) for prompt in prompts])
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
@@ -69,18 +79,26 @@ class ToyEngine:
         check_plan(groups, plan, self.edits)
         latents = [_first_latents(group, plan) for group in groups]
         guides = [GroupGuide([self._guided(group)]) for group in groups]
+        stopwatch, device = Stopwatch(), torch.device("cpu")
         for index in range(plan.steps):
+            begun = stopwatch.mark(device)
             latents = [
                 _advance(part, guide, index, plan.steps) for part, guide in zip(latents, guides, strict=True)
             ]
+            ended = stopwatch.mark(device)
+            stopwatch.guided(begun, ended)
+            stopwatch.end_step(ended)
             for group, part in zip(groups, latents, strict=True):
                 _show_preview(group, part, index + 1, plan)
             on_step(index + 1, plan.steps)
         for part, guide in zip(latents, guides, strict=True):
             guide.finish(part, plan.steps)
-        return [
+        samples = [
             self._samples(group, guide.runs[0], plan) for group, guide in zip(groups, guides, strict=True)
         ]
+        if self.listener is not None:
+            self.listener.finished(stopwatch.read(device))
+        return samples
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -10,6 +10,7 @@
   prompt_kernel));
 - against another set: `precision`, `recall`, `density`, `coverage`, `prdc`, `frechet_distance`, `kid` and
   `polynomial_mmd` take (features, reference);
+- against weighted past images, for each image: `similarity_gain` takes (features, entries, weights, kernel);
 - against a text each: `clip_score` takes (image_features, text_features).
 
 The set that is judged comes first, what it is held against second, everything else by keyword. All take
@@ -24,6 +25,7 @@ from sparke_engine.scores.alignment import clip_score
 from sparke_engine.scores.distances import KernelDistance, frechet_distance, kid, polynomial_mmd
 from sparke_engine.scores.extraction import features_of
 from sparke_engine.scores.fidelity import Prdc, coverage, density, prdc, precision, recall
+from sparke_engine.scores.gain import similarity_gain
 
 __all__ = [
     "CosineKernel",
@@ -45,5 +47,6 @@ __all__ = [
     "precision",
     "recall",
     "rke",
+    "similarity_gain",
     "vendi",
 ]

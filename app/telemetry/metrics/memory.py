@@ -113,9 +113,9 @@ class DiversityMetrics(Declarations):
     )
     diversity_score = Declared(
         Gauge,
-        "Cond-RKE of the last images that this worker committed, 256 at most, over all tenants, by model: how many different "
-        "images there are for one prompt. 1 where all images of a prompt are alike; images of different prompts count nothing. "
-        "Renewed every 15 s, from the features that memories hold.",
+        "Cond-RKE of the last images that this worker committed, 256 at most and an hour old at most, over all tenants, by "
+        "model: how many different images there are for one prompt. 1 where all images of a prompt are alike; that images of "
+        "different prompts differ counts nothing. Renewed every 15 s, from the features that memories hold.",
         process=WORKER,
         labels=(MODEL,),
         compare="With `sparke_diversity_score_limit`, which it would reach if no image resembled another; both grow where prompts "
@@ -131,10 +131,11 @@ class DiversityMetrics(Declarations):
     )
     diversity_gain = Declared(
         Gauge,
-        "Mean over the same images of the share of its similarity to past images and to the others of its request that pushes "
-        "took from an image's predictions, 0 to 1, by model. 0 exactly at strength 0, and where nothing was near. The denoiser "
-        "takes some of it back, so finished images gain less; docs/adr/0046-diversity-metrics.md.",
+        "How much less, on average, the last images of this worker resemble their neighbours in memories than those resemble "
+        "each other, by model: a similarity is from 0 to 1. Of the last 256 images that had two neighbours or more; an image of "
+        "strength 0 gained 0. Above 0 where guidance finds room that the past left; see docs/adr/0046-diversity-metrics.md.",
         process=WORKER,
         labels=(MODEL,),
-        compare="With itself before at like traffic: a fall to 0 is guidance that does not act.",
+        compare="With 0, which guidance without effect has on average. It falls as a memory fills: then "
+        "`sparke_diversity_score` tells whether there is room left.",
     )

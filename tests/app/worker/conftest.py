@@ -27,6 +27,8 @@ from app.telemetry.metrics import Metrics
 from app.worker.batch_caps import BatchCaps
 from app.worker.cap_keeper import CapKeeper
 from app.worker.device import DeviceThread
+from app.worker.diversity import DiversityMeter
+from app.worker.engine_metrics import EngineMetrics
 from app.worker.memory_cache import MemoryCache
 from app.worker.models import LoadedModel
 from app.worker.patience import Patience
@@ -153,6 +155,8 @@ class Bench:
             **{name: getattr(self.queue, name) for name in ("begin", "standing", "show", "commit", "fail")}
         )
         self.model = LoadedModel(TOY, engine)
+        engine.listener = EngineMetrics(self.metrics, TOY.model_id)
+        self.diversity = DiversityMeter(self.metrics)
         self.parts = RunnerParts(
             models={TOY.model_id: self.model},
             device=self.device,
@@ -163,6 +167,7 @@ class Bench:
             encoders=self.encoders,
             patience=Patience(self.stop, now_ms, self.metrics),
             caps=CapKeeper(self.caps, self.metrics, now_ms),
+            diversity=self.diversity,
             clock_ms=now_ms,
             service_version="0.1.0",
             metrics=self.metrics,

@@ -43,7 +43,7 @@ def batch(make_job):
 
 async def _step(watch):
     """A step on another thread, as of a device, and time for its answer."""
-    await asyncio.to_thread(watch.on_step, Progress(1, 9))
+    await asyncio.to_thread(watch.on_step, 1, 9)
     await asyncio.sleep(0.05)
 
 
@@ -82,7 +82,7 @@ async def test_steps_wait_for_no_answer_and_one_question_is_asked_at_a_time(batc
 
         def hundred_steps():
             for _ in range(100):
-                watch.on_step(Progress(1, 9))
+                watch.on_step(1, 9)
             done.set()
 
         await asyncio.to_thread(hundred_steps)
@@ -101,10 +101,10 @@ async def test_nothing_is_asked_after_the_end(batch):
         raise AssertionError("nobody is gone")
 
     async with BatchWatch(told, batch, let_go) as watch:
-        watch.on_step(Progress(1, 9))
+        watch.on_step(1, 9)
         await asyncio.sleep(0)
     num_asked = told.num_asked
-    watch.on_step(Progress(1, 9))
+    watch.on_step(1, 9)
     await asyncio.sleep(0.05)
     assert (told.num_at_once, told.num_asked) == (0, num_asked)
 
@@ -118,10 +118,10 @@ async def test_progress_is_told_now_and_then(batch):
 
     async with BatchWatch(told, batch, let_go) as watch:
         for step in range(1, 4):
-            await asyncio.to_thread(watch.on_step, Progress(step, 9))
+            await asyncio.to_thread(watch.on_step, step, 9)
             await asyncio.sleep(0.02)
         await asyncio.sleep(TELL_EVERY_S)
-        await asyncio.to_thread(watch.on_step, Progress(8, 9))
+        await asyncio.to_thread(watch.on_step, 8, 9)
         await asyncio.sleep(0.05)
     first, last = Progress(1, 9), Progress(8, 9)
     assert told.told == [first, first, None, None, None, None, last, last]
