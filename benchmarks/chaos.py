@@ -28,6 +28,7 @@ import httpx
 from chaos_check import MODEL
 from chaos_client import PATIENCE_S, Api, Heard, Wish, fulfil
 from chaos_judge import PLANTS, Played, judge
+from chaos_redis import WatchedServers
 from chaos_scene import REDIS, REPLICA, WORKER, Scene
 
 from app.domain.ids import TenantId
@@ -56,6 +57,7 @@ class Plan:
     share_poison: float = 0.002
     share_cancelled: float = 0.2
     share_followed: float = 0.2
+    has_sentinels: bool = False  # whether Redis is a master that three sentinels watch
 
 
 def make_wish(plan: Plan, number: int) -> Wish:
@@ -75,7 +77,8 @@ def make_wish(plan: Plan, number: int) -> Wish:
 
 async def play(plan: Plan, folder: Path) -> Played:
     """Everything until nothing is left to be done. Of the scene, API and Redis still run."""
-    scene = Scene.start(folder, plan.num_workers, plan.num_replicas)
+    redis = WatchedServers(folder) if plan.has_sentinels else None
+    scene = Scene.start(folder, plan.num_workers, plan.num_replicas, redis=redis)
     try:
         return await _play(plan, scene)
     except BaseException:
@@ -109,7 +112,7 @@ async def _play(plan: Plan, scene: Scene) -> Played:
 
 
 async def _make_keys(scene: Scene, tenants: Sequence[TenantId]) -> dict[TenantId, str]:
-    redis = connect(scene.server.url)
+    redis = connect(scene.redis.url)
     try:
         return {tenant: await KeyStore(redis).create(tenant) for tenant in tenants}
     finally:
@@ -160,7 +163,7 @@ async def _keep(scene: Scene) -> None:
 
 async def _drain(scene: Scene, heard: Heard) -> None:
     """Until nothing is open, or it has taken too long, which is a fault."""
-    redis = connect(scene.server.url, timeout_s=2.0)
+    redis = connect(scene.redis.url, timeout_s=2.0)
     until_s = time.monotonic() + PATIENCE_S
     try:
         while time.monotonic() < until_s:
@@ -183,11 +186,14 @@ def main() -> int:
     whole = ("jobs", "kills", "freezes", "clients", "tenants", "workers", "replicas")
     for name in whole:
         parser.add_argument(f"--{name}", type=int, default=getattr(Plan, f"num_{name}"))
+    parser.add_argument(
+        "--sentinel", action="store_true", help="Redis is a master that three sentinels watch"
+    )
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--plant", choices=sorted(PLANTS), default=None)
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    plan = Plan(seed, **{f"num_{name}": getattr(given, name) for name in whole})
+    plan = Plan(seed, has_sentinels=given.sentinel, **{f"num_{name}": getattr(given, name) for name in whole})
     asked = ", ".join(f"{getattr(given, name)} {name}" for name in whole)
     print(f"seed {seed}: {asked}; on {platform.node()} with {os.cpu_count()} cores", flush=True)
     with tempfile.TemporaryDirectory(prefix="sparke-chaos-") as folder:

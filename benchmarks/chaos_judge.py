@@ -53,7 +53,7 @@ class Played:
 
 async def judge(played: Played, fault: str | None = None) -> Findings:
     """What the checker says; after a fault was planted, where one is named."""
-    redis = connect(played.scene.server.url)
+    redis = connect(played.scene.redis.url)
     try:
         if fault is not None:
             await _plant(redis, played, fault)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_check import MODEL
-
-from app.redis.embedded import EmbeddedRedis
+from chaos_redis import ChaosRedis, OneServer
+from sentinel_scene import free_ports
 
 WORKER, REPLICA, REDIS = "worker", "API", "Redis"
 _WORKER = Path(__file__).parent / "chaos_worker.py"
@@ -61,7 +61,7 @@ class Scene:
     """What runs now, and what was done to it. Start processes from the main thread: they die with the one they came of."""
 
     folder: Path
-    server: EmbeddedRedis
+    redis: ChaosRedis
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     replicas: list[subprocess.Popen[bytes]] = field(default_factory=list)
     ports: Sequence[int] = ()
@@ -70,10 +70,12 @@ class Scene:
     num_frozen: int = 0
 
     @classmethod
-    def start(cls, folder: Path, num_workers: int, num_replicas: int) -> "Scene":
+    def start(
+        cls, folder: Path, num_workers: int, num_replicas: int, *, redis: ChaosRedis | None = None
+    ) -> "Scene":
         """Everything, on free ports; it is ready when `wait_until_ready` has returned."""
         (folder / "models.toml").write_text(_CATALOGUE, encoding="utf-8")
-        scene = cls(folder, EmbeddedRedis.start(folder), ports=_free_ports(num_replicas))
+        scene = cls(folder, redis or OneServer(folder), ports=free_ports(num_replicas))
         scene.workers = [scene._start_worker() for _ in range(num_workers)]
         scene.replicas = [scene._start_replica(port) for port in scene.ports]
         return scene
@@ -98,15 +100,12 @@ class Scene:
             await asyncio.sleep(0.1)
 
     async def kill(self, what: str, dice: random.Random) -> None:
-        """SIGKILL to one of a kind. Redis is away for up to a second; who replaces the others does so in its own time."""
+        """SIGKILL to one of a kind. Redis is back when this returns; who replaces the others does so in its own time."""
         self.killed[what] += 1
         if what != REDIS:
             dice.choice(self.workers if what == WORKER else self.replicas).kill()
             return
-        os.kill(self.server.pid or 0, signal.SIGKILL)
-        await asyncio.to_thread(self.server.stop)
-        await asyncio.sleep(dice.uniform(0.0, 1.0))
-        self.server = await asyncio.to_thread(EmbeddedRedis.start, self.folder)
+        await self.redis.kill(dice)
 
     async def freeze(self, dice: random.Random) -> None:
         """Stops a worker for longer than its leases, and lets it go on with what others have by then."""
@@ -132,7 +131,7 @@ class Scene:
     def stop(self) -> None:
         """Ends everything."""
         _end(self.workers + self.replicas)
-        self.server.stop()
+        self.redis.stop()
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         self.started[WORKER] += 1
@@ -145,7 +144,8 @@ class Scene:
     def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
         env |= _SETTINGS | {
-            "SPARKE_REDIS_URL": self.server.url,
+            "SPARKE_REDIS_URL": self.redis.url,
+            "SPARKE_REDIS_REPLICAS": str(self.redis.num_replicas),
             "SPARKE_DATA_DIR": str(self.folder),
             "SPARKE_IMAGE_URL": self.images.as_uri(),
             "SPARKE_MODELS_FILE": str(self.folder / "models.toml"),
@@ -160,15 +160,6 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.kill()
         process.wait()
-
-
-def _free_ports(number: int) -> list[int]:
-    """Ports that nobody has now, all different."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def _listens(port: int) -> bool:

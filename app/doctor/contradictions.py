@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from app.doctor.finding import Finding, ok, problem, warning
 from app.http.auth import is_loopback
+from app.redis.sentinel_url import is_sentinel_url, sentinel_hosts
 from app.settings import Settings
 
 _NAME = "settings"
@@ -87,13 +88,13 @@ def _judge_network(settings: Settings) -> list[Finding]:
                 "give the worker's metrics another port",
             )
         )
-    parts = urlsplit(settings.redis_url or "")
-    if parts.scheme == "redis" and not is_loopback(parts.hostname or "localhost"):
+    reached_by = [host for host in _clear_hosts(settings.redis_url or "") if not is_loopback(host)]
+    if reached_by:
         found.append(
             warning(
                 _NAME,
-                f"all that goes to Redis at {parts.hostname} goes in the clear, its password too",
-                "use rediss:// unless the network between is trusted; see docs/redis-security.md",
+                f"all that goes to Redis at {', '.join(reached_by)} goes in the clear, its password too",
+                "use rediss:// (rediss+sentinel://) unless the network between is trusted; see docs/redis-security.md",
             )
         )
     if settings.webhooks_allow_private and not is_loopback(settings.host):
@@ -106,3 +107,13 @@ def _judge_network(settings: Settings) -> list[Finding]:
             )
         )
     return found
+
+
+def _clear_hosts(url: str) -> tuple[str, ...]:
+    """The hosts that a URL without TLS names; none where it is no URL, which is told elsewhere."""
+    if not url.startswith(("redis://", "redis+sentinel://")):
+        return ()
+    try:
+        return sentinel_hosts(url) if is_sentinel_url(url) else (urlsplit(url).hostname or "localhost",)
+    except ValueError:
+        return ()

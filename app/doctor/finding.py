@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+from app.redis.sentinel_url import is_sentinel_url, shown_sentinel_url
+
 
 class State(StrEnum):
     """How a check stands. Only a problem keeps the service from working as it should."""
@@ -64,6 +66,8 @@ def as_json(findings: Sequence[Finding]) -> str:
 
 def shown_url(url: str) -> str:
     """A URL without what may be secret in it: user, password and query."""
+    if is_sentinel_url(url):
+        return shown_sentinel_url(url)
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 

@@ -12,6 +12,8 @@ from redis.exceptions import RedisError
 from app.errors import ConfigurationError
 from app.redis.errors import redis_errors
 from app.redis.pool import PatientPool
+from app.redis.sentinel_url import is_sentinel_url, parse_sentinel_url
+from app.redis.sentinels import MasterPool
 from app.redis.transport import check_transport, explain_refusal
 
 MIN_VERSION = (6, 2)
@@ -25,6 +27,7 @@ _MAX_CONNECTIONS = 64
 def connect(url: str, *, timeout_s: float = 10.0, max_connections: int = _MAX_CONNECTIONS) -> Redis:
     """A client of the server at a redis://, rediss:// or unix:// URL. It connects at the first command.
 
+    One at redis+sentinel:// or rediss+sentinel:// is of the master that the sentinels there name, whichever it is.
     A lost connection is retried three times within about a second, so every command that writes must be idempotent.
     A timeout is not retried: the caller's time is up. No blocking command is ever sent through this client. It has a
     bounded number of connections, listeners among them; what wants one more waits for it, up to `timeout_s`. Over TLS the
@@ -36,21 +39,22 @@ def connect(url: str, *, timeout_s: float = 10.0, max_connections: int = _MAX_CO
         _RETRIES,
         supported_errors=(RedisConnectionError,),
     )
+    options: dict[str, Any] = {
+        "max_connections": max_connections,
+        "timeout_s": timeout_s,
+        "decode_responses": False,
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "health_check_interval": _IDLE_CHECK_S,
+        "retry": retry,
+    }
     try:
-        pool = PatientPool.from_url(
-            url,
-            max_connections=max_connections,
-            timeout_s=timeout_s,
-            decode_responses=False,
-            protocol=2,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            health_check_interval=_IDLE_CHECK_S,
-            retry=retry,
-        )
+        if is_sentinel_url(url):
+            return Redis.from_pool(MasterPool(parse_sentinel_url(url), **options))
+        return Redis.from_pool(PatientPool.from_url(url, **options))
     except ValueError as error:
         raise ConfigurationError(f"SPARKE_REDIS_URL is not a URL of Redis: {error}") from error
-    return Redis.from_pool(pool)
 
 
 def parse_version(text: str) -> tuple[int, ...]:
@@ -62,7 +66,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 async def check_server(redis: Redis) -> str:
     """The server's Redis version.
 
-    Raises ConfigurationError where it is too old or may evict memories, and where it refuses us for good: the wrong user or
+    Raises ConfigurationError where it is a sentinel, too old or may evict memories, and where it refuses us for good: the wrong user or
     password, rights that are missing, a certificate that is not to be trusted.
     """
     try:
@@ -73,6 +77,11 @@ async def check_server(redis: Redis) -> str:
             raise
         raise refusal from error
     version = str(info["redis_version"])
+    if info.get("redis_mode") == "sentinel":
+        raise ConfigurationError(
+            "SPARKE_REDIS_URL leads to a sentinel, which holds no data; begin it with redis+sentinel:// and name the master"
+            " after the addresses, as in redis+sentinel://host:26379,host:26379/mymaster"
+        )
     if parse_version(version) < MIN_VERSION:
         raise ConfigurationError(f"Redis is version {version}; 6.2 or newer is needed")
     policy = str(info.get("maxmemory_policy", "noeviction"))

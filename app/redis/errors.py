@@ -9,9 +9,9 @@ from redis import exceptions
 
 from app.errors import StoreUnavailable
 
-# Errors that redis-py has no class for. All pass: a full disk, a replica that is away, a long script, no memory. Redis 6
+# Errors that redis-py has no class for. All pass: a full disk, a replica that is away or takes our writes, a long script, no memory. Redis 6
 # wraps them in another error where a script meets them.
-_PASSING = re.compile(r"(?:^|: -)(?:MISCONF|NOREPLICAS|BUSY)\b|OOM command not allowed")
+_PASSING = re.compile(r"(?:^|: -)(?:MISCONF|NOREPLICAS|READONLY|BUSY)\b|OOM command not allowed")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -9,6 +9,8 @@ import structlog
 from redis import exceptions
 
 from app.errors import ConfigurationError
+from app.redis.sentinel_url import plain_url
+from app.redis.sentinels import SentinelsRefuse
 
 SEE = "see docs/redis-security.md"
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -21,6 +23,7 @@ def check_transport(url: str) -> None:
     A certificate is always checked. Its name is too, unless the URL says `ssl_check_hostname=false`, which is logged: behind
     a tunnel the name may be another one.
     """
+    url = plain_url(url)
     members = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     if not url.startswith("rediss://"):
         wrong = sorted(name for name in members if name.startswith("ssl_"))
@@ -59,6 +62,8 @@ def _within(error: BaseException) -> Iterator[BaseException]:
 
 
 def _explain(found: BaseException) -> ConfigurationError | None:
+    if isinstance(found, SentinelsRefuse):
+        return ConfigurationError(f"{found}; {SEE}")
     if isinstance(found, exceptions.AuthenticationError):
         return ConfigurationError(f"Redis refuses the user or password of SPARKE_REDIS_URL: {found}; {SEE}")
     if isinstance(found, exceptions.NoPermissionError):

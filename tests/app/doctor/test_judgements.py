@@ -180,6 +180,7 @@ def test_python():
     [
         ({"port": 9000, "worker_metrics_port": 9000}, "are both 9000"),
         ({"redis_url": "redis://10.0.0.1:6379"}, "in the clear"),
+        ({"redis_url": "redis+sentinel://u:p@127.0.0.1,10.0.0.2:1/main"}, "at 10.0.0.2 goes in the clear"),
         ({"redis_url": "redis://127.0.0.1:6379"}, "in a folder of this machine"),
         ({"image_url": "s3://bucket/sparke"}, "Redis on this machine alone"),
         ({"heartbeat_ttl_s": 400.0}, "is not below SPARKE_REQUEST_TIMEOUT_S"),
