@@ -18,7 +18,7 @@ from app.redis.connection import connect
 from app.redis.embedded import running_or_started
 from app.redis.replicas import Replicas
 from app.settings import Settings, load_settings
-from app.telemetry.logs import configure_logs
+from app.telemetry.logs import configure_logs_of
 
 DataDir = Annotated[
     Path | None,
@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 def read_settings(**overrides: object) -> Settings:
     """The settings of a command, whose logs go as they say."""
     settings = load_settings(**overrides)
-    configure_logs(settings.log_format, settings.log_level)
+    configure_logs_of(settings)
     return settings
 
 

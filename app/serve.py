@@ -28,6 +28,7 @@ from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis, running_url
 from app.settings import Settings
 from app.signals import stop_signals
+from app.telemetry.exporting import exporting_traces
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG: a worker that ends so would end so again, and is not started again
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -46,6 +47,7 @@ def run_serve(settings: Settings) -> None:
         suppress(KeyboardInterrupt),
         bind(settings.host, settings.port) as listener,
         RedisKeeper(settings) as redis,
+        exporting_traces("sparke-api"),
     ):
         asyncio.run(_serve(settings, redis, listener))
 

@@ -18,7 +18,7 @@ from chaos_check import POISON
 from app.domain.model import ModelSpec
 from app.serve import die_with_parent
 from app.settings import load_settings
-from app.telemetry.logs import configure_logs
+from app.telemetry.logs import configure_logs_of
 from app.worker.main import work
 from sparke_engine.diffusion.engine import DenoisingPlan, ImageEngine, OnStep, Sample, SampleGroup
 from sparke_engine.diffusion.toy import ToyEngine
@@ -52,5 +52,5 @@ if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
     torch.set_num_threads(1)
     given = load_settings()
-    configure_logs(given.log_format, given.log_level)
+    configure_logs_of(given)
     asyncio.run(work(given, asyncio.Event(), load=_load))

@@ -72,6 +72,14 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The request that a job came of: its id, and where it stands in a trace, as headers of the W3C. Either may be empty."""
+
+    request_id: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Job(Generic[Asked_co]):
     """An accepted request; its type goes with the kind. Times are Unix milliseconds.
 
@@ -87,6 +95,7 @@ class Job(Generic[Asked_co]):
     lane: Lane = Lane.INTERACTIVE
     metadata: Mapping[str, str] = field(default_factory=dict)
     num_previews: int = 0
+    origin: Origin = Origin()
 
     @property
     def model(self) -> ModelId:

@@ -61,6 +61,8 @@ def create_app(deps: Deps) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Its spans have queries, signatures of URLs among them, and its logs bodies: RequestMiddleware makes the span.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.deps = deps
     app.state.started_at_s = deps.now_ms() // 1000

@@ -12,6 +12,7 @@ from app.errors import InvalidValue, ModelNotFound, StoreUnavailable, WaitTimeou
 from app.http.answering import unless_disconnected
 from app.http.deps import Deps
 from app.http.generation import find_model
+from app.http.origin import accept
 from app.http.showing import error_of
 
 
@@ -58,7 +59,7 @@ async def ask(
         created_at_ms=now_ms,
         deadline_at_ms=now_ms + int(timeout_s * 1000),
     )
-    await deps.jobs.accept(job)
+    await accept(job, deps)
     waiting = deps.waiter.wait(tenant_id, job.job_id, timeout_s)
     try:
         record = await unless_disconnected(request, waiting)

@@ -5,8 +5,10 @@ import re
 from collections.abc import Collection
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from opentelemetry.trace import get_current_span
 
 from app.domain.ids import DEFAULT_TENANT, TenantId
 from app.domain.scope import USUAL_SCOPES, Scope
@@ -14,6 +16,7 @@ from app.errors import Forbidden, Unauthenticated
 from app.http.auditing import Identity, begin_act, refuse_act
 from app.http.deps import Deps, DepsOf
 from app.http.scopes import scope_of
+from app.telemetry.tracing import note
 from app.tenants.keys import KEY_PREFIX, claimed_key_id
 
 _HOW = "send it as 'Authorization: Bearer sk-sparke-...'; `sparke keys create --tenant NAME` makes one"
@@ -45,6 +48,8 @@ async def authenticate(
     on. Administrators are never held up, for they are who lifts a bound. An act is written down before it is done.
     """
     tenant_id, who = await _let_in(request, deps, credentials.credentials if credentials else None)
+    structlog.contextvars.bind_contextvars(tenant_id=tenant_id)
+    note(get_current_span(), {"tenant_id": tenant_id})
     per_minute = (await deps.desk.quotas.of(tenant_id)).requests_per_minute
     if per_minute is not None and _needed(request) is not Scope.ADMIN:
         request.state.tokens = await deps.desk.rate.take(tenant_id, per_minute)

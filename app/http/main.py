@@ -62,6 +62,7 @@ from app.redis.connection import check_server, connect
 from app.redis.replicas import Replicas
 from app.settings import Settings
 from app.signals import stop_signals
+from app.telemetry.exporting import exporting_traces
 from app.telemetry.metrics import Metrics
 from app.tenants.desk import TenantDesk
 from app.tenants.keys import KeyStore
@@ -313,7 +314,7 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asynci
 
 def run_api(settings: Settings, redis_url: str) -> None:
     """Serves the API until SIGINT or SIGTERM. Raises ServiceError where it cannot start."""
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), exporting_traces("sparke-api"):
         asyncio.run(_run_api(settings, redis_url))
 
 

@@ -18,6 +18,7 @@ from app.domain.request import GenerationRequest
 from app.errors import InvalidValue, QueueFull, StoreUnavailable
 from app.http.deps import Deps
 from app.http.generation import ImagesBody, find_model, to_request
+from app.http.origin import accept
 from app.http.replays import check_replay
 from app.jobs.types import Accepted, Idempotency
 
@@ -106,7 +107,7 @@ async def accept_job(
         num_previews=wish.num_previews,
     )
     try:
-        accepted = await deps.jobs.accept(job, wish.idempotency)
+        accepted = await accept(job, deps, wish.idempotency)
     except QueueFull:
         deps.metrics.jobs_refused.labels(asked.model).inc()
         raise

@@ -5,8 +5,16 @@ names the variable, what is expected and what was found. Each theme is a class i
 them together, and `environment.py` reads them.
 """
 
-from app.settings.environment import let_threads_sleep, load_settings, unknown_variables
+from app.settings.environment import let_threads_sleep, load_settings, traces_wanted, unknown_variables
 from app.settings.settings import Settings
 from app.settings.telemetry import LogFormat, LogLevel
 
-__all__ = ["LogFormat", "LogLevel", "Settings", "let_threads_sleep", "load_settings", "unknown_variables"]
+__all__ = [
+    "LogFormat",
+    "LogLevel",
+    "Settings",
+    "let_threads_sleep",
+    "load_settings",
+    "traces_wanted",
+    "unknown_variables",
+]

@@ -1,6 +1,7 @@
 """Reading the environment, which happens here alone, and saying what is wrong with it."""
 
 import os
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -30,6 +31,32 @@ def unknown_variables() -> tuple[str, ...]:
             name for name in os.environ if name.upper().startswith("SPARKE_") and name.upper() not in known
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TracesWanted:
+    """Whether spans are to be sent somewhere; or why they are not, though somebody seems to want it."""
+
+    is_wanted: bool
+    refusal: str = ""
+
+
+def traces_wanted() -> TracesWanted:
+    """What OpenTelemetry's own variables say. They are no settings of ours: its SDK reads these and all others itself."""
+    asked = os.environ.get
+    endpoint = asked("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or asked("OTEL_EXPORTER_OTLP_ENDPOINT")
+    exporter = (asked("OTEL_TRACES_EXPORTER") or "otlp").strip().lower()
+    if not endpoint or exporter == "none" or asked("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return TracesWanted(False)
+    if exporter != "otlp":
+        return TracesWanted(
+            False, f"OTEL_TRACES_EXPORTER is {exporter!r}, and otlp and none are what there is"
+        )
+    protocol = asked("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or asked("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol and protocol.strip().lower() != "http/protobuf":
+        how = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, and the endpoint to that port, usually 4318"
+        return TracesWanted(False, f"the protocol is {protocol!r}, and http/protobuf is what there is: {how}")
+    return TracesWanted(True)
 
 
 def let_threads_sleep() -> None:

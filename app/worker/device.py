@@ -1,6 +1,7 @@
 """One thread owns the device: whatever touches an engine runs there, one call after another."""
 
 import asyncio
+import contextvars
 import inspect
 import queue
 import threading
@@ -22,13 +23,14 @@ class _Call:
     function: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[Any]
+    context: contextvars.Context
 
 
 class DeviceThread:
     """Runs functions on its one thread and answers on the caller's event loop.
 
     Whatever a function raises reaches its waiter, and the thread lives on. A waiter that was cancelled before its
-    turn is passed over; a running function is never interrupted.
+    turn is passed over; a running function is never interrupted. It runs in its caller's context, as log lines and spans need.
     """
 
     def __init__(self) -> None:
@@ -45,7 +47,7 @@ class DeviceThread:
         with self._lock:
             if self._closed:
                 raise Unavailable("the worker is stopping: its device takes no more work")
-            self._calls.put(_Call(function, loop, answer))
+            self._calls.put(_Call(function, loop, answer, contextvars.copy_context()))
         return await answer
 
     def close(self, timeout_s: float | None = None) -> bool:
@@ -70,7 +72,7 @@ class DeviceThread:
 
 def _run(call: _Call) -> None:
     try:
-        result = call.function()
+        result = call.context.run(call.function)
     except BaseException as error:  # noqa: BLE001 the thread must survive any function, and its waiter be told
         _release(error)
         _answer(call, None, _awaitable(error))

@@ -17,10 +17,12 @@ from app.jobs.transitions import EXPIRED
 from app.jobs.types import Committed, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
+from app.telemetry.tracing import span
 from app.worker.committing import Committer, Finished
 from app.worker.ending import JobEnder
+from app.worker.job_spans import batch_named
 from app.worker.loop import Runner
-from app.worker.models import LoadedModel
+from app.worker.models import LoadedModel, embed_on_device
 from app.worker.pictures import decode_picture, remove_or_leave
 from app.worker.runner import RunnerParts
 
@@ -55,10 +57,11 @@ class PictureRunner:
         job until it is written or the worker stops.
         """
         for reserved in batch:
-            try:
-                await self._run(reserved)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and the others go on
-                await self._ender.fail_for(reserved, error, "pictures_not_encoded")
+            with batch_named(), self._ender.spans.during([reserved]), self._ender.spans.within(reserved):
+                try:
+                    await self._run(reserved)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and the others go on
+                    await self._ender.fail_for(reserved, error, "pictures_not_encoded")
 
     async def _run(self, reserved: ReservedJob) -> None:
         patience, jobs, until_ms = self._parts.patience, self._parts.jobs, reserved.job.deadline_at_ms
@@ -83,7 +86,8 @@ class PictureRunner:
     async def _commit(
         self, reserved: ReservedJob, result: EncodeResult, entries: Sequence[bytes], seen_version: int
     ) -> None:
-        committed = await self._committer.commit(reserved, Finished(result, entries, seen_version))
+        with span("commit", {"num_entries": len(entries)}):
+            committed = await self._committer.commit(reserved, Finished(result, entries, seen_version))
         if isinstance(committed, Committed):
             self._ender.count(reserved, JobState.SUCCEEDED)
             num_written = 0 if committed.memory_version is None else len(entries)
@@ -151,4 +155,6 @@ def _on_device(model: LoadedModel, pictures: Sequence[Image.Image], prompt: str)
         size = model.spec.size
         own_px = (size.default_width_px, size.default_height_px)
         pictures = [ImageOps.fit(picture, own_px, Image.Resampling.LANCZOS) for picture in pictures]
-    return model.engine.encode_pictures(pictures), model.engine.embed_prompts([prompt])[0]
+    with span("encode pictures", {"num_images": len(pictures)}):
+        features = model.engine.encode_pictures(pictures)
+    return features, embed_on_device(model, prompt)

@@ -1,7 +1,7 @@
 """How a worker ends jobs without what they were for, and counts and logs how each of them ended."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -12,7 +12,9 @@ from app.errors import StoreUnavailable
 from app.jobs.transitions import CANCELLED
 from app.jobs.types import ReservedJob, Standing
 from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import Attribute
 from app.worker.failures import failure_of
+from app.worker.job_spans import JobSpans, ids_of
 from app.worker.patience import Patience
 
 _log = structlog.get_logger(__name__)
@@ -34,6 +36,7 @@ class JobEnder:
     patience: Patience
     metrics: Metrics
     clock_ms: Callable[[], int]
+    spans: JobSpans = field(default_factory=JobSpans)
 
     def is_late(self, reserved: ReservedJob) -> bool:
         """True where the job's deadline is over."""
@@ -41,7 +44,7 @@ class JobEnder:
 
     async def fail(self, reserved: ReservedJob, failure: Failure) -> None:
         """End a job with a failure, and say so in the log where even that cannot be written."""
-        log = _log.bind(job_id=reserved.job.job_id, code=failure.code)
+        log = _log.bind(**ids_of(reserved.job), code=failure.code)
         try:
             state = await self.patience.call(lambda: self.jobs.fail(reserved, failure))
         except StoreUnavailable as error:
@@ -49,7 +52,7 @@ class JobEnder:
             return
         if state in (JobState.FAILED, JobState.EXPIRED):
             self.metrics.count_failure(reserved.job.model, failure.code)
-        self.count(reserved, state)
+        self.count(reserved, state, code=failure.code)
 
     async def let_go(self, reserved: ReservedJob, standing: Standing) -> None:
         """A job that is not wanted any more: it ends as cancelled, or is another worker's already."""
@@ -64,14 +67,14 @@ class JobEnder:
         Where a store is away and the worker stops, the job is left to its lease instead.
         """
         if isinstance(error, StoreUnavailable) and self.patience.is_over and not self.is_late(reserved):
-            _log.warning("job_left_to_its_lease", job_id=reserved.job.job_id, reason=error.message)
+            _log.warning("job_left_to_its_lease", **ids_of(reserved.job), reason=error.message)
             return
         failure = failure_of(error, reserved.job)
-        _log.warning(event, job_id=reserved.job.job_id, code=failure.code, exc_info=error)
+        _log.warning(event, **ids_of(reserved.job), code=failure.code, exc_info=error)
         await self.fail(reserved, failure)
 
-    def count(self, reserved: ReservedJob, state: JobState | None) -> None:
-        """Count and log the end of a job; None where somebody else had ended or taken it."""
+    def count(self, reserved: ReservedJob, state: JobState | None, **told: Attribute) -> None:
+        """Count and log the end of a job, with what is told of it; None where somebody else had ended or taken it."""
         job = reserved.job
         if state is None:
             self.metrics.jobs_fence_lost.labels(job.model).inc()
@@ -80,4 +83,19 @@ class JobEnder:
             self.metrics.question_seconds.labels(job.model, job.kind, state).observe(age_s)
         else:
             self.metrics.jobs_finished.labels(job.model, state).inc()
-        _log.info("job_ended" if state else "job_no_longer_ours", job_id=job.job_id, state=state)
+        self.spans.tell(reserved, state, told)
+        ran_s = self.spans.ran_s(reserved)
+        _log.info(
+            "job_ended" if state else "job_no_longer_ours",
+            **ids_of(job),
+            state=state,
+            model=job.model,
+            kind=job.kind,
+            lane=job.lane,
+            num_images=job.num_images,
+            num_attempts=reserved.num_attempts,
+            waited_s=round(max(0.0, (self.clock_ms() - job.created_at_ms) / 1000 - ran_s), 3),
+            ran_s=round(ran_s, 3),
+            prompt=job.prompt,
+            **told,
+        )

@@ -32,6 +32,7 @@ from app.redis.cancelling import end_task
 from app.redis.connection import check_server, connect
 from app.settings import Settings
 from app.signals import stop_signals
+from app.telemetry.exporting import exporting_traces
 from app.telemetry.metrics import Metrics
 from app.tenants.registry import TenantRegistry
 from app.worker.batch_caps import BatchCaps
@@ -78,7 +79,8 @@ def run_worker(settings: Settings) -> None:
     """
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
-    asyncio.run(_run_until_signal(settings))
+    with exporting_traces("sparke-worker"):
+        asyncio.run(_run_until_signal(settings))
 
 
 async def _run_until_signal(settings: Settings) -> None:
@@ -102,7 +104,8 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         metrics_url = stack.enter_context(worker_port(settings, metrics.registry, health))
         desk = await _open_desk(stack, settings, stop, metrics)
         thread, worker_id = desk.thread, desk.worker_id
-        log, models = _log.bind(worker_id=worker_id), tuple(spec.model_id for spec in specs)
+        structlog.contextvars.bind_contextvars(worker_id=worker_id)
+        models = tuple(spec.model_id for spec in specs)
         info = WorkerInfo(worker_id, "loading", models, started_at_ms=now_ms(), metrics_url=metrics_url)
         heartbeat = Heartbeat(desk.registry, info, interval_s=settings.heartbeat_interval_s)
         await desk.patience.call(heartbeat.beat)
@@ -130,7 +133,7 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         )
         measuring = await stack.enter_async_context(_background(_measure(diversity)))
         heartbeat.enter("ready", edits={model: found.engine.edits for model, found in loaded.items()})
-        log.info("worker_ready", models=models)
+        _log.info("worker_ready", models=models)
         set_ready(metrics, models, 1)
         health.phase = "ready"
         leave = partial(_leave, metrics, models, health)
@@ -139,7 +142,7 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         guards = (beating, leasing, reclaiming, sweeping, tidying, forgetting, saving, measuring)
         working = run_together(loop.run(), questions.run())
         await _until_stopped(working, stop, guards, patience_s=settings.drain_timeout_s)
-        log.info("worker_stopped")
+        _log.info("worker_stopped")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from app.errors import ReferenceNotFound
 from app.memory.keys import MemoryKey
 from app.memory.store import ReadPoint
 from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import span
 from app.worker.host_memory import Chosen, HostMemory, NeighbourQuery, select_together
 from app.worker.memory_cache import Dimensions, MemoryCache
 from app.worker.models import LoadedModel
@@ -120,7 +121,10 @@ class MemoryReader:
     ) -> Chosen:
         """The entries of all queries as if of one memory. Replays look again when they have them, as `ask` does."""
         copies = [await self._follow(reading, dimensions) for reading in readings]
-        with self.metrics.memory_search_seconds.time():
+        with (
+            self.metrics.memory_search_seconds.time(),
+            span("memory search", {"num_memories": len(readings)}),
+        ):
             chosen = await asyncio.to_thread(select_together, list(zip(copies, queries, strict=True)))
         for reading in readings:
             await self._look_again(reading)
@@ -132,15 +136,16 @@ class MemoryReader:
         A replay looks again when it has that: had anything been forgotten meanwhile, VersionGone.
         """
         copy = await self._follow(reading, dimensions)
-        with self.metrics.memory_search_seconds.time():
+        with self.metrics.memory_search_seconds.time(), span("memory search", {"num_memories": 1}):
             answer = await asyncio.to_thread(question, copy)
         await self._look_again(reading)
         return answer
 
     async def _follow(self, reading: Reading, dimensions: Dimensions) -> HostMemory:
-        synced = await self.memories.sync(
-            reading.key, dimensions, forget_version=reading.point.forget_version
-        )
+        with span("memory sync", {"version": reading.version}):
+            synced = await self.memories.sync(
+                reading.key, dimensions, forget_version=reading.point.forget_version
+            )
         return synced.memory
 
     async def _look_again(self, reading: Reading) -> None:

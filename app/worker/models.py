@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import structlog
 import torch
+from torch import Tensor
 
 from app.domain.ids import LatentSpace, ModelId
 from app.domain.model import ModelSpec
 from app.errors import ConfigurationError, Unavailable
 from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import span
 from app.worker.device import DeviceThread
 from app.worker.engine_metrics import EngineMetrics
 from app.worker.memory_cache import Dimensions
@@ -34,6 +36,13 @@ class LoadedModel:
     def dimensions(self) -> Dimensions:
         """The lengths of its memory entries' vectors."""
         return Dimensions(self.engine.feature_dim, self.engine.prompt_dim)
+
+
+def embed_on_device(model: LoadedModel, prompt: str) -> Tensor:
+    """A prompt's embedding `[p]`, to be asked for on the device thread."""
+    with span("encode prompt"):
+        embedding: Tensor = model.engine.embed_prompts([prompt])[0]
+    return embedding
 
 
 def choose_models(catalogue: Mapping[ModelId, ModelSpec], wanted: Sequence[ModelId]) -> tuple[ModelSpec, ...]:

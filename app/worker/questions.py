@@ -22,7 +22,7 @@ from app.memory.keys import MemoryKey
 from app.worker.ending import JobEnder
 from app.worker.host_memory import NearestQuery
 from app.worker.memory_reader import MemoryReader
-from app.worker.models import LoadedModel
+from app.worker.models import LoadedModel, embed_on_device
 from app.worker.neighbours import prompt_row, reference_query
 from app.worker.reckoning import estimate, score
 from app.worker.references import ReferenceReader
@@ -56,6 +56,10 @@ class QuestionRunner:
 
         Redis away: what reads or writes it is repeated, until the job's deadline or the worker's end.
         """
+        with self._ender.spans.during([reserved]), self._ender.spans.within(reserved):
+            await self._end(reserved)
+
+    async def _end(self, reserved: ReservedJob) -> None:
         if self._ender.is_late(reserved):
             await self._ender.fail(reserved, EXPIRED)
             return
@@ -152,7 +156,7 @@ class QuestionRunner:
 
     async def _embed(self, reserved: ReservedJob, model: LoadedModel, prompt: str) -> Tensor:
         """The prompt's embedding, after whatever the device was at. Nothing more is done for a job that nobody wants."""
-        embedding = await self._parts.device.run(partial(_embed_on_device, model, prompt))
+        embedding = await self._parts.device.run(partial(embed_on_device, model, prompt))
         await self._check_wanted(reserved)
         return embedding
 
@@ -162,8 +166,3 @@ class QuestionRunner:
             raise _NotWanted(standing)
         if self._ender.is_late(reserved):
             raise _TooLate
-
-
-def _embed_on_device(model: LoadedModel, prompt: str) -> Tensor:
-    embedding: Tensor = model.engine.embed_prompts([prompt])[0]
-    return embedding

@@ -20,15 +20,17 @@ from app.jobs.transitions import EXPIRED
 from app.jobs.types import Cancelled, Committed, Progress, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
 from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import Attribute, span
 from app.worker.batcher import batch_key
 from app.worker.cap_keeper import CapKeeper
 from app.worker.committing import Committer, Finished
 from app.worker.device import DeviceThread
 from app.worker.diversity import DiversityMeter, MadeImages
 from app.worker.ending import JobEnder
+from app.worker.job_spans import batch_named
 from app.worker.memory_cache import MemoryCache
 from app.worker.memory_reader import MemoryReader, MemoryVersions, ReadMemories
-from app.worker.models import LoadedModel
+from app.worker.models import LoadedModel, embed_on_device
 from app.worker.patience import Patience
 from app.worker.pictures import read_picture, remove_or_leave
 from app.worker.png import ImageOrigin, encode_png, image_metadata
@@ -158,6 +160,10 @@ class BatchRunner:
         Redis or the object store away: what reads or writes them is repeated until the job's deadline, and the end of
         a job until it is written or the worker stops.
         """
+        with batch_named(), self._ender.spans.during(batch):
+            await self._run(batch)
+
+    async def _run(self, batch: Sequence[ReservedJob]) -> None:
         found = await asyncio.gather(*(self._prepare_or_fail(reserved) for reserved in batch))
         prepared = [one for one in found if one is not None]
         if not prepared:
@@ -178,6 +184,10 @@ class BatchRunner:
         )
 
     async def _prepare_or_fail(self, reserved: ReservedJob) -> _Prepared | None:
+        with self._ender.spans.within(reserved):
+            return await self._prepare_wanted(reserved)
+
+    async def _prepare_wanted(self, reserved: ReservedJob) -> _Prepared | None:
         if self._ender.is_late(reserved):
             await self._ender.fail(reserved, EXPIRED)
             return None
@@ -201,7 +211,7 @@ class BatchRunner:
     async def _prepare(self, reserved: ReservedJob) -> _Prepared:
         request = reserved.job.generation
         model = self._parts.models[request.model]
-        embedding = await self._parts.device.run(lambda: model.engine.embed_prompts([request.prompt])[0])
+        embedding = await self._parts.device.run(partial(embed_on_device, model, request.prompt))
         tenant_id = reserved.job.tenant_id
         read = await self._reader.read(tenant_id, request.diversity, model, embedding)
         references = await self._references.read(tenant_id, request.diversity, model)
@@ -228,7 +238,10 @@ class BatchRunner:
         work = partial(_generate_checked, model, _Asked(groups, plan, watch.on_step), self._parts.metrics)
         key, num_images = batch_key(prepared[0].job), sum(len(group.seeds) for group in groups)
         try:
-            found = await self._parts.device.run(work)
+            with self._ender.spans.batch(
+                [one.reserved for one in prepared], {"num_images": num_images, **_told_of(request)}
+            ):
+                found = await self._parts.device.run(work)
             self._parts.caps.fitted(key, num_images)
             return [_Generated(samples, sum(map(len, found))) for samples in found]
         except BatchStopped as stopped:
@@ -247,13 +260,14 @@ class BatchRunner:
         return outcomes
 
     async def _finish_or_fail(self, prepared: _Prepared, outcome: _Generated | Exception) -> None:
-        if isinstance(outcome, Exception):
-            await self._ender.fail_for(prepared.reserved, outcome, "job_not_generated")
-            return
-        try:
-            await self._finish(prepared, outcome)
-        except Exception as error:  # noqa: BLE001 - likewise
-            await self._ender.fail_for(prepared.reserved, error, "job_not_finished")
+        with self._ender.spans.within(prepared.reserved):
+            if isinstance(outcome, Exception):
+                await self._ender.fail_for(prepared.reserved, outcome, "job_not_generated")
+                return
+            try:
+                await self._finish(prepared, outcome)
+            except Exception as error:  # noqa: BLE001 - likewise
+                await self._ender.fail_for(prepared.reserved, error, "job_not_finished")
 
     async def _finish(self, prepared: _Prepared, generated: _Generated) -> None:
         job, reserved, samples = prepared.job, prepared.reserved, generated.samples
@@ -274,9 +288,10 @@ class BatchRunner:
         entries = [_entry(prepared, index, sample, now_ms) for index, sample in enumerate(samples)]
         written = entries if memory.write else []
         finished = Finished(result, written, prepared.read.point.current)
-        committed = await self._committer.commit(reserved, finished)
+        with span("commit", {"num_entries": len(written)}):
+            committed = await self._committer.commit(reserved, finished)
         if isinstance(committed, Committed):
-            self._ender.count(reserved, JobState.SUCCEEDED)
+            self._ender.count(reserved, JobState.SUCCEEDED, **_told_of_samples(generated))
             num_written = 0 if committed.memory_version is None else len(written)
             self._count_images(prepared, samples, num_written=num_written)
             return
@@ -297,11 +312,13 @@ class BatchRunner:
         )
         loop = asyncio.get_running_loop()
         metadata = image_metadata(job.generation, origin)
-        png = await loop.run_in_executor(self._parts.encoders, encode_png, sample.image, metadata)
+        with span("encode PNG", {"index": index}):
+            png = await loop.run_in_executor(self._parts.encoders, encode_png, sample.image, metadata)
         key = image_key(job.tenant_id, job.job_id, prepared.reserved.fence, index)
-        await self._parts.patience.call(
-            lambda: self._parts.images.put(key, png), store="images", until_ms=job.deadline_at_ms
-        )
+        with span("store image", {"index": index, "size_bytes": len(png)}):
+            await self._parts.patience.call(
+                lambda: self._parts.images.put(key, png), store="images", until_ms=job.deadline_at_ms
+            )
         return GeneratedImage(
             image_id=origin.image_id,
             seed=metadata.seed,
@@ -341,6 +358,21 @@ def _generate_checked(model: LoadedModel, asked: _Asked, metrics: Metrics) -> li
     if actual != expected:
         raise OutputMismatch(f"expected {expected} images for the groups, got {actual}")
     return samples
+
+
+def _told_of(request: GenerationRequest) -> dict[str, Attribute]:
+    size = f"{request.width_px}x{request.height_px}"
+    return {"model": request.model, "steps": request.steps, "size": size}
+
+
+def _told_of_samples(generated: _Generated) -> dict[str, Attribute]:
+    """What the log and the span of a job that succeeded have of its images."""
+    samples = generated.samples
+    return {
+        "num_batch_images": generated.num_batch_images,
+        "push": round(sum(sample.push for sample in samples) / len(samples), 4),
+        "num_neighbours": max(sample.num_neighbours for sample in samples),
+    }
 
 
 def _plan_of(request: GenerationRequest) -> DenoisingPlan:
