@@ -94,7 +94,8 @@ fix: $(STAMP) ## Format and fix what can be fixed
 	@$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(STAMP) ## Write configuration.md, metrics.md, pipelines.md and schedulers.md in docs, and the cluster's rules, from what they describe
+docs: $(STAMP) ## Write the dashboards, the cluster's rules, and configuration.md, metrics.md, pipelines.md and schedulers.md in docs
+	@$(BIN)/python deploy/grafana/write_dashboards.py
 	@$(BIN)/python docs/write_configuration.py
 	@$(BIN)/python docs/write_metrics.py
 	@$(BIN)/python docs/write_pipelines.py

@@ -7,12 +7,17 @@ import subprocess
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+from panels import render
 from prometheus_client import Counter, Gauge, Histogram
+from write_dashboards import BOARDS
 
 from app.telemetry.metrics import Metrics
 
 _OF_EVERY_TARGET = {"job", "instance"}
-_NAME = re.compile(r"\b((?:\w+:)?(?:sparke_\w+|up)(?::\w+)?)\b(?:\{([^}]*)\})?")
+_NAME = re.compile(r"\b((?:\w+:)?(?:sparke_\w+|up|ALERTS|process_\w+)(?::\w+)?)\b(?:\{([^}]*)\})?")
 
 promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is absent: apt-get install prometheus brings it"
@@ -21,7 +26,8 @@ promtool = pytest.mark.skipif(
 
 def _series():
     """The labels of every series that the service can expose, by the name that PromQL knows it by."""
-    found = {"up": set()}
+    of_alerts = {"alertname", "alertstate", "severity", "model", "store", "reason", "device"}
+    found = {"up": set(), "ALERTS": of_alerts, "process_resident_memory_bytes": set()}
     for metric in vars(Metrics()).values():
         if not isinstance(metric, Counter | Gauge | Histogram):
             continue
@@ -112,13 +118,27 @@ def test_rules_ask_for_what_exists(rules, known):
     }
 
 
-def test_alerts_say_how_urgent_they_are_and_what_to_do(rules):
-    """A severity out of two, a summary and a description each."""
+def test_runbooks_ask_for_what_exists(root, known):
+    """The same of every query in a page."""
+    found = {
+        (path.stem, query): _faults(query, known)
+        for path in sorted((root / "docs/runbooks").glob("*.md"))
+        for block in re.findall(r"```promql\n(.*?)```", path.read_text(), re.DOTALL)
+        for query in block.splitlines()
+    }
+    assert len(found) >= 22
+    assert {where: faults for where, faults in found.items() if faults} == {}
+
+
+def test_alerts_say_how_urgent_they_are_and_what_to_do(rules, root):
+    """A severity out of two, a summary, a description and a page of its own each."""
     alerts = [rule for rule in rules if "alert" in rule]
-    assert len(alerts) >= 5
+    assert len(alerts) >= 20
     for alert in alerts:
         assert alert["labels"]["severity"] in {"page", "ticket"}
-        assert set(alert["annotations"]) == {"summary", "description"}
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+        assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
+        assert (root / alert["annotations"]["runbook_url"]).is_file()
 
 
 def test_every_alert_and_recording_is_tested(rules, root):
@@ -157,7 +177,7 @@ def test_promtool_runs_the_rules_own_tests(root):
 def test_promtool_parses_every_panel(dashboards, root, tmp_path):
     """Panels' expressions are PromQL; Grafana's own variables are filled in first."""
     expressions = [
-        target["expr"].replace("$__rate_interval", "1m").replace("$model", ".*")
+        target["expr"].replace("$__rate_interval", "1m").replace("$model", ".*").replace("$instance", ".*")
         for dashboard in dashboards.values()
         for panel in _panels(dashboard)
         for target in panel["targets"]
@@ -184,9 +204,14 @@ def test_panels_ask_for_what_exists(dashboards, known):
                 found += [f"no {label} for the legend" for label in legend - kept]
                 if found:
                     faults[name, panel["title"]] = found
-        for variable in dashboard["templating"]["list"]:
-            metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"]).groups()
-            assert label in known[metric]
+        variables = {each["name"]: each for each in dashboard["templating"]["list"]}
+        for variable in variables.values():
+            if variable["type"] == "query":
+                query = variable["query"]["query"]
+                metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()
+                assert label in known[metric] | _OF_EVERY_TARGET
+        asked = set(re.findall(r"\$\{?([a-z]+)\b", json.dumps(dashboard)))
+        assert asked <= set(variables), name
     assert faults == {}
 
 
@@ -219,8 +244,8 @@ def test_panels_have_units_thresholds_and_a_sentence(dashboards):
             expressions = " ".join(target["expr"] for target in panel["targets"])
             if "_seconds_bucket" in expressions or "_seconds:p95" in expressions:
                 assert defaults["unit"] == "s", panel["title"]
-            if "_bytes" in expressions:
-                assert defaults["unit"] == "bytes", panel["title"]
+            if "_bytes" in expressions and "/" not in expressions:
+                assert defaults["unit"] in {"bytes", "Bps"}, panel["title"]
 
 
 def test_panels_lie_beside_each_other(dashboards):
@@ -239,14 +264,69 @@ def test_panels_lie_beside_each_other(dashboards):
         assert max(x for x, _ in cells) < 24
 
 
+def test_dashboards_are_as_they_are_written(dashboards, root):
+    """`make docs` would change nothing, and there is no dashboard that nobody writes."""
+    assert set(dashboards) == {f"{board.name}.json" for board in BOARDS}
+    for board in BOARDS:
+        path = root / f"deploy/grafana/dashboards/{board.name}.json"
+        assert path.read_text(encoding="utf-8") == render(board), path.name
+
+
+def test_dashboards_are_what_grafana_reads(dashboards):
+    """Grafana's own model of a dashboard loses nothing of them: every member is one that it knows."""
+    register_default_plugins()
+    for name, dashboard in dashboards.items():
+        read = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
+        assert read == dashboard, name
+
+
+def test_a_panel_is_red_where_its_alert_begins(dashboards, rules):
+    """Runbooks that panels link to are those of alerts; panels of what an alert compares have the alert's own number."""
+    alerts = {rule["alert"]: rule["expr"] for rule in rules if "alert" in rule}
+    equal = set()
+    for dashboard in dashboards.values():
+        for panel in _panels(dashboard):
+            for link in panel.get("links", []):
+                alert = re.fullmatch(r"\$\{runbooks\}/(\w+)\.md", link["url"])[1]
+                steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+                if re.search(rf"[<>] {steps[-1]['value']:g}\b", alerts[alert]):
+                    equal.add(alert)
+    assert {
+        "SparkeApiErrors",
+        "SparkeBacklogGrowing",
+        "SparkeDeviceMemoryFull",
+        "SparkeDiversityCollapsed",
+        "SparkeJobsFailing",
+        "SparkeJobsOld",
+        "SparkeJobsRepaired",
+        "SparkeOutOfMemory",
+        "SparkeQueueSlow",
+        "SparkeStepSlow",
+        "SparkeTargetDown",
+        "SparkeWebhooksStuck",
+    } <= equal
+
+
+def test_dashboards_lead_to_each_other_and_to_the_runbooks(dashboards):
+    """One link shows all dashboards of our tag, another the runbooks."""
+    for dashboard in dashboards.values():
+        boards, runbooks = dashboard["links"]
+        assert boards["type"] == "dashboards"
+        assert boards["tags"] == dashboard["tags"] == ["sparke"]
+        assert runbooks["url"] == "${runbooks}/README.md"
+
+
 def test_panels_use_the_source_that_is_provisioned(dashboards, root):
     """Grafana finds its data and its dashboards where the compose file puts them."""
     provisioning = root / "deploy/grafana/provisioning"
     sources = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
-    uids = {source["uid"] for source in sources}
+    (uid,) = {source["uid"] for source in sources}
     for dashboard in dashboards.values():
         text = json.dumps(dashboard)
-        assert set(re.findall(r'"type": "prometheus", "uid": "([^"]+)"', text)) == uids
+        assert set(re.findall(r'"type": "prometheus", "uid": "([^"]+)"', text)) == {"${datasource}"}
+        source = dashboard["templating"]["list"][0]
+        assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
+        assert source["current"]["value"] == uid
     (provider,) = yaml.safe_load((provisioning / "dashboards/sparke.yml").read_text())["providers"]
     grafana = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]["grafana"]
     assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]

@@ -1,0 +1,151 @@
+"""The dashboard diversity: Do images differ?"""
+
+from panels import Board, Panel, Query, Row
+from queries import MODEL, lately, quantiles, rate
+
+DIVERSITY = Board(
+    "diversity",
+    "SPARKE: diversity",
+    "Do images differ? The scores of the last images, what pushes them, and the memories behind that.",
+    (("model", "sparke_diversity_score"),),
+    (
+        Row(
+            "Now",
+            (
+                Panel(
+                    "Variety",
+                    "Of the variety that the prompts of the last images leave room for, the share they have.",
+                    "percentunit",
+                    [Query(f"min(model:sparke_diversity_score:share{{{MODEL}}})")],
+                    kind="number",
+                ),
+                Panel(
+                    "Variety against the day before",
+                    "The same as a ratio to the day before.",
+                    "percentunit",
+                    [
+                        Query(
+                            f"min(avg_over_time(model:sparke_diversity_score:share{{{MODEL}}}[15m]) / avg_over_time(model:sparke_diversity_score:share{{{MODEL}}}[1d] offset 1h))"
+                        )
+                    ],
+                    "SparkeDiversityCollapsed",
+                    is_low_bad=True,
+                    kind="number",
+                ),
+                Panel(
+                    "Entries of memories",
+                    "Entries in the memories of all tenants.",
+                    "short",
+                    [Query(f"sum(max by (model) (sparke_memory_entries{{{MODEL}}}))")],
+                    kind="number",
+                ),
+            ),
+        ),
+        Row(
+            "Scores",
+            (
+                Panel(
+                    "Diversity score",
+                    "Cond-RKE of the last images, how many different ones for one prompt, and what it would be if none resembled another.",
+                    "none",
+                    [
+                        Query(f"avg by (model) (sparke_diversity_score{{{MODEL}}})", "{{model}}"),
+                        Query(
+                            f"avg by (model) (sparke_diversity_score_limit{{{MODEL}}})", "{{model}} at most"
+                        ),
+                    ],
+                ),
+                Panel(
+                    "Variety",
+                    "Of the variety that the prompts leave room for, the share that the last images have.",
+                    "percentunit",
+                    [Query(f"model:sparke_diversity_score:share{{{MODEL}}}", "{{model}}")],
+                ),
+                Panel(
+                    "Diversity gain",
+                    "Share of an image's similarity to past ones that pushes took from its predictions.",
+                    "percentunit",
+                    [Query(f"avg by (model) (sparke_diversity_gain{{{MODEL}}})", "{{model}}")],
+                ),
+            ),
+        ),
+        Row(
+            "What pushes",
+            (
+                Panel(
+                    "Push of an image",
+                    "Mean push over the steps, relative to the norm of the latents.",
+                    "percentunit",
+                    quantiles("sparke_push", "model", MODEL),
+                ),
+                Panel(
+                    "Neighbours of an image",
+                    "Entries of memories that an image was pushed away from.",
+                    "none",
+                    quantiles("sparke_neighbours", "model", MODEL),
+                ),
+                Panel(
+                    "Images without neighbours",
+                    "Share of the images for which a memory did nothing.",
+                    "percentunit",
+                    [
+                        Query(
+                            f'sum by (model) (rate(sparke_neighbours_bucket{{le="0.0",{MODEL}}}[$__rate_interval])) / sum by (model) (rate(sparke_neighbours_count{{{MODEL}}}[$__rate_interval]))',
+                            "{{model}}",
+                        )
+                    ],
+                ),
+            ),
+        ),
+        Row(
+            "Memories",
+            (
+                Panel(
+                    "Entries",
+                    "Entries in the memories of all tenants in the model's latent space.",
+                    "short",
+                    [Query(f"max by (model) (sparke_memory_entries{{{MODEL}}})", "{{model}}")],
+                ),
+                Panel(
+                    "Entries appended and forgotten",
+                    "Entries a second that images became, and that tenants had forgotten.",
+                    "ops",
+                    [
+                        rate("sparke_memory_entries_appended_total", "model", MODEL),
+                        rate("sparke_memory_entries_forgotten_total", legend="forgotten"),
+                    ],
+                ),
+                Panel(
+                    "Corrupt entries",
+                    "Entries within an hour that workers passed over because they cannot be read.",
+                    "none",
+                    [lately("sparke_memory_entries_corrupt_total", legend="corrupt")],
+                    "SparkeMemoryCorrupt",
+                    1,
+                ),
+                Panel(
+                    "Images removed",
+                    "Images a second: expired, left by a job that ended without them, forgotten.",
+                    "ops",
+                    [
+                        rate("sparke_images_expired_total", legend="expired"),
+                        rate("sparke_images_orphaned_total", legend="orphaned"),
+                        rate("sparke_images_forgotten_total", legend="forgotten"),
+                    ],
+                ),
+                Panel(
+                    "Copies of memories",
+                    "Size of all workers' copies of memories.",
+                    "bytes",
+                    [Query("sum(sparke_memory_cache_bytes)", "all workers")],
+                ),
+                Panel(
+                    "Searching memories",
+                    "Time to find the neighbours of one request, over all workers.",
+                    "s",
+                    quantiles("sparke_memory_search_seconds"),
+                ),
+            ),
+        ),
+    ),
+)

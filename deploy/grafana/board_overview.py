@@ -1,0 +1,326 @@
+"""The dashboard overview: Is the service well?"""
+
+from panels import Board, Panel, Query, Row
+from queries import MODEL, USERS, lately, quantiles, rate
+
+OVERVIEW = Board(
+    "overview",
+    "SPARKE: overview",
+    "Is the service well? Requests, jobs, stores, and the alerts that fire.",
+    (("model", "sparke_jobs_open"),),
+    (
+        Row(
+            "Now",
+            (
+                Panel(
+                    "Alerts",
+                    "Alerts that fire now.",
+                    "none",
+                    [Query('count(ALERTS{alertname=~"Sparke.+",alertstate="firing"}) or vector(0)')],
+                    red=1,
+                    kind="number",
+                    width=3,
+                ),
+                Panel(
+                    "API replicas",
+                    "Replicas that Prometheus reaches.",
+                    "none",
+                    [Query('sum(up{job="sparke-api"}) or vector(0)')],
+                    "SparkeApiDown",
+                    1,
+                    is_low_bad=True,
+                    kind="number",
+                    width=3,
+                ),
+                Panel(
+                    "Workers ready",
+                    "Workers that have the model loaded and take its jobs.",
+                    "none",
+                    [Query(f"model:sparke_worker_ready:sum{{{MODEL}}}", "{{model}}")],
+                    "SparkeNoWorkerReady",
+                    1,
+                    is_low_bad=True,
+                    kind="number",
+                    width=3,
+                ),
+                Panel(
+                    "Backlog",
+                    "Unfinished jobs, waiting and running.",
+                    "none",
+                    [Query(f"sum(model:sparke_jobs_open:max{{{MODEL}}})")],
+                    kind="number",
+                    width=3,
+                ),
+                Panel(
+                    "Oldest job",
+                    "Age of the oldest unfinished job.",
+                    "s",
+                    [Query(f"max(sparke_jobs_oldest_seconds{{{MODEL}}})")],
+                    "SparkeJobsOld",
+                    kind="number",
+                    width=3,
+                ),
+                Panel(
+                    "Wait of a job, p95",
+                    "One job in twenty waits longer before it starts.",
+                    "s",
+                    [Query(f"max(model:sparke_job_wait_seconds:p95_5m{{{MODEL}}})")],
+                    "SparkeQueueSlow",
+                    kind="number",
+                    width=3,
+                ),
+                Panel(
+                    "Images",
+                    "Images made and committed, a second.",
+                    "ops",
+                    [Query(f"sum(model:sparke_images:rate5m{{{MODEL}}})")],
+                    kind="number",
+                    width=3,
+                ),
+                Panel(
+                    "Server errors",
+                    "Share of the answers to users with a status of 500 or more.",
+                    "percentunit",
+                    [Query("sparke_http_errors:ratio5m")],
+                    "SparkeApiErrors",
+                    kind="number",
+                    width=3,
+                ),
+            ),
+        ),
+        Row(
+            "Alerts",
+            (
+                Panel(
+                    "What fires, and since when",
+                    "Each alert that fires, by model, store or instance; a click leads to its runbook.",
+                    "none",
+                    [
+                        Query(
+                            'max by (alertname, severity, model, store, instance) (ALERTS{alertname=~"Sparke.+",alertstate="firing"})',
+                            "{{alertname}} {{severity}} {{model}}{{store}}{{instance}}",
+                        )
+                    ],
+                    red=1,
+                    kind="states",
+                    width=24,
+                ),
+            ),
+        ),
+        Row(
+            "Requests",
+            (
+                Panel(
+                    "Answers by status",
+                    "Answers to users by status, a second.",
+                    "reqps",
+                    [rate("sparke_http_requests_total", "status", USERS)],
+                ),
+                Panel(
+                    "Answers by route",
+                    "Answers to users by route, a second.",
+                    "reqps",
+                    [rate("sparke_http_requests_total", "route", USERS)],
+                ),
+                Panel(
+                    "Server errors by route",
+                    "Answers with a status of 500 or more by route, a second.",
+                    "reqps",
+                    [rate("sparke_http_requests_total", "route, status", f'{USERS},status=~"5.."')],
+                    "SparkeApiErrors",
+                    0.1,
+                ),
+                Panel(
+                    "Time of a request for images",
+                    "From its head to the last byte of the answer, with the wait for the images.",
+                    "s",
+                    quantiles(
+                        "sparke_http_request_seconds",
+                        match='route="/v1/images/generations"',
+                        shares=(0.5, 0.95, 0.99),
+                    ),
+                ),
+                Panel(
+                    "Time of a request by route, p95",
+                    "One request in twenty takes longer; those that wait for images are among them.",
+                    "s",
+                    [Query("route:sparke_http_request_seconds:p95_5m", "{{route}}")],
+                ),
+                Panel(
+                    "Requests in flight",
+                    "Requests that are being answered now, by replica.",
+                    "none",
+                    [Query("sparke_http_requests_in_flight", "{{instance}}")],
+                ),
+            ),
+        ),
+        Row(
+            "Jobs",
+            (
+                Panel(
+                    "Backlog",
+                    "Unfinished jobs, those that no worker holds yet, and those that workers hold.",
+                    "none",
+                    [
+                        Query(f"model:sparke_jobs_open:max{{{MODEL}}}", "{{model}} open"),
+                        Query(f"model:sparke_jobs_waiting:max{{{MODEL}}}", "{{model}} waiting"),
+                        Query(f"model:sparke_jobs_running:sum{{{MODEL}}}", "{{model}} running"),
+                    ],
+                ),
+                Panel(
+                    "Time to work off the backlog",
+                    "How long the backlog would take at the rate of the last five minutes, if nothing more came.",
+                    "s",
+                    [
+                        Query(
+                            f"model:sparke_jobs_open:max{{{MODEL}}} / model:sparke_jobs_finished:rate5m{{{MODEL}}}",
+                            "{{model}}",
+                        )
+                    ],
+                    "SparkeBacklogGrowing",
+                ),
+                Panel(
+                    "Wait of a job",
+                    "From a job's creation to its start, and the age of the oldest unfinished one.",
+                    "s",
+                    [
+                        *quantiles("sparke_job_wait_seconds", "model", MODEL),
+                        Query(f"max by (model) (sparke_jobs_oldest_seconds{{{MODEL}}})", "{{model}} oldest"),
+                    ],
+                    "SparkeQueueSlow",
+                ),
+                Panel(
+                    "Jobs accepted, ended, refused",
+                    "Jobs a second: made durable, ended by state, refused because a queue was full, cancelled.",
+                    "ops",
+                    [
+                        rate("sparke_jobs_accepted_total", "", MODEL, "accepted"),
+                        rate("sparke_jobs_finished_total", "state", MODEL),
+                        rate("sparke_jobs_refused_total", "", MODEL, "refused"),
+                        rate("sparke_jobs_cancelled_total", legend="cancels"),
+                    ],
+                ),
+                Panel(
+                    "Share of jobs that fail",
+                    "Failed and expired jobs of all that ended, but for what clients asked wrongly.",
+                    "percentunit",
+                    [Query(f"model:sparke_job_failures:ratio5m{{{MODEL}}}", "{{model}}")],
+                    "SparkeJobsFailing",
+                ),
+                Panel(
+                    "Failures by reason",
+                    "Jobs that failed, by the stable code of what went wrong, a second.",
+                    "ops",
+                    [
+                        Query(
+                            f"sum by (model, reason) (rate(sparke_job_failures_total{{{MODEL}}}[$__rate_interval])) > 0",
+                            "{{model}} {{reason}}",
+                        )
+                    ],
+                    "SparkeJobsFailing",
+                ),
+                Panel(
+                    "Stores that did not answer",
+                    "Calls of Redis and of the object store in vain, a second.",
+                    "ops",
+                    [rate("sparke_store_errors_total", "store")],
+                    "SparkeStoreAway",
+                    0.1,
+                ),
+                Panel(
+                    "Left by crashes",
+                    "Within an hour: jobs given to others, brought back by sweeps, lost to another worker; and dead letters.",
+                    "none",
+                    [
+                        lately("sparke_jobs_redelivered_total", "", MODEL, "redelivered"),
+                        lately("sparke_jobs_repaired_total", legend="repaired"),
+                        lately("sparke_jobs_fence_lost_total", "", MODEL, "fence lost"),
+                        Query(f"sum(max by (model) (sparke_dead_letters{{{MODEL}}}))", "dead letters"),
+                    ],
+                    "SparkeJobsRepaired",
+                ),
+                Panel(
+                    "Time of a question",
+                    "From a question about a memory to its answer, by kind.",
+                    "s",
+                    quantiles("sparke_question_seconds", "kind", MODEL),
+                ),
+            ),
+        ),
+        Row(
+            "Batches and webhooks",
+            (
+                Panel(
+                    "Open batches",
+                    "Batches of all tenants that have not ended.",
+                    "none",
+                    [Query("max(sparke_batches_open)", "open")],
+                ),
+                Panel(
+                    "Lines of batches",
+                    "Lines of batches that ended, by outcome, a second.",
+                    "ops",
+                    [rate("sparke_batch_lines_total", "outcome")],
+                ),
+                Panel(
+                    "Batches ended",
+                    "Batches within an hour, by the state they ended in.",
+                    "none",
+                    [lately("sparke_batches_ended_total", "state")],
+                ),
+                Panel(
+                    "Events not yet delivered",
+                    "Ends of jobs and batches of which a webhook has not heard.",
+                    "none",
+                    [Query("sum(sparke_webhooks_waiting)", "waiting")],
+                ),
+                Panel(
+                    "Attempts to deliver",
+                    "Attempts by outcome, a second.",
+                    "ops",
+                    [rate("sparke_webhook_deliveries_total", "outcome")],
+                ),
+                Panel(
+                    "Oldest event not delivered",
+                    "Its age; events are given up after two days.",
+                    "s",
+                    [Query("max(sparke_webhooks_oldest_seconds)", "oldest")],
+                    "SparkeWebhooksStuck",
+                ),
+            ),
+        ),
+        Row(
+            "Files and versions",
+            (
+                Panel(
+                    "Files taken, deleted, swept",
+                    "Files a second; what is swept had expired, or was left by a crash.",
+                    "ops",
+                    [
+                        rate("sparke_files_uploaded_total", legend="taken"),
+                        rate("sparke_files_deleted_total", legend="deleted"),
+                        rate("sparke_files_swept_total", legend="swept"),
+                    ],
+                ),
+                Panel(
+                    "Bytes of files",
+                    "Bytes of files that came in and went out, a second.",
+                    "Bps",
+                    [rate("sparke_file_bytes_total", "direction")],
+                ),
+                Panel(
+                    "Uploads in flight",
+                    "Uploads of files and pictures that come in now, by replica.",
+                    "none",
+                    [Query("sparke_file_uploads_in_flight", "{{instance}}")],
+                ),
+                Panel(
+                    "Versions",
+                    "Processes by component and version: one version, but for a rollout.",
+                    "none",
+                    [Query("count by (component, version) (sparke_build_info)", "{{component}} {{version}}")],
+                ),
+            ),
+        ),
+    ),
+)
