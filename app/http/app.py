@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi.routing import iter_route_contexts
 
 from app.http.deps import Deps
 from app.http.errors import install_error_handlers
@@ -97,5 +97,9 @@ def create_app(deps: Deps) -> FastAPI:
 
 def _templates(app: FastAPI) -> list[tuple[str, str]]:
     """Each route's template with each of its methods."""
-    routes = [route for route in app.routes if isinstance(route, APIRoute)]
-    return [(route.path, method) for route in routes for method in sorted(route.methods or ())]
+    return [
+        (route.path, method)
+        for route in iter_route_contexts(app.routes)
+        if route.path is not None
+        for method in sorted(route.methods or ())
+    ]
