@@ -113,9 +113,9 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             most_bytes=desk.most_file_bytes,
         )
         accepting = _Accepting(redis, settings, catalogue, desk, files)
-        jobs = _job_store(accepting, replicas=replicas)
-        waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
         metrics = _open_metrics(catalogue)
+        jobs = _job_store(accepting, replicas=replicas, metrics=metrics)
+        waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
         images = ImageStore.open(settings.image_store_url)
         resolver = stack.enter_context(closing(SystemResolver()))
         deps = Deps(
@@ -185,7 +185,9 @@ async def _start_chores(stack: AsyncExitStack, deps: Deps, redis: Redis) -> None
     await stack.enter_async_context(delivering_webhooks(_make_deliverer(deps, redis), redis))
 
 
-def _job_store(deps: _Accepting, *, replicas: Replicas | None = None) -> JobStore:
+def _job_store(
+    deps: _Accepting, *, replicas: Replicas | None = None, metrics: Metrics | None = None
+) -> JobStore:
     """Where jobs are accepted, within the tenants' quotas."""
     redis, settings, files = deps.redis, deps.settings, deps.files
     maker = MemoryMaker(redis, max_memories=settings.max_memories_per_tenant, clock_ms=now_ms)
@@ -202,7 +204,8 @@ def _job_store(deps: _Accepting, *, replicas: Replicas | None = None) -> JobStor
         stored_bytes=stored_bytes,
         check_memory=check_memory,
     )
-    return JobStore(redis, JobLimits.of(settings), quotas=deps.desk.quotas, room=room, replicas=replicas)
+    limits, quotas = JobLimits.of(settings), deps.desk.quotas
+    return JobStore(redis, limits, quotas=quotas, room=room, replicas=replicas, metrics=metrics)
 
 
 def _make_eraser(deps: Deps, redis: Redis, inputs: BatchInputs) -> TenantEraser:

@@ -17,6 +17,7 @@ from app.jobs.transitions import Requeued, Transitions
 from app.jobs.types import JobLimits
 from app.jobs.workers import now_ms
 from app.redis.errors import redis_errors
+from app.telemetry.metrics import Metrics
 
 _MAX_ENTRIES = 1000  # in one call; what is left comes with the next
 
@@ -38,11 +39,17 @@ class JobReclaimer:
     """
 
     def __init__(
-        self, redis: Redis, limits: JobLimits, *, lease_s: float, clock_ms: Callable[[], int] = now_ms
+        self,
+        redis: Redis,
+        limits: JobLimits,
+        *,
+        lease_s: float,
+        clock_ms: Callable[[], int] = now_ms,
+        metrics: Metrics | None = None,
     ) -> None:
         self._redis = redis
         self._lease_s = lease_s
-        self._steps = Transitions(redis, limits, clock_ms)
+        self._steps = Transitions(redis, limits, clock_ms, metrics=metrics)
         self._resumes_at_s = 0.0
 
     async def reclaim(self, model: ModelId) -> Reclaimed:

@@ -57,6 +57,11 @@ class JobPlace:
         return self.model.endswith(_QUESTIONS)
 
     @property
+    def model_id(self) -> ModelId:
+        """The model that is asked for, of whichever queue."""
+        return ModelId(self.model.removesuffix(_QUESTIONS))
+
+    @property
     def member(self) -> str:
         """The job's name outside its tenant's slot."""
         return member_of(self.tenant_id, self.job_id)

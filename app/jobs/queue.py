@@ -26,6 +26,7 @@ from app.jobs.workers import now_ms
 from app.redis.cancelling import wait_at_most
 from app.redis.errors import redis_errors
 from app.redis.listener import Listener
+from app.telemetry.metrics import Metrics
 
 _MAX_TURNS = 64  # turns in vain that one look takes
 _POLL_S = 1.0  # how often to look without having been woken
@@ -39,9 +40,16 @@ class JobQueue:
     As an async context manager it listens for wake-ups on a connection of its own; without, `reserve` only polls.
     """
 
-    def __init__(self, redis: Redis, limits: JobLimits, *, clock_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        limits: JobLimits,
+        *,
+        clock_ms: Callable[[], int] = now_ms,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._redis = redis
-        self._steps = Transitions(redis, limits, clock_ms)
+        self._steps = Transitions(redis, limits, clock_ms, metrics=metrics)
         self._wake = asyncio.Event()
         self._listener = Listener(redis, [keys.WAKE_CHANNEL], lambda _channel, _model: self._wake.set())
         self._held: set[tuple[ModelId, str]] = set()

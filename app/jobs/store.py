@@ -28,6 +28,7 @@ from app.jobs.types import Accepted, DeadLetter, Idempotency, JobLimits
 from app.jobs.workers import now_ms
 from app.redis.errors import AWAY, redis_errors
 from app.redis.replicas import Replicas, Written
+from app.telemetry.metrics import Metrics
 
 
 class JobStore:
@@ -45,12 +46,13 @@ class JobStore:
         replicas: Replicas | None = None,
         quotas: QuotaSource | None = None,
         room: Room | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._redis = redis
         self._quotas = quotas or SameForAll(limits.quotas)
         self._room = room or NoBounds()
         self._replicas = replicas or Replicas(redis)
-        self._steps = Transitions(redis, limits, clock_ms, replicas=self._replicas)
+        self._steps = Transitions(redis, limits, clock_ms, replicas=self._replicas, metrics=metrics)
 
     @redis_errors
     async def accept(self, job: Job, idempotency: Idempotency | None = None) -> Accepted:

@@ -18,6 +18,7 @@ from app.jobs.types import JobLimits
 from app.jobs.workers import WorkerRegistry, now_ms
 from app.redis.errors import redis_errors
 from app.redis.members import parse_member
+from app.telemetry.metrics import Metrics
 
 _PAGE_JOBS = 500
 _ACCEPT_GRACE_MS = 60_000  # an admitted job without a record: its acceptance may still be on the way
@@ -62,11 +63,12 @@ class JobSweeper:
         *,
         interval_s: float = 5.0,
         clock_ms: Callable[[], int] = now_ms,
+        metrics: Metrics | None = None,
     ) -> None:
         self._redis = redis
         self._registry = registry
         self._interval_ms = int(interval_s * 1000)
-        self._steps = Transitions(redis, limits, clock_ms)
+        self._steps = Transitions(redis, limits, clock_ms, metrics=metrics)
 
     @redis_errors
     async def sweep(self, models: Sequence[ModelId]) -> SweepReport:

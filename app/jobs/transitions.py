@@ -22,6 +22,7 @@ from app.memory.keys import MemoryKey, forgotten_key, index_key, index_member, l
 from app.redis.records import decode
 from app.redis.replicas import Replicas, Written
 from app.redis.scripts import load_script
+from app.telemetry.metrics import Metrics
 
 _MAX_RENAMES = 100  # while one job runs
 
@@ -70,8 +71,11 @@ class Transitions:
         clock_ms: Callable[[], int],
         *,
         replicas: Replicas | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        """`metrics`: where the ends that these steps bring about are counted."""
         self._redis = redis
+        self._metrics = metrics
         self._replicas = replicas or Replicas(redis)
         self._limits = limits
         self.clock_ms = clock_ms
@@ -107,6 +111,10 @@ class Transitions:
         )
         if outcome in (b"expired", b"dead"):
             details = [_LANES[details[0]]]
+            is_late = outcome == b"expired"
+            self._count(
+                place, JobState.EXPIRED if is_late else JobState.FAILED, EXPIRED if is_late else POISON
+            )
         return [outcome, *details]
 
     async def begin(self, reserved: ReservedJob) -> Standing:
@@ -162,7 +170,9 @@ class Transitions:
             )
         if reply[0] == b"lost":
             return None
-        ended = Ended(_LANES[reply[1]], reserved.stream_id, JobState(reply[0].decode()))
+        state = JobState(reply[0].decode())
+        self._count(place, state, CANCELLED)
+        ended = Ended(_LANES[reply[1]], reserved.stream_id, state)
         return ended, int(reply[2]) if len(reply) > 2 and reply[2] else None
 
     async def end(
@@ -187,7 +197,9 @@ class Transitions:
         )
         if not reply[0]:
             return None
-        return Ended(_LANES[reply[1]], reply[2].decode(), JobState(reply[3].decode()), is_dead=bool(reply[4]))
+        became = JobState(reply[3].decode())
+        self._count(place, became, failure)
+        return Ended(_LANES[reply[1]], reply[2].decode(), became, is_dead=bool(reply[4]))
 
     async def requeue(
         self, place: JobPlace, *, fence: int | None = None, stream_id: str = "", is_forgiven: bool = False
@@ -206,6 +218,8 @@ class Transitions:
         if outcome is Requeued.QUEUED:
             await self.arrivals.enter(place)
         elif outcome is not Requeued.OVER:
+            is_dead = outcome is Requeued.DEAD
+            self._count(place, JobState.FAILED if is_dead else JobState.CANCELLED, POISON)
             await self.close(place, Ended(_LANES[reply[1]], stream_id, is_dead=outcome is Requeued.DEAD))
         return outcome
 
@@ -257,6 +271,15 @@ class Transitions:
         reason = decode(codec.FAILURE, failure, where=f"job {place.job_id}").code if failure else "unknown"
         who = ["t", place.tenant_id, "j", place.job_id, "worker", worker_id or last_worker_id]
         return [*who, "reason", reason, "attempts", attempts or b"0", "at_ms", self.clock_ms()]
+
+    def _count(self, place: JobPlace, state: JobState, failure: Failure) -> None:
+        """Counts an end; the failure counts where it is one. Questions are told elsewhere how they ended."""
+        if self._metrics is None:
+            return
+        if not place.is_question:
+            self._metrics.jobs_finished.labels(place.model_id, state).inc()
+        if state in (JobState.FAILED, JobState.EXPIRED):
+            self._metrics.count_failure(place.model_id, failure.code)
 
     def _ttl_ms(self, place: JobPlace) -> int:
         """How long the record of the job is kept once it has ended."""

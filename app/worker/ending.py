@@ -50,8 +50,6 @@ class JobEnder:
         except StoreUnavailable as error:
             log.error("failure_not_written", reason=error.message)  # noqa: TRY400 - no fault of the code
             return
-        if state in (JobState.FAILED, JobState.EXPIRED):
-            self.metrics.count_failure(reserved.job.model, failure.code)
         self.count(reserved, state, code=failure.code)
 
     async def let_go(self, reserved: ReservedJob, standing: Standing) -> None:
@@ -74,15 +72,13 @@ class JobEnder:
         await self.fail(reserved, failure)
 
     def count(self, reserved: ReservedJob, state: JobState | None, **told: Attribute) -> None:
-        """Count and log the end of a job, with what is told of it; None where somebody else had ended or taken it."""
+        """Tell of the end of a job, which counted where it happened; None where somebody else had ended or taken it."""
         job = reserved.job
         if state is None:
             self.metrics.jobs_fence_lost.labels(job.model).inc()
         elif job.kind.is_question:
             age_s = max(0, self.clock_ms() - job.created_at_ms) / 1000
             self.metrics.question_seconds.labels(job.model, job.kind, state).observe(age_s)
-        else:
-            self.metrics.jobs_finished.labels(job.model, state).inc()
         self.spans.tell(reserved, state, told)
         ran_s = self.spans.ran_s(reserved)
         _log.info(

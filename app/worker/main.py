@@ -184,7 +184,7 @@ async def _load_all(
 
 
 async def _open_queue(stack: AsyncExitStack, desk: _Desk) -> JobQueue:
-    queue = JobQueue(desk.redis, JobLimits.of(desk.settings))
+    queue = JobQueue(desk.redis, JobLimits.of(desk.settings), metrics=desk.metrics)
     await desk.patience.call(queue.__aenter__)
     stack.push_async_exit(queue)
     return queue
@@ -257,7 +257,8 @@ async def _extend_leases(desk: _Desk, queues: tuple[JobQueue, ...]) -> None:
 
 async def _reclaim(desk: _Desk, models: tuple[ModelId, ...]) -> None:
     settings = desk.settings
-    reclaimer = JobReclaimer(desk.redis, JobLimits.of(settings), lease_s=settings.heartbeat_ttl_s)
+    lease_s = settings.heartbeat_ttl_s
+    reclaimer = JobReclaimer(desk.redis, JobLimits.of(settings), lease_s=lease_s, metrics=desk.metrics)
 
     async def reclaim_once() -> None:
         for model in models:
@@ -270,7 +271,8 @@ async def _reclaim(desk: _Desk, models: tuple[ModelId, ...]) -> None:
 
 async def _sweep(desk: _Desk, models: tuple[ModelId, ...]) -> None:
     interval_s = desk.settings.sweep_interval_s
-    sweeper = JobSweeper(desk.redis, JobLimits.of(desk.settings), desk.registry, interval_s=interval_s)
+    limits, metrics = JobLimits.of(desk.settings), desk.metrics
+    sweeper = JobSweeper(desk.redis, limits, desk.registry, interval_s=interval_s, metrics=metrics)
 
     async def sweep_once() -> None:
         report = await sweeper.sweep(queues_of(models))

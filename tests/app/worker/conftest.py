@@ -142,10 +142,10 @@ class Bench:
         self.worker_id, self.redis = WorkerId(name), redis
         limits = JobLimits(max_released_per_tenant=1000)
         self.jobs = JobStore(redis, limits)
-        self.queue = JobQueue(redis, limits)
+        self.metrics = Metrics(CollectorRegistry())
+        self.queue = JobQueue(redis, limits, metrics=self.metrics)
         self.memory_store = MemoryStore(redis)
         self.images = ImageStore.open((folder / "images").as_uri())
-        self.metrics = Metrics(CollectorRegistry())
         self.device = DeviceThread()
         self.encoders = ThreadPoolExecutor(2)
         self.stop = asyncio.Event()
