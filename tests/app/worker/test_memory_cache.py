@@ -273,3 +273,42 @@ async def test_the_bytes_that_are_counted_are_those_that_are_held():
             cache.drop({TenantId("other")})
         assert cache.size_bytes == sum(slot.memory.size_bytes for slot in cache._slots.values())
         assert cache.size_bytes <= 60_000 or cache.num_memories == 1
+
+
+async def test_lookups_and_evictions_are_told():
+    """From nothing, with nothing new, with a tail, with something forgotten, of another log; and what had to go."""
+    log, key, metrics = ListLog(), _key(), _metrics()
+    cache = MemoryCache(log, budget_bytes=1, metrics=metrics)
+
+    def told():
+        value = metrics.registry.get_sample_value
+        outcomes = ("hit", "tail", "snapshot", "log")
+        return [
+            int(value("sparke_memory_cache_lookups_total", {"outcome": outcome}) or 0) for outcome in outcomes
+        ]
+
+    log.write(key, 5)
+    await cache.sync(key, DIMENSIONS)
+    assert told() == [0, 0, 0, 1]
+    await cache.sync(key, DIMENSIONS)
+    assert told() == [1, 0, 0, 1]
+    log.write(key, 2)
+    await cache.sync(key, DIMENSIONS)
+    assert told() == [1, 1, 0, 1]
+    log.acts.append((8, [(2, 3)]))
+    log.next = 9
+    await cache.sync(key, DIMENSIONS, forget_version=8)
+    assert told() == [1, 2, 0, 1]
+    log.acts.clear()
+    log.logs[key] = []
+    log.write(key, 9, origin=100)
+    await cache.sync(key, DIMENSIONS)
+    assert told() == [1, 2, 0, 2]
+    evicted = metrics.registry.get_sample_value
+    assert evicted("sparke_memory_cache_evictions_total") == 0
+    log.write(_key("other"), 3)
+    await cache.sync(_key("other"), DIMENSIONS)
+    assert told() == [1, 2, 0, 3]
+    assert evicted("sparke_memory_cache_evictions_total") == 1
+    await cache.sync(key, DIMENSIONS)
+    assert told() == [1, 2, 0, 4]

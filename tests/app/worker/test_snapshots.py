@@ -63,9 +63,9 @@ class Worker:
         self.log = CountedStore(redis)
         self.folder = SnapshotFolder.open(folder, max_bytes=max_bytes)
         self.keeper = SnapshotKeeper(self.folder, SnapshotKeys(redis), least_entries=1)
-        metrics = Metrics(CollectorRegistry())
+        self.metrics = Metrics(CollectorRegistry())
         self.cache = MemoryCache(
-            self.log, budget_bytes=10**9, metrics=metrics, page_entries=7, snapshots=self.keeper
+            self.log, budget_bytes=10**9, metrics=self.metrics, page_entries=7, snapshots=self.keeper
         )
 
     async def chosen(self, key=KEY):
@@ -114,6 +114,8 @@ async def test_a_worker_starts_from_a_snapshot_and_reads_the_tail(redis, start, 
     found = await second.chosen()
     assert second.log.num_read == 6
     assert found == await Worker(redis, tmp_path / "none").chosen()
+    told = second.metrics.registry.get_sample_value
+    assert told("sparke_memory_cache_lookups_total", {"outcome": "snapshot"}) == 1
     await _write(redis, 30)
     assert await second.chosen() == await Worker(redis, tmp_path / "none").chosen()
 

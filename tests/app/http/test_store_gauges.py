@@ -1,0 +1,76 @@
+"""What an API process reads from Redis when it is scraped."""
+
+import asyncio
+import re
+import time
+
+import httpx
+
+from app.domain.ids import ModelId, WorkerId
+from app.jobs.place import JobPlace
+from app.jobs.queue import JobQueue
+from app.jobs.types import JobLimits, WorkerInfo
+from app.jobs.workers import WorkerRegistry, now_ms
+from app.redis.connection import connect
+
+
+def _value(url, name):
+    found = re.search(
+        rf'^sparke_{name}{{model="toy"}} ([0-9.]+)$', httpx.get(f"{url}/metrics").text, re.MULTILINE
+    )
+    return None if found is None else float(found[1])
+
+
+async def _with_queue(redis_url, act):
+    redis = connect(redis_url)
+    try:
+        return await act(redis)
+    finally:
+        await redis.aclose()
+
+
+def test_what_waits_and_what_runs_are_the_backlog(serve_api, own_database):
+    """Two of three jobs are taken by a worker: three are open, one waits; every process says so."""
+    urls = [serve_api(own_database), serve_api(own_database)]
+    for number in range(3):
+        asked = httpx.post(f"{urls[0]}/v1/jobs", json={"prompt": f"star {number}"})
+        assert asked.status_code == 202, asked.text
+    assert [_value(url, "jobs_waiting") for url in urls] == [3, 3]
+
+    async def take(redis):
+        queue = JobQueue(redis, JobLimits())
+        return [(await queue.reserve([ModelId("toy")], WorkerId("w"), 1, 2000))[0] for _ in range(2)]
+
+    reserved = asyncio.run(_with_queue(own_database.redis_url, take))
+    assert len({JobPlace.of(one.job).job_id for one in reserved}) == 2
+    for url in urls:
+        assert (_value(url, "jobs_open"), _value(url, "jobs_waiting")) == (3, 1)
+        assert _value(url, "jobs_oldest_seconds") > 0
+
+
+def test_entries_are_told_once_they_were_counted(serve_api, own_database):
+    """By whichever process counts, and by all of them."""
+    urls = [serve_api(own_database), serve_api(own_database)]
+    until_s = time.monotonic() + 20
+    while None in (told := [_value(url, "memory_entries") for url in urls]):
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    assert told == [0, 0]
+
+
+def test_a_scrape_says_where_workers_of_this_machine_serve_theirs(serve_api, own_database):
+    """Those on a loopback address alone: others are found as the API is."""
+    url = serve_api(own_database)
+    assert "# worker" not in httpx.get(f"{url}/metrics").text
+    near, far = "http://127.0.0.1:9464/metrics", "http://0.0.0.0:9464/metrics"
+
+    async def beat(redis):
+        registry = WorkerRegistry(redis)
+        for number, where in enumerate((near, far, None)):
+            info = WorkerInfo(WorkerId(f"w{number}"), "ready", (ModelId("toy"),), now_ms(), metrics_url=where)
+            await registry.beat(info)
+
+    asyncio.run(_with_queue(own_database.redis_url, beat))
+    text = httpx.get(f"{url}/metrics").text
+    assert text.startswith(f"# worker w0: {near}\n")
+    assert text.count("# worker") == 1
