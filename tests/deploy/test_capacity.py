@@ -27,7 +27,16 @@ def test_the_example_is_what_the_formulas_give(document):
     ("page", "figures"),
     [
         ("evaluation.md", ["| SDXL's size | 0 | 2919.8 |", "20 steps", "request of four images"]),
-        ("scale.md", ["| host memory, bytes an entry | 2,777 |", "| 3,234 |", "3,072 bytes", "reading the memory, s | 43.8", "| 45.6 | 7.5 |"]),
+        (
+            "scale.md",
+            [
+                "| host memory, bytes an entry | 2,777 |",
+                "| 3,234 |",
+                "3,072 bytes",
+                "reading the memory, s | 43.8",
+                "| 45.6 | 7.5 |",
+            ],
+        ),
         ("service.md", ["22 a job", "| 16 | 64 |", "| API, resident, MiB | 96.4 | 96.9 |"]),
     ],
 )
