@@ -94,9 +94,10 @@ fix: $(STAMP) ## Format and fix what can be fixed
 	@$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(STAMP) ## Write the dashboards, the cluster's rules, and configuration.md, metrics.md, pipelines.md and schedulers.md in docs
+docs: $(STAMP) ## Write the dashboards, the cluster's rules, and in docs the pages that are made from the code
 	@$(BIN)/python deploy/grafana/write_dashboards.py
 	@$(BIN)/python docs/write_configuration.py
+	@$(BIN)/python docs/write_logs.py
 	@$(BIN)/python docs/write_metrics.py
 	@$(BIN)/python docs/write_pipelines.py
 	@$(BIN)/python docs/write_schedulers.py

@@ -341,7 +341,7 @@ def functions(path: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-@pytest.mark.parametrize("page", ["configuration", "metrics", "schedulers"])
+@pytest.mark.parametrize("page", ["configuration", "logs", "metrics", "schedulers"])
 def test_a_written_page_is_current(page: str):
     """`make docs` would change nothing."""
     written = runpy.run_path(str(ROOT / "docs" / f"write_{page}.py"))["render"]()

@@ -37,14 +37,14 @@ class Sweeper(Protocol):
 @asynccontextmanager
 async def sweeping_files(sweeper: Sweeper, metrics: Metrics) -> AsyncIterator[None]:
     """Sweeps on a timer for as long as the context lasts. A sweep that fails is logged; the next one tries again."""
-    async with _sweeping(sweeper, metrics.files_swept, "file"):
+    async with _sweeping(sweeper, metrics.files_swept, "file_sweep_failed"):
         yield
 
 
 @asynccontextmanager
 async def removing_remains(cleaner: Sweeper, metrics: Metrics) -> AsyncIterator[None]:
     """The same for what is left of forgotten entries."""
-    async with _sweeping(cleaner, metrics.images_forgotten, "remains"):
+    async with _sweeping(cleaner, metrics.images_forgotten, "remains_sweep_failed"):
         yield
 
 
@@ -144,20 +144,20 @@ async def _flush(meter: UsageMeter) -> None:
 
 
 @asynccontextmanager
-async def _sweeping(sweeper: Sweeper, removed: Counter, what: str) -> AsyncIterator[None]:
-    task = asyncio.create_task(_sweep_for_ever(sweeper, removed, what), name=f"{what}-sweep")
+async def _sweeping(sweeper: Sweeper, removed: Counter, event: str) -> AsyncIterator[None]:
+    task = asyncio.create_task(_sweep_for_ever(sweeper, removed, event), name=event)
     try:
         yield
     finally:
         await end_task(task)
 
 
-async def _sweep_for_ever(sweeper: Sweeper, removed: Counter, what: str) -> None:
+async def _sweep_for_ever(sweeper: Sweeper, removed: Counter, event: str) -> None:
     while True:
         try:
             removed.inc(await sweeper.sweep())
         except ServiceError as error:
-            _log.warning(f"{what}_sweep_failed", error=error.message)
+            _log.warning(event, error=error.message)
         except Exception:  # noqa: BLE001 - this must not be the last sweep
-            _log.exception(f"{what}_sweep_failed")
+            _log.exception(event)
         await asyncio.sleep(sweeper.INTERVAL_S)

@@ -47,7 +47,7 @@ class Heartbeat:
     async def run(self) -> None:
         """Beat for ever. A beat that cannot be told is logged, and the next one tried in its time."""
         while True:
-            await quietly(self.beat, "heartbeat not told")
+            await quietly(self.beat, "heartbeat_not_told")
             await wait_at_most(self._changed, self._interval_s)
             self._changed.clear()
 

@@ -85,7 +85,7 @@ class JobSpans:
 @contextmanager
 def batch_named() -> Iterator[None]:
     """Lines of the log have one id for all that is done of a batch."""
-    with structlog.contextvars.bound_contextvars(batch_id=f"run_{secrets.token_hex(6)}"):
+    with structlog.contextvars.bound_contextvars(run_id=f"run_{secrets.token_hex(6)}"):
         yield
 
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -43,6 +42,7 @@ from app.worker.diversity import DiversityMeter
 from app.worker.encoding import PictureRunner, RunnerByKind
 from app.worker.exposition import begin_metrics, set_ready
 from app.worker.heartbeat import Heartbeat, quietly, repeat
+from app.worker.libraries import adopt_libraries
 from app.worker.loop import LoopParts, WorkerLoop
 from app.worker.memories import Memories
 from app.worker.memory_cache import MemoryCache
@@ -63,6 +63,7 @@ from app.worker.reserving import Reserving
 from app.worker.runner import BatchRunner, RunnerParts
 from app.worker.together import run_together
 from sparke_engine.diffusion.engine import ImageEngine
+from sparke_engine.diffusion.pipelines import TOY
 
 _NUM_ENCODERS = 4
 _DEVICE_CLOSE_S = 3.0  # twice this beyond drain_timeout_s, at the worst
@@ -84,7 +85,13 @@ def run_worker(settings: Settings) -> None:
 
 
 async def _run_until_signal(settings: Settings) -> None:
-    load = partial(load_spec, device=choose_device(settings.device))
+    device = choose_device(settings.device)
+
+    def load(spec: ModelSpec) -> ImageEngine:
+        if spec.source != TOY:
+            adopt_libraries(settings.log_levels)
+        return load_spec(spec, device)
+
     with stop_signals() as stop:
         try:
             await work(settings, stop, load=load)
