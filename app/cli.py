@@ -10,7 +10,7 @@ from app.cli_audit import show_audit
 from app.cli_doctor import run_doctor
 from app.cli_keys import keys
 from app.cli_migration import redis
-from app.cli_redis import DataDir, read_settings
+from app.cli_redis import DataDir, read_settings, warn_of_unknown
 from app.cli_references import references
 from app.cli_shaping import memories
 from app.cli_tenants import tenants
@@ -49,7 +49,9 @@ def about() -> None:
 @cli.command()
 def serve(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
     """Run everything on this machine: Redis, one worker, and the API. Prints its URL when it is ready."""
-    run_serve(read_settings(host=host, port=port, data_dir=data_dir))
+    settings = read_settings(host=host, port=port, data_dir=data_dir)
+    warn_of_unknown()
+    run_serve(settings)
 
 
 @cli.command()
@@ -58,6 +60,7 @@ def api(host: Host = None, port: Port = None, data_dir: DataDir = None, redis_ur
     from app.http.main import run_api  # noqa: PLC0415 - each command loads what it needs
 
     settings = read_settings(host=host, port=port, data_dir=data_dir, redis_url=redis_url)
+    warn_of_unknown()
     run_api(settings, known_redis_url(settings))
 
 
@@ -78,6 +81,8 @@ def worker(
             connected = connected.model_copy(update=kept)
         if parent_pid is not None and settings.worker_metrics_port is None:
             connected = connected.model_copy(update={"worker_metrics_port": 0})
+        if parent_pid is None:
+            warn_of_unknown()
         let_threads_sleep()
         from app.worker.main import run_worker  # noqa: PLC0415 - loads torch, which no other command needs
 

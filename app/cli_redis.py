@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import structlog
 import typer
 from redis.asyncio import Redis
 
@@ -17,7 +18,7 @@ from app.memory.migration import check_format
 from app.redis.connection import connect
 from app.redis.embedded import running_or_started
 from app.redis.replicas import Replicas
-from app.settings import Settings, load_settings
+from app.settings import Settings, load_settings, unknown_variables
 from app.telemetry.logs import configure_logs_of
 
 DataDir = Annotated[
@@ -26,6 +27,7 @@ DataDir = Annotated[
 ]
 
 _T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
 
 
 def read_settings(**overrides: object) -> Settings:
@@ -33,6 +35,12 @@ def read_settings(**overrides: object) -> Settings:
     settings = load_settings(**overrides)
     configure_logs_of(settings)
     return settings
+
+
+def warn_of_unknown() -> None:
+    """Says in the log which variables nothing heeds. No error: others may set variables of that name too."""
+    for name, meant in unknown_variables().items():
+        _log.warning("variable_unknown", variable=name, reason=f"no setting is called so; {meant}")
 
 
 def run_on_redis(

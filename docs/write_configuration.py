@@ -12,6 +12,7 @@ from app.domain.lora import DEFAULT_WEIGHT_NAME, MAX_SCALE, LoraSpec
 from app.domain.model import Dtype, ModelSpec, SizeLimits
 from app.domain.preset import PresetSpec
 from app.settings import Settings
+from app.settings.explaining import takes
 
 TARGET = Path(__file__).with_name("configuration.md")
 
@@ -23,8 +24,10 @@ Written by `make docs` from `app/settings` and from `model.py`, `lora.py` and `p
 
 Every setting is a variable of the environment, read once when a process starts. Options of the command line
 (`--host`, `--port`, `--data-dir`, `--redis-url`) come before it. A wrong value stops the process with a message that
-names the variable. The API and all workers of one service take the same `SPARKE_REDIS_URL`, image store, model
-catalogue and bounds.
+names the variable, what it takes and what was found; one that is empty is as if it were not set, and a name that is no setting is
+a line `variable_unknown` in the log. The API and all workers of one service take the same `SPARKE_REDIS_URL`, image store, model
+catalogue and bounds. `sparke serve` is API and worker, and gives both its settings; commands (`sparke keys` and the like) read those of
+stores and logs. OpenTelemetry reads variables of its own ([tracing](tracing.md)).
 """
 
 MODELS = """
@@ -136,10 +139,17 @@ def _setting_tables() -> Iterator[str]:
         if theme is BaseSettings:
             continue
         title = (theme.__doc__ or "").removesuffix(".")
-        yield f"\n### {title}\n\n| variable | default | meaning |\n|---|---|---|\n"
+        yield f"\n### {title}\n\n| variable | default | takes | read by | meaning |\n|---|---|---|---|---|\n"
         for name, field in theme.model_fields.items():
             default = "" if field.default is PydanticUndefined else _show(field.default)
-            yield f"| `SPARKE_{name.upper()}` | {default} | {field.description} |\n"
+            told = (default, takes(name, field), reader_of(theme, name), field.description)
+            yield f"| `SPARKE_{name.upper()}` | {' | '.join(str(each) for each in told)} |\n"
+
+
+def reader_of(theme: type[Any], name: str) -> str:
+    """Which processes a setting changes."""
+    read_by: str = theme.READ_BY.get(name, theme.READ_BY[""])
+    return read_by
 
 
 def _members(kind: type[ModelSpec | SizeLimits | LoraSpec | PresetSpec], about: Mapping[str, str]) -> str:

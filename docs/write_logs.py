@@ -156,6 +156,7 @@ MEANINGS = {
     "traces_not_exported": "spans are wanted and not sent; what to do",
     "unexpected_error": "a fault of the service's own, answered as 500",
     "usage_not_written": "counts of requests could not be written; they are kept and written later",
+    "variable_unknown": "a variable SPARKE_… is no setting, so nothing heeds it; what may be meant",
     "webhook_disabled": "a webhook failed for so long that it is told no more",
     "webhook_event_unreadable": "an event cannot be read, and nobody is told of it",
     "webhook_given_up": "an event was tried often enough",

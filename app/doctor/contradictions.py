@@ -1,6 +1,6 @@
 """Settings that are each right, and do not go together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from app.doctor.finding import Finding, ok, problem, warning
@@ -11,7 +11,7 @@ from app.settings import Settings
 _NAME = "settings"
 
 
-def judge_settings(settings: Settings, unknown: Sequence[str]) -> list[Finding]:
+def judge_settings(settings: Settings, unknown: Mapping[str, str]) -> list[Finding]:
     """What does not go together, and variables that nothing heeds."""
     found = [
         *_judge_variables(unknown),
@@ -22,15 +22,14 @@ def judge_settings(settings: Settings, unknown: Sequence[str]) -> list[Finding]:
     return found or [ok(_NAME, "they are valid, and go together")]
 
 
-def _judge_variables(unknown: Sequence[str]) -> list[Finding]:
-    if not unknown:
-        return []
+def _judge_variables(unknown: Mapping[str, str]) -> list[Finding]:
     return [
         warning(
             _NAME,
-            f"no setting is called {', '.join(unknown)}, so nothing heeds it",
-            "correct the name (docs/configuration.md has all), or remove it",
+            f"no setting is called {name}, so nothing heeds it",
+            f"correct the name, or remove it: {meant}",
         )
+        for name, meant in unknown.items()
     ]
 
 

@@ -63,7 +63,11 @@ class ObjectFolder:
                 return cls(LocalStore(local, automatic_cleanup=True), local, flush=flush)
             return cls(from_url(url))
         except (BaseError, OSError, ValueError) as error:
-            raise ConfigurationError(f"the {cls.WHAT} store {url} cannot be opened: {error}") from error
+            said = str(error).partition("\n")[0]
+            raise ConfigurationError(
+                f"the {cls.WHAT} store {url} cannot be opened: {said}; give SPARKE_IMAGE_URL a folder that can be written"
+                " (file:///…) or a store that there is (s3://bucket/prefix)"
+            ) from error
 
     async def put(self, key: str, data: bytes) -> None:
         """Writes an object, whole or not at all, and for good. Raises StoreUnavailable."""

@@ -1,10 +1,15 @@
 """The audit log."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import BaseModel, Field
 
 
 class Audit(BaseModel):
     """The audit log."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {"": "API, commands"}
 
     max_audit_records: int = Field(
         50_000,

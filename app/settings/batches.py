@@ -1,10 +1,15 @@
 """Bounds of batches of requests."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import BaseModel, Field
 
 
 class Batches(BaseModel):
     """Batches."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {"": "API"}
 
     max_batch_lines: int = Field(50_000, ge=1, le=50_000, description="Most lines of one batch.")
     max_batch_lines_open: int = Field(

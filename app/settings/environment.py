@@ -1,14 +1,17 @@
 """Reading the environment, which happens here alone, and saying what is wrong with it."""
 
 import os
+import re
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from app.errors import ConfigurationError
+from app.settings.explaining import explain, nearest
 from app.settings.settings import Settings
 
 _COMMANDS_VARIABLES = {"SPARKE_API_KEY"}  # of `sparke batch` and the like, which are clients
+_OF_KUBERNETES = re.compile(r"SPARKE(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -20,17 +23,25 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic checks the values, and this is the place
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_explain(error))) from error
+        raise ConfigurationError("\n".join(explain(error, Settings))) from error
 
 
-def unknown_variables() -> tuple[str, ...]:
-    """The variables SPARKE_* of this process that are no setting, so that nothing heeds them."""
+def unknown_variables() -> dict[str, str]:
+    """The variables SPARKE_* of this process that are no setting, so that nothing heeds them, and what may have been meant.
+
+    Those that Kubernetes sets for a Service with that name are nobody's mistake.
+    """
     known = {f"SPARKE_{name.upper()}" for name in Settings.model_fields} | _COMMANDS_VARIABLES
-    return tuple(
-        sorted(
-            name for name in os.environ if name.upper().startswith("SPARKE_") and name.upper() not in known
-        )
-    )
+    names = sorted(name for name in os.environ if name.upper().startswith("SPARKE_"))
+    return {
+        name: nearest(name.upper(), Settings.model_fields)
+        for name in names
+        if name.upper() not in known and not _is_of_kubernetes(name, os.environ[name])
+    }
+
+
+def _is_of_kubernetes(name: str, value: str) -> bool:
+    return _OF_KUBERNETES.fullmatch(name) is not None or value.startswith(("tcp://", "udp://"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +77,3 @@ def let_threads_sleep() -> None:
     image of the demo model took four to ten times as long on two busy cores.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
-    for problem in error.errors(include_url=False):
-        name = ".".join(str(part) for part in problem["loc"])
-        where = f"SPARKE_{name.upper()}" if name else "the settings together"
-        found = "" if not name or "key" in name else f" (got {problem['input']!r})"
-        lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{found}")
-    return lines

@@ -1,5 +1,8 @@
 """Bounds of what clients send, and how long it is kept."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import BaseModel, Field
 
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
@@ -7,6 +10,8 @@ from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
 
 class Files(BaseModel):
     """Files, pictures and images."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {"": "API", "image_ttl_s": "API, workers"}
 
     max_file_bytes: int = Field(209_715_200, ge=1, description="Largest file that is taken.")
     max_files_per_tenant: int = Field(

@@ -1,10 +1,16 @@
 """The HTTP interface: addresses, times, the URLs of images."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+from urllib.parse import urlsplit
+
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
 
 class Http(BaseModel):
     """HTTP."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {"": "API", "host": "serve, API", "port": "serve, API"}
 
     host: str = Field("127.0.0.1", min_length=1, description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
@@ -37,11 +43,16 @@ class Http(BaseModel):
     @field_validator("public_url")
     @classmethod
     def _check_public_url(cls, value: str | None) -> str | None:
-        if value is not None and "://" not in value:
-            raise ValueError(
-                "give a URL with its scheme, such as file:///var/lib/sparke or https://images.example.org"
-            )
-        return None if value is None else value.rstrip("/")
+        if value is None:
+            return None
+        parts, how = urlsplit(value), "give what clients see before /v1, such as https://images.example.org"
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{how}, with its scheme")
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ValueError(f"{how}, without a query, a fragment or a user")
+        if parts.path.rstrip("/").endswith("/v1"):
+            raise ValueError(f"{how}: /v1 is added to it")
+        return value.rstrip("/")
 
     @field_validator("url_signing_key")
     @classmethod

@@ -1,10 +1,20 @@
 """Bounds of the queue, and how long jobs are kept."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import BaseModel, Field
 
 
 class Jobs(BaseModel):
     """Jobs."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {
+        "": "API",
+        "max_released_jobs_per_tenant": "workers",
+        "job_ttl_s": "API, workers",
+        "max_open_jobs": "API",
+    }
 
     max_waiting_jobs_per_tenant: int = Field(
         1000, ge=1, description="Jobs of one tenant that may wait for one model."

@@ -1,12 +1,22 @@
 """Tenants' memories: a worker's copies, bounds of their number and of their archives."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 
 class Memories(BaseModel):
     """Memories."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {
+        "": "API",
+        "memory_cache_bytes": "workers",
+        "memory_snapshots_dir": "workers",
+        "memory_snapshots_bytes": "workers",
+        "memory_snapshots_interval_s": "workers",
+    }
 
     memory_cache_bytes: int = Field(
         2 * 2**30, ge=1, description="Host memory of a worker for its copies of tenants' memories."

@@ -1,7 +1,8 @@
 """What a worker serves, on which device, in batches of which size."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, Field, field_validator
 from pydantic_settings import NoDecode
@@ -12,6 +13,12 @@ from app.errors import InvalidId
 
 class Models(BaseModel):
     """Models and the device."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {
+        "": "workers",
+        "models_file": "API, workers",
+        "models": "serve, workers",
+    }
 
     models_file: Path | None = Field(None, description="Catalogue of models. None: the packaged demo model.")
     models: Annotated[tuple[ModelId, ...], NoDecode] = Field(

@@ -1,10 +1,15 @@
 """What each tenant may use, unless an administrator set something else for it."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import BaseModel, Field
 
 
 class TenantQuotas(BaseModel):
     """Quotas of each tenant; an administrator may set others for one."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {"": "API", "usage_ttl_s": "API, workers"}
 
     requests_per_minute: int | None = Field(
         None, ge=1, le=1_000_000, description="Requests that a tenant may send in a minute. None: any number."

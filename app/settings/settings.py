@@ -38,7 +38,7 @@ class Settings(  # in the order of docs/configuration.md
     """The service's settings. Frozen; `load_settings` is how a main gets them."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SPARKE_", frozen=True, extra="forbid", validate_default=True
+        env_prefix="SPARKE_", env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,9 @@
 """Where state lives: Redis, the object store, the data directory."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -10,6 +12,15 @@ _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "redi
 
 class Stores(BaseModel):
     """Where state lives."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {
+        "": "API, workers",
+        "data_dir": "serve, API, workers, commands",
+        "redis_url": "serve, API, workers, commands",
+        "redis_timeout_s": "serve, API, workers, commands",
+        "redis_replicas": "API, commands",
+        "redis_replicas_timeout_s": "API, commands",
+    }
 
     data_dir: Path = Field(
         Path("data"), description="Folder of the embedded Redis and of images and files kept locally."
@@ -46,11 +57,16 @@ class Stores(BaseModel):
     @field_validator("image_url")
     @classmethod
     def _check_image_url(cls, value: str | None) -> str | None:
-        if value is not None and "://" not in value:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if not parts.scheme or not (parts.netloc or parts.path.strip("/")):
             raise ValueError(
-                "give a URL with its scheme, such as file:///var/lib/sparke or https://images.example.org"
+                "give a URL with its scheme, such as file:///var/lib/sparke or s3://bucket/prefix"
             )
-        return None if value is None else value.rstrip("/")
+        if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+            raise ValueError("a folder's URL has three slashes: file:///var/lib/sparke")
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _check_replicas(self) -> Self:

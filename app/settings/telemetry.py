@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, Field, field_validator
 from pydantic_settings import NoDecode
@@ -16,6 +16,8 @@ _HOW = "write MODULE=LEVEL, separated by commas, such as app.worker=debug,httpx=
 
 class Telemetry(BaseModel):
     """Logs."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {"": "serve, API, workers, commands"}
 
     log_format: LogFormat = Field("auto", description="json, console, or auto: console on a terminal.")
     log_level: LogLevel = Field("info", description="debug, info, warning or error.")

@@ -1,12 +1,20 @@
 """How workers live and stop, and find what the dead have left."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 
 class Workers(BaseModel):
     """Workers."""
+
+    READ_BY: ClassVar[Mapping[str, str]] = {
+        "": "workers",
+        "heartbeat_ttl_s": "API, workers",
+        "drain_timeout_s": "serve, workers",
+        "max_attempts": "API, workers",
+    }
 
     drain_timeout_s: float = Field(60.0, gt=0, description="How long a stopping worker may finish its batch.")
     heartbeat_interval_s: float = Field(

@@ -118,6 +118,8 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         await desk.patience.call(heartbeat.beat)
         stack.push_async_callback(quietly, lambda: desk.registry.remove(worker_id), "worker_not_removed")
         beating = await stack.enter_async_context(_background(heartbeat.run()))
+        memories = await asyncio.to_thread(Memories, desk.redis, settings, metrics)
+        stack.push_async_callback(memories.close)
         loading = _load_all(specs, thread, load, metrics)
         loaded = await _until_stopped(loading, stop, (beating,), patience_s=0.0)
         if loaded is None:
@@ -126,8 +128,6 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         images = ImageStore.open(settings.image_store_url)
         queue, asked = await _open_queue(stack, desk), await _open_queue(stack, desk)
         leasing = await stack.enter_async_context(_background(_extend_leases(desk, (queue, asked))))
-        memories = await asyncio.to_thread(Memories, desk.redis, settings, metrics)
-        stack.push_async_callback(memories.close)
         saving = await stack.enter_async_context(_background(memories.keep_saving()))
         diversity = DiversityMeter(metrics)
         means = _Means(loaded, images, queue, asked, memories.copies, diversity)

@@ -75,12 +75,27 @@ def check_latent_spaces(loaded: Mapping[ModelId, LoadedModel]) -> None:
 
 
 def choose_device(wanted: str) -> str:
-    """The torch device of the setting; `auto` is CUDA where there is one, else MPS, else the CPU."""
+    """The torch device of the setting; `auto` is CUDA where there is one, else MPS, else the CPU.
+
+    ConfigurationError where torch sees none such: else each start of the worker would end at its first model.
+    """
     if wanted != "auto":
+        _check_device(wanted)
         return wanted
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(wanted: str) -> None:
+    kind, _, index = wanted.partition(":")
+    num_seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(index or 0) >= num_seen:
+        raise ConfigurationError(
+            f"SPARKE_DEVICE is {wanted}, and torch sees {num_seen} CUDA devices; `sparke doctor` says why; set it to auto or cpu"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigurationError("SPARKE_DEVICE is mps, and torch sees none; set it to auto or cpu")
 
 
 def load_spec(spec: ModelSpec, device: str) -> ImageEngine:

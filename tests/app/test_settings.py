@@ -1,8 +1,10 @@
 """Settings: defaults, the environment, and messages that say what to do."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -10,6 +12,9 @@ from pydantic_settings import BaseSettings
 
 from app.errors import ConfigurationError
 from app.settings import Settings, load_settings
+from app.settings.explaining import takes
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _explain(**environment):
@@ -62,14 +67,140 @@ def test_every_wrong_setting_is_named_in_one_message():
     said = _explain(SPARKE_PORT="99999", SPARKE_DEVICE="gpu", SPARKE_REDIS_URL="localhost:6379")
     lines = said.strip().splitlines()
     assert len(lines) == 3
-    assert any(line.startswith("SPARKE_PORT:") and "65535" in line and "99999" in line for line in lines)
+    assert any(line.startswith("SPARKE_PORT:") and "65,535" in line and "99999" in line for line in lines)
     assert any(line.startswith("SPARKE_DEVICE:") for line in lines)
     assert any(line.startswith("SPARKE_REDIS_URL:") and "redis://" in line for line in lines)
+
+
+WRONG = [
+    ("PORT", "99999", "expected a whole number, 0 to 65,535 (got '99999'). Port the API listens on"),
+    ("PORT", "http", "expected a whole number, 0 to 65,535 (got 'http')"),
+    ("PORT", "tcp://10.0.0.7:8000", "Kubernetes sets it, for a Service with the name sparke"),
+    (
+        "REQUEST_TIMEOUT_S",
+        "5 minutes",
+        "expected seconds, above 0 to 3,600 (got '5 minutes'). How long a request",
+    ),
+    ("REDIS_TIMEOUT_S", "0", "expected seconds, above 0 to 120 (got '0')"),
+    ("HEAD_TIMEOUT_S", "nan", "expected seconds, above 0 to 300 (got 'nan')"),
+    ("MAX_FILE_BYTES", "200MB", "expected whole bytes, 1 or more (got '200MB')"),
+    ("MAX_BATCH_IMAGES", "257", "expected a whole number, 1 to 256 (got '257')"),
+    ("BATCH_WINDOW_MS", "-1", "expected whole milliseconds, 0 to 1,000 (got '-1')"),
+    ("WEBHOOKS_ALLOW_PRIVATE", "perhaps", "expected true or false (got 'perhaps')"),
+    ("LOG_FORMAT", "xml", "expected auto or json or console (got 'xml')"),
+    ("LOG_LEVEL", "loud", "expected debug or info or warning or error (got 'loud')"),
+    ("DEVICE", "gpu", "got 'gpu'). auto, cpu, mps, cuda or cuda:N"),
+    ("MODELS", "sparke demo", "got 'sparke demo'"),
+    ("REDIS_URL", "localhost:6379", "give a URL that begins with redis://, rediss://, unix://"),
+    ("IMAGE_URL", "/var/lib/sparke", "such as file:///var/lib/sparke or s3://bucket/prefix"),
+    ("IMAGE_URL", "s3://", "such as file:///var/lib/sparke or s3://bucket/prefix"),
+    ("IMAGE_URL", "file://var/lib/sparke", "a folder's URL has three slashes"),
+    ("PUBLIC_URL", "images.example.org", "such as https://images.example.org, with its scheme"),
+    ("PUBLIC_URL", "ftp://images.example.org", "with its scheme"),
+    ("PUBLIC_URL", "https://images.example.org/v1/", "/v1 is added to it"),
+    ("PUBLIC_URL", "https://images.example.org?a=1", "without a query, a fragment or a user"),
+    (
+        "URL_SIGNING_KEY",
+        "short",
+        "give 32 characters or more, such as the output of `openssl rand -base64 32`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), WRONG)
+def test_a_wrong_value_is_told_with_what_to_do(name, value, said):
+    """Its variable first, what it takes with unit and bounds, what was found, and what it is for; on one line."""
+    (line,) = _explain(**{f"SPARKE_{name}": value}).splitlines()
+    assert line.startswith(f"SPARKE_{name}: ")
+    assert said in line
+
+
+def test_every_bound_is_in_words():
+    """No number is taken without its bounds being told, and no kind of value has none."""
+    for name, field in Settings.model_fields.items():
+        told = takes(name, field)
+        assert told, name
+        for bound in field.metadata:
+            for side in ("ge", "gt", "le", "lt"):
+                if hasattr(bound, side):
+                    assert f"{getattr(bound, side):,}" in told, name
+        assert not name.endswith("_s") or "seconds" in told, name
+
+
+def test_a_path_before_the_api_is_kept():
+    """A proxy may serve it below one."""
+    assert load_settings(public_url="https://example.org/images/").public_url == "https://example.org/images"
+
+
+def test_what_is_empty_is_not_set():
+    """As compose files and manifests have it that pass on variables of their own."""
+    said = _explain(
+        SPARKE_REDIS_URL="", SPARKE_PORT="", SPARKE_MODELS="", SPARKE_URL_SIGNING_KEY="", SPARKE_LOG_LEVELS=""
+    )
+    assert "redis_url=None" in said
+    assert "port=8000" in said
+
+
+def test_a_name_that_is_none_is_told_with_the_one_that_was_meant():
+    """Of a variable and of an override; what Kubernetes sets for a Service of that name is nobody's mistake."""
+    code = "from app.settings import unknown_variables\nfor pair in unknown_variables().items(): print(*pair)"
+    given = {
+        "SPARKE_REDIS_ULR": "redis://r",
+        "SPARKE_WORKER_METRIC_PORT": "9001",
+        "SPARKE_COLOUR": "red",
+        "SPARKE_API_SERVICE_HOST": "10.0.0.1",
+        "SPARKE_API_PORT": "tcp://10.0.0.1:80",
+        "SPARKE_API_PORT_80_TCP_ADDR": "10.0.0.1",
+        "SPARKE_API_KEY": "sk-sparke-1",
+        "SPARKE_PORT": "8000",
+    }
+    path = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=path | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "SPARKE_COLOUR docs/configuration.md has all",
+        "SPARKE_REDIS_ULR did you mean SPARKE_REDIS_URL?",
+        "SPARKE_WORKER_METRIC_PORT did you mean SPARKE_WORKER_METRICS_PORT?",
+    ]
+    with pytest.raises(ConfigurationError, match="no such setting; did you mean SPARKE_REDIS_URL"):
+        load_settings(redis_ulr="redis://r")
+
+
+READERS = {  # folders whose code runs in one kind of process alone
+    "API": ("http", "batches", "audit"),
+    "workers": ("worker",),
+}
+
+
+@pytest.mark.parametrize("process", READERS)
+def test_who_reads_a_setting_is_true(process):
+    """What the code of a process asks for is told to be read by it."""
+    files = [path for folder in READERS[process] for path in (ROOT / "app" / folder).rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    asked = {name for name in Settings.model_fields if re.search(rf"settings\.{name}\b", text)}
+    assert len(asked) > 10
+    told = {
+        name
+        for theme in Settings.__bases__
+        if theme is not BaseSettings
+        for name in theme.model_fields
+        if process in theme.READ_BY.get(name, theme.READ_BY[""])
+    }
+    assert asked <= told
+
+
+def test_who_reads_a_setting_is_told_of_settings_alone():
+    """No reader is named of a field that its theme has not."""
+    for theme in Settings.__bases__:
+        if theme is not BaseSettings:
+            assert set(theme.READ_BY) - {""} <= set(theme.model_fields)
 
 
 def test_a_secret_is_not_repeated():
     """Neither a refused signing key nor an accepted one shows in any text."""
     assert "tooshort" not in _explain(SPARKE_URL_SIGNING_KEY="tooshort")
+    assert "SECRET" not in _explain(SPARKE_REDIS_URL="http://user:SECRET@redis")
     assert "32 characters" in _explain(SPARKE_URL_SIGNING_KEY="tooshort")
     assert "s" * 32 not in repr(load_settings(url_signing_key="s" * 32))
 
@@ -120,7 +251,7 @@ def test_no_theme_takes_a_rule_from_another():
         for theme in Settings.__bases__
         if theme is not BaseSettings
         for name in vars(theme)
-        if not name.startswith("__") and name not in dir(BaseModel)
+        if not name.startswith("__") and name not in {*dir(BaseModel), "READ_BY"}
     ]
     assert len(names) > 5
     assert sorted(names) == sorted(set(names))

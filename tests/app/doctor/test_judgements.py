@@ -190,8 +190,8 @@ def test_python():
 )
 def test_settings_that_contradict(given, said):
     """Each is valid, and they do not go together."""
-    assert said in " ".join(each.found for each in judge_settings(load_settings(**given), ()))
-    assert [each.state for each in judge_settings(load_settings(), ())] == [State.OK]
+    assert said in " ".join(each.found for each in judge_settings(load_settings(**given), {}))
+    assert [each.state for each in judge_settings(load_settings(), {})] == [State.OK]
 
 
 def test_who_answers_at_the_port():

@@ -12,6 +12,7 @@ import urllib.request
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -30,7 +31,7 @@ from app.redis.embedded import EmbeddedRedis
 from app.settings import load_settings
 from app.tenants.registry import TenantRegistry
 from app.worker.main import work
-from app.worker.models import load_spec
+from app.worker.models import choose_device, load_spec
 from app.worker.port import WorkerHealth
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
@@ -479,3 +480,21 @@ async def test_a_worker_process_that_cannot_load_exits_1(settings):
     assert child.returncode == 1
     assert "toy" in said.decode()
     assert "/nowhere/at/all" in said.decode()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_said_before_a_model_is_loaded(device):
+    """It would end each start of the worker, so it is a matter of the settings."""
+    with pytest.raises(ConfigurationError, match=f"SPARKE_DEVICE is {device}, and torch sees"):
+        choose_device(device)
+
+
+async def test_a_folder_for_snapshots_that_cannot_be_is_said_before_a_model_is_loaded(settings):
+    """Loading may take minutes."""
+    wrong = settings.model_copy(update={"memory_snapshots_dir": Path("/proc/nowhere")})
+
+    def load(_spec):
+        pytest.fail("a model was loaded")
+
+    with pytest.raises(ConfigurationError, match="SPARKE_MEMORY_SNAPSHOTS_DIR"):
+        await work(wrong, asyncio.Event(), load=load)
