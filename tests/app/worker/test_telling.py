@@ -8,14 +8,27 @@ from prometheus_client import generate_latest
 
 from app.domain.job import JobState
 from app.domain.result import Failure
-from app.errors import CorruptRecord, StoreUnavailable
+from app.errors import (
+    CorruptRecord,
+    InvalidRequest,
+    PictureGone,
+    ReferenceNotFound,
+    StoreUnavailable,
+    Unavailable,
+    VersionGone,
+)
 from app.jobs.leases import JobReclaimer
 from app.jobs.store import JobStore
+from app.jobs.transitions import EXPIRED, POISON
 from app.jobs.types import JobLimits
+from app.jobs.waiter import NO_WORKER
 from app.jobs.workers import now_ms
 from app.settings import load_settings
-from app.telemetry.metrics import Metrics
-from app.worker.exposition import begin_metrics, serving_metrics, set_ready
+from app.telemetry.metrics import FAILURE_REASONS, Metrics
+from app.worker.exposition import begin_metrics, set_ready
+from app.worker.port import WorkerHealth, worker_port
+from app.worker.failures import ENCODING_FAILED, GENERATION_FAILED, OUT_OF_MEMORY, QUESTION_FAILED
+from sparke_engine.errors import BrokenOutput, LoraNotLoadable
 
 pytestmark = pytest.mark.anyio
 
@@ -117,6 +130,25 @@ async def test_ends_that_no_runner_sees_are_counted(bench, make_job):
     assert _value(bench, "jobs_finished_total", model="toy", state="failed") == 1
 
 
+async def test_a_cancelled_job_of_a_silent_worker_is_counted_by_who_reclaims_it(bench, make_job):
+    """It ends then, as cancelled, and is no failure."""
+    (reserved,) = await bench.reserve(make_job(1))
+    await bench.jobs.cancel(reserved.job.tenant_id, reserved.job.job_id)
+    await JobReclaimer(bench.redis, JobLimits(), lease_s=0, metrics=bench.metrics).reclaim("toy")
+    assert _value(bench, "jobs_finished_total", model="toy", state="cancelled") == 1
+    assert _value(bench, "job_failures_total", model="toy", reason="poison") is None
+
+
+def test_every_reason_is_declared():
+    """The code of whatever a job can fail by; those of requests that no worker sees are not among them."""
+    of_worker = {ReferenceNotFound, VersionGone, PictureGone, InvalidRequest, CorruptRecord, LoraNotLoadable}
+    of_worker |= {BrokenOutput, *BrokenOutput.__subclasses__(), Unavailable, StoreUnavailable}
+    own = {QUESTION_FAILED, ENCODING_FAILED, OUT_OF_MEMORY, GENERATION_FAILED}
+    ends = {failure.code for failure in (EXPIRED, POISON, NO_WORKER)}
+    expected = {error.code for error in of_worker} | own | ends | {"other"}
+    assert set(FAILURE_REASONS) == expected
+
+
 async def test_the_api_counts_what_waits_for_no_worker(bench, make_job, redis):
     """A job that it gives up because nobody serves the model."""
     store, job = JobStore(redis, JobLimits(), metrics=bench.metrics), make_job(1)
@@ -140,12 +172,13 @@ async def test_a_worker_says_what_it_is(tmp_path):
     assert "# TYPE sparke_device_memory_used_bytes gauge" in text
     assert "process_resident_memory_bytes" in text
     settings = load_settings(data_dir=tmp_path, worker_metrics_port=0)
-    with serving_metrics(settings, metrics) as url:
+    health = WorkerHealth()
+    with worker_port(settings, metrics.registry, health) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2].split("/")[0]))
         writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert b'sparke_worker_ready{model="toy"} 1.0' in await reader.read()
         writer.close()
-    with serving_metrics(_without_port(settings), metrics) as url:
+    with worker_port(_without_port(settings), metrics.registry, health) as url:
         assert url is None
 
 
