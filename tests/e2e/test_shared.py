@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import shutil
 import signal
 import socket
@@ -267,6 +268,34 @@ def test_processes_are_replaced_one_by_one_under_load(machines):
     assert memory["num_entries"] == len(clients.seeds) == len(set(clients.seeds)) == len(clients.statuses)
     assert http.get("/readyz").json()["workers"]["ready"] == 2
     assert service.redis.zcard("sparke:{m:toy}:open") == 0
+
+
+def test_a_request_may_be_what_starts_a_worker(machines):
+    """From zero and back: with no worker a replica takes requests, the backlog has the job, and the answer comes."""
+    service = machines("service")
+    service.start_redis()
+    service.env |= {"SPARKE_NO_WORKER_GRACE_S": "120"}
+    service.key = service.sparke("keys", "create", "--tenant", "acme")
+    _, http = service.start_api()
+
+    def backlog() -> str:
+        return re.search(r'^sparke_jobs_open\{model="toy"\} (\S+)$', http.get("/metrics").text, re.MULTILINE)[
+            1
+        ]
+
+    answers: list[dict] = []
+    asking = threading.Thread(target=lambda: answers.append(_ask(http)))
+    assert (http.get("/readyz?exclude=workers").status_code, backlog()) == (200, "0.0")
+    asking.start()
+    _until(lambda: backlog() == "1.0", "nothing to start a worker for")
+    assert http.get("/readyz").status_code == 503
+    worker = service.start_worker()
+    asking.join(60)
+    assert len(answers[0]["data"]) == 1
+    _until(lambda: backlog() == "0.0", "nothing to end a worker for")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 0
+    assert http.get("/readyz?exclude=workers").status_code == 200
 
 
 def test_a_migration_says_what_to_stop(machines):

@@ -2,9 +2,11 @@
 
 import re
 import runpy
+import shutil
 import subprocess
 
 import pytest
+import yaml
 from prometheus_client import Gauge
 
 from app.settings import Settings
@@ -122,6 +124,38 @@ def test_groups_scale_on_the_backlog_of_their_own_models(production):
         assert int(pod.container["resources"]["limits"]["nvidia.com/gpu"]) == 1
         served += given["SPARKE_MODELS"].split(",")
     assert sorted(served) == sorted(re.findall(r'^model_id = "([^"]+)"', catalogue, re.MULTILINE))
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is absent: apt-get install prometheus brings it"
+)
+def test_the_backlog_is_counted_once_and_missing_is_not_zero(production, tmp_path):
+    """Prometheus' own evaluation: replicas report the same, models add up, no replica gives no answer at all."""
+    (name, query), *_ = [
+        (one["metadata"]["name"], one["spec"]["triggers"][0]["metadata"]["query"])
+        for one in production.of("ScaledObject")
+    ]
+    model = OPEN_JOBS.fullmatch(query)["models"]
+    both = query.replace(f'"{model}"', f'"{model}|other"')
+    labels = f'namespace="sparke",model="{model}"'
+    series = [
+        {"series": f'sparke_jobs_open{{{labels},pod="api-1"}}', "values": "3x4 _x4"},
+        {"series": f'sparke_jobs_open{{{labels},pod="api-2"}}', "values": "3x4 _x4"},
+        {"series": 'sparke_jobs_open{namespace="sparke",model="other",pod="api-1"}', "values": "2x4 _x4"},
+        {"series": f'sparke_jobs_open{{namespace="elsewhere",model="{model}"}}', "values": "9x8"},
+    ]
+    expected = [
+        {"expr": query, "eval_time": "1m", "exp_samples": [{"labels": "{}", "value": 3}]},
+        {"expr": both, "eval_time": "1m", "exp_samples": [{"labels": "{}", "value": 5}]},
+        {"expr": query, "eval_time": "20m", "exp_samples": []},
+    ]
+    cases = {
+        "tests": [{"name": name, "interval": "1m", "input_series": series, "promql_expr_test": expected}]
+    }
+    (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases), encoding="utf-8")
+    command = ["promtool", "test", "rules", str(tmp_path / "cases.yml")]
+    tested = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
 def test_where_workers_go_to_zero_requests_wait_for_one(production):
