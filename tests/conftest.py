@@ -1,8 +1,9 @@
 """What every test may use."""
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -42,3 +43,11 @@ def save_lora() -> Callable[..., Path]:
     tiny = runpy.run_path(str(Path(__file__).with_name("tiny_loras.py")))
     save: Callable[..., Path] = tiny["save_lora"]
     return save
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An S3-compatible server, a process of its own; see `s3_server.py`."""
+    scene = runpy.run_path(str(Path(__file__).with_name("s3_server.py")))
+    with scene["S3Server"](tmp_path_factory.mktemp("s3")) as server:
+        yield server

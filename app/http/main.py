@@ -117,6 +117,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         jobs = _job_store(accepting, replicas=replicas, metrics=metrics)
         waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
         images = ImageStore.open(settings.image_store_url)
+        await images.check()
         resolver = stack.enter_context(closing(SystemResolver()))
         deps = Deps(
             jobs=jobs,

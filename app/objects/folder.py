@@ -5,25 +5,33 @@ import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 import obstore
+import structlog
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from app.errors import ConfigurationError, NotFound, StoreUnavailable
+from app.objects.refusals import explain_refusal, is_missing_bucket, reason_of
 
 if TYPE_CHECKING:
-    from obstore import AsyncWritableFile, BytesStream
+    from obstore import AsyncWritableFile
+    from obstore.store import RetryConfig
 
 _LIST_CHUNK = 100
-_READ_CHUNK_BYTES = 256 * 1024
+_READ_CHUNK_BYTES = 1024 * 1024
 _LOCAL_PART_BYTES = 1024 * 1024
 _REMOTE_PART_BYTES = 5 * 1024 * 1024  # the least that S3 takes as a part
 _PARTS_AT_ONCE = 2
+_MAX_RETRIES = 3
+_RETRY_TIMEOUT = timedelta(seconds=10)  # the service has patience of its own, and clients are told
 _PARTIAL = "*#[0-9]*"  # how a local store names what is not yet whole; it lists no such name
+
+_log = structlog.get_logger(__name__)
 
 
 def flush_to_disk(path: Path) -> None:
@@ -61,13 +69,32 @@ class ObjectFolder:
                 local = Path(unquote(parts.path))
                 local.mkdir(parents=True, exist_ok=True)
                 return cls(LocalStore(local, automatic_cleanup=True), local, flush=flush)
-            return cls(from_url(url))
+            if parts.scheme == "memory":
+                return cls(from_url(url))
+            retries: RetryConfig = {"max_retries": _MAX_RETRIES, "retry_timeout": _RETRY_TIMEOUT}
+            return cls(from_url(url, retry_config=retries))
         except (BaseError, OSError, ValueError) as error:
             said = str(error).partition("\n")[0]
             raise ConfigurationError(
                 f"the {cls.WHAT} store {url} cannot be opened: {said}; give SPARKE_IMAGE_URL a folder that can be written"
                 " (file:///…) or a store that there is (s3://bucket/prefix)"
             ) from error
+
+    async def check(self) -> None:
+        """Raises ConfigurationError where the store refuses us for good: wrong credentials, a bucket that is not there.
+
+        One that is away passes with a warning in the log: what needs it waits or is refused.
+        """
+        if self._local is not None:
+            return
+        try:
+            async for _ in obstore.list(self._store, f"{self.FOLDER}/sparke-start/", chunk_size=1):
+                return
+        except (BaseError, OSError) as error:
+            refusal = explain_refusal(error, self.WHAT)
+            if refusal is not None:
+                raise refusal from error
+            _log.warning("object_store_away", store=self.WHAT, reason=reason_of(error))
 
     async def put(self, key: str, data: bytes) -> None:
         """Writes an object, whole or not at all, and for good. Raises StoreUnavailable."""
@@ -103,13 +130,13 @@ class ObjectFolder:
     async def read(self, key: str) -> AsyncIterator[bytes]:
         """An object's bytes in chunks. Raises NotFound and StoreUnavailable here, the latter also while it is read."""
         with self.mapped_errors(key, "read"):
-            found = await self._store.get_async(key)
-            return self._chunks(key, found.stream(min_chunk_size=_READ_CHUNK_BYTES))
+            meta = await obstore.head_async(self._store, key)
+        return self._chunks(key, meta["size"])
 
-    async def _chunks(self, key: str, stream: "BytesStream") -> AsyncIterator[bytes]:
-        with self.mapped_errors(key, "read"):
-            async for chunk in stream:
-                yield bytes(chunk)
+    async def _chunks(self, key: str, size_bytes: int) -> AsyncIterator[bytes]:
+        """Each by a request of its own: how long one may take is bounded, and whoever reads may be slow."""
+        for start_byte in range(0, size_bytes, _READ_CHUNK_BYTES):
+            yield await self.read_range(key, start_byte, min(start_byte + _READ_CHUNK_BYTES, size_bytes))
 
     async def read_range(self, key: str, start_byte: int, end_byte: int) -> bytes:
         """An object's bytes from one place up to another, which it must have. Raises NotFound and StoreUnavailable."""
@@ -183,10 +210,10 @@ class ObjectFolder:
         """The errors of the store as the service's own."""
         try:
             yield
-        except (NotFoundError, FileNotFoundError) as error:
-            raise NotFound(f"this {self.WHAT} is no longer kept") from error
         except (BaseError, OSError) as error:
-            raise StoreUnavailable(f"{self.WHAT} {key} cannot be {deed}: {error}") from error
+            if isinstance(error, NotFoundError | FileNotFoundError) and not is_missing_bucket(error):
+                raise NotFound(f"this {self.WHAT} is no longer kept") from error
+            raise StoreUnavailable(f"{self.WHAT} {key} cannot be {deed}: {reason_of(error)}") from error
 
 
 class ObjectWriter:

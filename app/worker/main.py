@@ -127,6 +127,7 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
             return
         stack.push_async_callback(_close_engines, thread, loaded, settings.drain_timeout_s)
         images = ImageStore.open(settings.image_store_url)
+        await images.check()
         queue, asked = await _open_queue(stack, desk), await _open_queue(stack, desk)
         leasing = await stack.enter_async_context(_background(_extend_leases(desk, (queue, asked))))
         saving = await stack.enter_async_context(_background(memories.keep_saving()))
