@@ -130,6 +130,7 @@ MEANINGS = {
     "model_not_loaded": "a model could not be loaded; the worker ends",
     "nothing_reserved": "Redis did not answer where a worker asked for jobs",
     "open_batch_unreadable": "a batch cannot be read, and nobody drives it",
+    "object_store_away": "the object store does not answer at the start, or refuses what may pass; it is asked again when it is needed",
     "orphans_removed": "images that nobody committed are gone",
     "picture_left_to_sweep": "pictures of no job remain until the next sweep",
     "pictures_not_encoded": "a job of pictures of one's own failed",

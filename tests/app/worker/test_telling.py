@@ -26,8 +26,8 @@ from app.jobs.workers import now_ms
 from app.settings import load_settings
 from app.telemetry.metrics import FAILURE_REASONS, Metrics
 from app.worker.exposition import begin_metrics, set_ready
-from app.worker.port import WorkerHealth, worker_port
 from app.worker.failures import ENCODING_FAILED, GENERATION_FAILED, OUT_OF_MEMORY, QUESTION_FAILED
+from app.worker.port import WorkerHealth, worker_port
 from sparke_engine.errors import BrokenOutput, LoraNotLoadable
 
 pytestmark = pytest.mark.anyio
