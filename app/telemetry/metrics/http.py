@@ -44,7 +44,8 @@ class HttpMetrics(Declarations):
     )
     store_errors = Declared(
         Counter,
-        "Times that Redis or the object store did not answer this process, each attempt of a repeated call by itself.",
+        "Times that Redis or the object store did not answer: a worker's every attempt, and of an API process each scrape, upload and "
+        "picture. Requests that failed by it are those of status 503 in `sparke_http_requests_total`.",
         process=BOTH,
         labels=(Label("store", ("redis", "images", "files")),),
         compare="With 0: any rate that lasts is an outage.",

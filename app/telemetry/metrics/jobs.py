@@ -38,21 +38,21 @@ class JobMetrics(Declarations):
 
     jobs_accepted = Declared(
         Counter,
-        "Jobs made durable, by model; lines of batches among them.",
+        "Jobs made durable, by model; lines of batches and questions about memories among them.",
         process=API,
         labels=(MODEL,),
-        compare="With `sparke_jobs_finished_total`: what is accepted ends, so over a day the two grow alike.",
+        compare="With `sparke_jobs_finished_total`: what is accepted ends. Questions are among the accepted alone.",
     )
     jobs_refused = Declared(
         Counter,
-        "Jobs refused because a queue was full, by model.",
+        "Jobs refused because a queue was full, or the tenant's images of the day were spent, by model.",
         process=API,
         labels=(MODEL,),
         compare="With `sparke_jobs_accepted_total`: above 0 for long means too few workers.",
     )
     jobs_cancelled = Declared(
         Counter,
-        "Cancels of jobs that clients asked for; a running one counts among the finished as well, once it has ended.",
+        "Cancels by clients of jobs that had not begun; a repeated one counts again. Running ones count among the finished.",
         process=API,
     )
     jobs_finished = Declared(

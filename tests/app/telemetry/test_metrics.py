@@ -55,7 +55,7 @@ def test_a_process_exposes_its_own_alone():
         "sparke_store_errors",
     }
     worker.http_requests.labels("/v1/models", "GET", "200").inc()  # counted, and told by nobody
-    assert b"http_requests" not in generate_latest(worker.registry)
+    assert b"# TYPE sparke_http_requests" not in generate_latest(worker.registry)
 
 
 def test_known_series_are_there_from_the_start():
