@@ -60,6 +60,17 @@ async def _redis_paused(stage: Stage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def _redis_filled(stage: Stage) -> AsyncIterator[None]:
+    """A maxmemory that is hardly more than what is used."""
+    redis = connect(stage.scene.server.url)
+    used: Any = await redis.info("memory")
+    await redis.config_set("maxmemory", int(1.04 * used["used_memory"]))
+    yield
+    await redis.config_set("maxmemory", 0)
+    await redis.aclose()
+
+
+@asynccontextmanager
 async def _images_away(stage: Stage) -> AsyncIterator[None]:
     """A file where the folder of images was: nothing can be put."""
     images, aside = stage.scene.images, stage.scene.folder / "aside"
@@ -219,6 +230,7 @@ _ALONE = (
     Cause("both API replicas killed", ("SparkeApiDown",), _replicas_killed),
     Cause("Redis killed", ("SparkeStoreAway", "SparkeApiErrors"), _redis_killed),
     Cause("Redis stopped (SIGSTOP)", ("SparkeStoreAway", "SparkeApiDown"), _redis_paused),
+    Cause("Redis at 96 % of its maxmemory", ("SparkeRedisFull",), _redis_filled),
     Cause("a file in place of the folder of images", ("SparkeStoreAway",), _images_away),
     Cause("a job that kills its workers", ("SparkeDeadLetters", "SparkeJobsRedelivered"), _poison),
     Cause("jobs that raise", ("SparkeJobsFailing",), _asked_for(f"{BROKEN} again", 0.2)),

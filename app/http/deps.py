@@ -35,6 +35,7 @@ from app.memory.overview import MemoryOverview
 from app.memory.shaping import MemoryShaper
 from app.memory.store import MemoryStore
 from app.redis.replicas import Replicas
+from app.redis.room import RedisRoom
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.tenants.desk import TenantDesk
@@ -105,6 +106,7 @@ class Deps:
     job_events: JobEvents
     waiter: JobWaiter
     registry: WorkerRegistry
+    redis_room: RedisRoom
     keys: KeyStore
     audit: AuditLog
     desk: TenantDesk

@@ -60,6 +60,7 @@ from app.memory.migration import check_format
 from app.memory.overview import MemoryOverview
 from app.redis.connection import check_server, connect
 from app.redis.replicas import Replicas
+from app.redis.room import RedisRoom
 from app.settings import Settings
 from app.signals import stop_signals
 from app.telemetry.exporting import exporting_traces
@@ -88,6 +89,11 @@ class _Accepting:
     files: FileStore
 
 
+async def _signing_key(redis: Redis, settings: Settings) -> bytes:
+    given = settings.url_signing_key
+    return given.get_secret_value().encode() if given else await SigningKeyStore(redis).get_or_create()
+
+
 @asynccontextmanager
 async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
     """Everything the API works with, over the Redis at `redis_url`.
@@ -100,8 +106,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         stack.push_async_callback(redis.aclose)
         await check_server(redis)
         await check_format(redis)
-        given = settings.url_signing_key
-        key = given.get_secret_value().encode() if given else await SigningKeyStore(redis).get_or_create()
+        key = await _signing_key(redis, settings)
         registry = WorkerRegistry(redis, ttl_s=settings.heartbeat_ttl_s)
         replicas = Replicas.of(redis, settings)
         desk = TenantDesk.open(redis, settings, clock_ms=now_ms, replicas=replicas)
@@ -125,6 +130,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
             job_events=await stack.enter_async_context(JobEvents(redis)),
             waiter=await stack.enter_async_context(waiter),
             registry=registry,
+            redis_room=RedisRoom(redis),
             keys=KeyStore(redis, replicas=replicas),
             audit=_audit_log(redis, settings, replicas),
             desk=desk,

@@ -1,21 +1,26 @@
 """Gauges that an API process reads from Redis when it is scraped: all processes tell the same."""
 
+import math
+
 from app.domain.ids import ModelId
 from app.http.deps import Deps
 from app.jobs.place import queues_of
 
 
 class StoreGauges:
-    """What Redis knows of the queue and of memories, by model."""
+    """What Redis knows of the queue and of memories, by model, and of itself."""
 
     def __init__(self, deps: Deps) -> None:
         self._deps = deps
 
     async def read(self) -> None:
-        """Sets them. Raises StoreUnavailable. Cost: eight commands for each model."""
+        """Sets them. Raises StoreUnavailable. Cost: eight commands for each model, and one."""
         for model in self._deps.catalogue:
             await self._read_queue(model)
         await self._read_memories()
+        room = await self._deps.redis_room.read()
+        self._deps.metrics.redis_memory_used_bytes.set(room.used_bytes)
+        self._deps.metrics.redis_memory_limit_bytes.set(room.limit_bytes)
 
     def clear(self) -> None:
         """No number is better than an old one."""
@@ -28,6 +33,8 @@ class StoreGauges:
         )
         for gauge in (*of_queue, metrics.memory_entries):
             gauge.clear()
+        for of_redis in (metrics.redis_memory_used_bytes, metrics.redis_memory_limit_bytes):
+            of_redis.set(math.nan)  # it has no labels, so it cannot be absent
 
     async def _read_queue(self, model: ModelId) -> None:
         deps, metrics = self._deps, self._deps.metrics

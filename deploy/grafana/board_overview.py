@@ -290,8 +290,20 @@ OVERVIEW = Board(
             ),
         ),
         Row(
-            "Files and versions",
+            "Redis, files, versions",
             (
+                Panel(
+                    "Memory of Redis",
+                    "Share of its maxmemory that Redis uses; at all of it nothing is accepted.",
+                    "percentunit",
+                    [
+                        Query(
+                            "max(sparke_redis_memory_used_bytes) / max(sparke_redis_memory_limit_bytes)",
+                            "used",
+                        )
+                    ],
+                    "SparkeRedisFull",
+                ),
                 Panel(
                     "Files taken, deleted, swept",
                     "Files a second; what is swept had expired, or was left by a crash.",

@@ -10,36 +10,41 @@ USERS = 'route=~"/v1/.*"'
 
 def rate(metric: str, by: str = "", match: str = "", legend: str = "") -> Query:
     """So many a second, added up."""
-    asked = f"{{{match}}}" if match else ""
-    grouped = f"sum by ({by})" if by else "sum"
-    named = legend or " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
-    return Query(f"{grouped} (rate({metric}{asked}[$__rate_interval]))", named)
+    return Query(f"{_sum(by)} (rate({metric}{_asked(match)}[$__rate_interval]))", legend or _named(by))
 
 
 def lately(metric: str, by: str = "", match: str = "", legend: str = "") -> Query:
     """How many within an hour."""
-    asked = f"{{{match}}}" if match else ""
-    grouped = f"sum by ({by})" if by else "sum"
-    named = legend or " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
-    return Query(f"{grouped} (increase({metric}{asked}[1h]))", named)
+    return Query(f"{_sum(by)} (increase({metric}{_asked(match)}[1h]))", legend or _named(by))
 
 
 def quantiles(
     histogram: str, by: str = "", match: str = "", shares: tuple[float, ...] = (0.5, 0.95)
 ) -> list[Query]:
     """What so many of a hundred are below."""
-    asked = f"{{{match}}}" if match else ""
     labels = f"{by}, le" if by else "le"
-    named = "".join(f"{{{{{label}}}}} " for label in by.split(", ") if label)
-    inner = f"sum by ({labels}) (rate({histogram}_bucket{asked}[$__rate_interval]))"
-    return [Query(f"histogram_quantile({share:g}, {inner})", f"{named}p{100 * share:g}") for share in shares]
+    inner = f"sum by ({labels}) (rate({histogram}_bucket{_asked(match)}[$__rate_interval]))"
+    return [
+        Query(f"histogram_quantile({share:g}, {inner})", f"{_named(by)} p{100 * share:g}".strip())
+        for share in shares
+    ]
 
 
 def mean(histogram: str, by: str, match: str = "") -> Query:
     """What one is on average."""
-    asked = f"{{{match}}}" if match else ""
-    named = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
     total, number = (
-        f"sum by ({by}) (rate({histogram}_{part}{asked}[$__rate_interval]))" for part in ("sum", "count")
+        f"{_sum(by)} (rate({histogram}_{part}{_asked(match)}[$__rate_interval]))" for part in ("sum", "count")
     )
-    return Query(f"{total} / {number}", named)
+    return Query(f"{total} / {number}", _named(by))
+
+
+def _sum(by: str) -> str:
+    return f"sum by ({by})" if by else "sum"
+
+
+def _asked(match: str) -> str:
+    return f"{{{match}}}" if match else ""
+
+
+def _named(by: str) -> str:
+    return " ".join(f"{{{{{label}}}}}" for label in by.split(", ") if label)

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from app.cli import cli
 
 SECTIONS = ["What it means", "How to see it", "Likely causes", "What to do", "When it clears"]
-PROGRAMS = {"sparke", "curl", "redis-cli", "docker", "nvidia-smi", "df", "promtool"}
+PROGRAMS = {"sparke", "curl", "redis-cli", "docker", "nvidia-smi", "df", "free", "promtool"}
 ROUTES = {"/livez", "/readyz", "/metrics", "/v1/jobs"}
 
 

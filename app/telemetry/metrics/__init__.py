@@ -10,6 +10,7 @@ from app.telemetry.metrics.device import DeviceMetrics, ImageMetrics, WorkerMetr
 from app.telemetry.metrics.http import METHODS, BatchMetrics, FileMetrics, HttpMetrics, WebhookMetrics
 from app.telemetry.metrics.jobs import FAILURE_REASONS, OTHER, JobMetrics, QueueMetrics
 from app.telemetry.metrics.memory import DiversityMetrics, MemoryMetrics
+from app.telemetry.metrics.redis import RedisMetrics
 
 _FAULTS = ("500", "503", "504")  # which a rule on 5xx asks for
 
@@ -26,6 +27,7 @@ class Metrics(
     FileMetrics,
     BatchMetrics,
     WebhookMetrics,
+    RedisMetrics,
 ):
     """The metrics of one process, on the registry it was given or a new one. `model` is an id of the catalogue."""
 

@@ -74,3 +74,24 @@ def test_a_scrape_says_where_workers_of_this_machine_serve_theirs(serve_api, own
     text = httpx.get(f"{url}/metrics").text
     assert text.startswith(f"# worker w0: {near}\n")
     assert text.count("# worker") == 1
+
+
+def _plain(url, name):
+    found = re.search(rf"^sparke_{name} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    return float(found[1])
+
+
+def test_how_full_redis_is(serve_api, own_database):
+    """What it uses, and its maxmemory; where that is not set, what the machine has."""
+    url = serve_api(own_database)
+    machine_bytes = _plain(url, "redis_memory_limit_bytes")
+    assert 0 < _plain(url, "redis_memory_used_bytes") < machine_bytes
+
+    async def bound(redis):
+        await redis.config_set("maxmemory", 2**30)
+        told = _plain(url, "redis_memory_limit_bytes")
+        await redis.config_set("maxmemory", 0)
+        return told
+
+    assert asyncio.run(_with_queue(own_database.redis_url, bound)) == 2**30
+    assert _plain(url, "redis_memory_limit_bytes") == machine_bytes
