@@ -166,7 +166,8 @@ async def _keep(scene: Scene) -> None:
 async def _cause_all(stage: Stage, watch: Watch, rounds: Sequence[Sequence[Cause]]) -> list[Fired]:
     """One round after another; alerts clear while the next round, unless it is of the same alerts, has begun."""
     clearing: list[asyncio.Task[list[Fired]]] = []
-    for causes in rounds:
+    for causes in filter(None, rounds):
+        await stage.scene.wait_until_ready()
         fired = await asyncio.gather(*(_cause(stage, watch, cause) for cause in causes))
         clearing += [
             asyncio.create_task(_clear(watch, cause, one)) for cause, one in zip(causes, fired, strict=True)

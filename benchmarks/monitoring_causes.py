@@ -226,37 +226,46 @@ async def _freeze_again_and_again(worker: Worker) -> None:
         await asyncio.sleep(LEASE_S + 6)
 
 
-_ALONE = (
-    Cause("both API replicas killed", ("SparkeApiDown",), _replicas_killed),
-    Cause("Redis killed", ("SparkeStoreAway", "SparkeApiErrors"), _redis_killed),
-    Cause("Redis stopped (SIGSTOP)", ("SparkeStoreAway", "SparkeApiDown"), _redis_paused),
-    Cause("Redis at 96 % of its maxmemory", ("SparkeRedisFull",), _redis_filled),
-    Cause("a file in place of the folder of images", ("SparkeStoreAway",), _images_away),
-    Cause("a job that kills its workers", ("SparkeDeadLetters", "SparkeJobsRedelivered"), _poison),
-    Cause("jobs that raise", ("SparkeJobsFailing",), _asked_for(f"{BROKEN} again", 0.2)),
-    Cause("jobs that have no room", ("SparkeOutOfMemory",), _asked_for(f"{HUGE} again", 1.0)),
-    Cause("both workers killed", ("SparkeNoWorkerReady", "SparkeApiErrors"), _workers_killed),
-    Cause("jobs that expired while no worker was there", ("SparkeJobsRepaired",), _jobs_expire),
-    Cause("engines that hang", ("SparkeJobsStuck",), _moody(Mood(hangs=True))),
-    Cause(
-        "a worker frozen for longer than its leases, again and again",
-        ("SparkeCommitFailures",),
-        _a_worker_frozen,
+ROUNDS = (  # causes of one round last side by side
+    (Cause("both API replicas killed", ("SparkeApiDown",), _replicas_killed),),
+    (Cause("Redis killed", ("SparkeStoreAway", "SparkeApiErrors"), _redis_killed),),
+    (Cause("Redis stopped (SIGSTOP)", ("SparkeStoreAway", "SparkeApiDown"), _redis_paused),),
+    (
+        Cause("Redis at 96 % of its maxmemory", ("SparkeRedisFull",), _redis_filled),
+        Cause("a file in place of the folder of images", ("SparkeStoreAway",), _images_away),
     ),
-    Cause(
-        "one of two workers killed under load",
-        ("SparkeTargetDown", "SparkeWorkersLost", "SparkeJobsRedelivered"),
-        _a_worker_killed,
+    (Cause("a job that kills its workers", ("SparkeDeadLetters", "SparkeJobsRedelivered"), _poison),),
+    (
+        Cause("jobs that raise", ("SparkeJobsFailing",), _asked_for(f"{BROKEN} again", 0.2)),
+        Cause("jobs that have no room", ("SparkeOutOfMemory",), _asked_for(f"{HUGE} again", 1.0)),
     ),
-    Cause(
-        "an engine 400 times as slow, under load",
-        ("SparkeStepSlow", "SparkeQueueSlow", "SparkeJobsOld", "SparkeBacklogGrowing", "SparkeQueueFull"),
-        _moody(Mood(step_s=4.0), 4),
+    (Cause("both workers killed", ("SparkeNoWorkerReady", "SparkeApiErrors"), _workers_killed),),
+    (Cause("jobs that expired while no worker was there", ("SparkeJobsRepaired",), _jobs_expire),),
+    (Cause("engines that hang", ("SparkeJobsStuck",), _moody(Mood(hangs=True))),),
+    (
+        Cause(
+            "a worker frozen for longer than its leases, again and again",
+            ("SparkeCommitFailures",),
+            _a_worker_frozen,
+        ),
+    ),
+    (
+        Cause(
+            "one of two workers killed under load",
+            ("SparkeTargetDown", "SparkeWorkersLost", "SparkeJobsRedelivered"),
+            _a_worker_killed,
+        ),
+    ),
+    (
+        Cause(
+            "an engine 400 times as slow, under load",
+            ("SparkeStepSlow", "SparkeQueueSlow", "SparkeJobsOld", "SparkeBacklogGrowing", "SparkeQueueFull"),
+            _moody(Mood(step_s=4.0), 4),
+        ),
+    ),
+    (
+        Cause("an entry overwritten in Redis", ("SparkeMemoryCorrupt",), _corrupt_entry),
+        Cause("an engine whose images are alike", ("SparkeDiversityCollapsed",), _moody(Mood(is_dull=True))),
+        Cause("a receiver of webhooks that does not answer", ("SparkeWebhooksStuck",), _webhooks_hang),
     ),
 )
-_TOGETHER = (
-    Cause("an entry overwritten in Redis", ("SparkeMemoryCorrupt",), _corrupt_entry),
-    Cause("an engine whose images are alike", ("SparkeDiversityCollapsed",), _moody(Mood(is_dull=True))),
-    Cause("a receiver of webhooks that does not answer", ("SparkeWebhooksStuck",), _webhooks_hang),
-)
-ROUNDS = (*((cause,) for cause in _ALONE), _TOGETHER)  # causes of one round last side by side

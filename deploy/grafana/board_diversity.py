@@ -13,23 +13,22 @@ DIVERSITY = Board(
             "Now",
             (
                 Panel(
-                    "Variety",
-                    "Of the variety that the prompts of the last images leave room for, the share they have.",
+                    "Likeness",
+                    "How alike two of the last images of one prompt are: 0 not at all, 1 the same.",
                     "percentunit",
-                    [Query(f"min(model:sparke_diversity_score:share{{{MODEL}}})")],
+                    [Query(f"max(model:sparke_likeness:mean{{{MODEL}}})")],
                     kind="number",
                 ),
                 Panel(
-                    "Variety against the day before",
-                    "The same as a ratio to the day before.",
-                    "percentunit",
+                    "Likeness against the day before",
+                    "How many times as alike they are as the day before.",
+                    "none",
                     [
                         Query(
-                            f"min(avg_over_time(model:sparke_diversity_score:share{{{MODEL}}}[15m]) / avg_over_time(model:sparke_diversity_score:share{{{MODEL}}}[1d] offset 1h))"
+                            f"max(avg_over_time(model:sparke_likeness:mean{{{MODEL}}}[15m]) / avg_over_time(model:sparke_likeness:mean{{{MODEL}}}[1d] offset 1h))"
                         )
                     ],
                     "SparkeDiversityCollapsed",
-                    is_low_bad=True,
                     kind="number",
                 ),
                 Panel(
@@ -56,10 +55,10 @@ DIVERSITY = Board(
                     ],
                 ),
                 Panel(
-                    "Variety",
-                    "Of the variety that the prompts leave room for, the share that the last images have.",
+                    "Likeness",
+                    "How alike two of the last images of one prompt are, free of how many images and prompts they are of.",
                     "percentunit",
-                    [Query(f"model:sparke_diversity_score:share{{{MODEL}}}", "{{model}}")],
+                    [Query(f"model:sparke_likeness:mean{{{MODEL}}}", "{{model}}")],
                 ),
                 Panel(
                     "Diversity gain",
