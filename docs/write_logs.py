@@ -16,6 +16,7 @@ TOLD_BY = {
     "fail_for": ("warning", (*JOB_IDS, "code", "exception")),
     "_show_new": ("info", ("key_id", "scopes", "tenant_id")),
     "_sweeping": ("warning", ("error",)),
+    "push_async_callback": ("warning", ("reason",)),  # of `quietly`
 }
 
 HEAD = """# Logs
@@ -128,6 +129,9 @@ MEANINGS = {
     "metrics_served": "where the worker's metrics are",
     "model_loaded": "a model is on the device",
     "model_not_loaded": "a model could not be loaded; the worker ends",
+    "model_not_warmed_up": "the image that nobody asked for failed; the worker goes on, and requests may fail in the same way",
+    "model_progress": "what a worker is at with a model, where no terminal shows it: `waiting`, `downloading`, `loading`, `warming_up`, `ready`",
+    "model_warmed_up": "the first image of a model was made, and forgotten",
     "nothing_reserved": "Redis did not answer where a worker asked for jobs",
     "object_store_away": "the object store does not answer at the start; what needs it will wait or be refused",
     "open_batch_unreadable": "a batch cannot be read, and nobody drives it",
@@ -167,6 +171,7 @@ MEANINGS = {
     "webhook_skipped": "a webhook's record cannot be read",
     "work_abandoned": "a stopping worker did not finish its batch in time; others do it",
     "worker_ended": "the worker of `sparke serve` died; it is started again",
+    "worker_not_removed": "a worker ended, and Redis could not be told; it counts until its heartbeat is over",
     "worker_killed": "the worker of `sparke serve` did not end when asked",
     "worker_ready": "a worker takes jobs",
     "worker_stopped": "a worker ended in order",

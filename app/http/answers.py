@@ -11,6 +11,7 @@ from app.domain.request import EditKind, GenerationRequest
 from app.domain.result import GeneratedImage
 from app.http.generation import describe_sizes
 from app.http.loras import LoraAnswer
+from app.jobs.types import LoadStage
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _PATCH_PX = 16
@@ -206,11 +207,23 @@ class Problem(BaseModel):
     error: ErrorMember
 
 
+class LoadingAnswer(BaseModel):
+    """How far a model is. Bytes are there while it is downloaded; the total grows while files are found."""
+
+    stage: LoadStage
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+
+
 class NotReady(Problem):
     """Why no images can be made now."""
 
     state: Literal["store_unavailable", "no_worker", "loading"]
     workers: WorkerCounts | None = Field(default=None, description="Absent where Redis does not answer.")
+    models: dict[str, LoadingAnswer] | None = Field(
+        default=None,
+        description="While models are loaded: how far the worker is that has come farthest with each.",
+    )
 
 
 def describe_image(image: GeneratedImage, **content: str) -> ImageAnswer:

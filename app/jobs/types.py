@@ -185,6 +185,16 @@ class DeadLetter:
 
 
 WorkerPhase = Literal["loading", "ready", "draining"]
+LoadStage = Literal["waiting", "downloading", "loading", "warming_up", "ready"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProgress:
+    """How far a worker is with a model. Bytes are told while it is downloaded; the total grows while files are found."""
+
+    stage: LoadStage
+    done_bytes: int | None = None
+    total_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,4 +209,5 @@ class WorkerInfo:
     models: tuple[ModelId, ...]
     started_at_ms: int
     edits: Mapping[ModelId, frozenset[EditKind]] = field(default_factory=dict)
+    loading: Mapping[ModelId, ModelProgress] = field(default_factory=dict)
     metrics_url: str | None = None

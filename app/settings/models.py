@@ -30,6 +30,10 @@ class Models(BaseModel):
     torch_threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads of a worker's torch. None: torch's own choice."
     )
+    warm_up: bool = Field(
+        True,
+        description="Whether a worker makes one image of each model, and forgets it, before it is ready.",
+    )
     max_batch_images: int = Field(
         16,
         ge=1,

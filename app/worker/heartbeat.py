@@ -10,7 +10,7 @@ import structlog
 from app.domain.ids import ModelId
 from app.domain.request import EditKind
 from app.errors import ServiceError
-from app.jobs.types import WorkerInfo, WorkerPhase
+from app.jobs.types import ModelProgress, WorkerInfo, WorkerPhase
 from app.redis.cancelling import wait_at_most
 
 _log = structlog.get_logger(__name__)
@@ -41,7 +41,14 @@ class Heartbeat:
         self, phase: WorkerPhase, *, edits: Mapping[ModelId, frozenset[EditKind]] | None = None
     ) -> None:
         """Tell the registry at once of a new phase, and how the models can edit, where that is known since."""
-        self._info = replace(self._info, phase=phase, edits=self._info.edits if edits is None else edits)
+        self._info = replace(
+            self._info, phase=phase, loading={}, edits=self._info.edits if edits is None else edits
+        )
+        self._changed.set()
+
+    def tell(self, loading: Mapping[ModelId, ModelProgress]) -> None:
+        """Tell the registry at once how far the models are."""
+        self._info = replace(self._info, loading=loading)
         self._changed.set()
 
     async def run(self) -> None:

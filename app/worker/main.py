@@ -11,19 +11,14 @@ from typing import Any
 
 import structlog
 import torch
-from redis.asyncio import Redis
 
 from app.catalogue import load_catalogue
-from app.domain.ids import ModelId, WorkerId
+from app.domain.ids import ModelId
 from app.domain.model import ModelSpec
 from app.errors import ConfigurationError, StoreUnavailable
 from app.images.store import ImageStore
-from app.images.sweeper import ImageSweeper
-from app.jobs.leases import JobReclaimer
-from app.jobs.orphans import OrphanSweeper
-from app.jobs.place import queue_of_questions, queues_of
+from app.jobs.place import queue_of_questions
 from app.jobs.queue import JobQueue
-from app.jobs.sweeper import JobSweeper
 from app.jobs.types import JobLimits, ReservedJob, WorkerInfo
 from app.jobs.workers import WorkerRegistry, make_worker_id, now_ms
 from app.memory.migration import check_format
@@ -34,30 +29,38 @@ from app.settings import Settings
 from app.signals import stop_signals
 from app.telemetry.exporting import exporting_traces
 from app.telemetry.metrics import Metrics
-from app.tenants.registry import TenantRegistry
 from app.worker.batch_caps import BatchCaps
 from app.worker.batcher import Batcher
 from app.worker.cap_keeper import CapKeeper
+from app.worker.chores import (
+    Desk,
+    extend_leases,
+    forget_deleted,
+    measure,
+    reclaim,
+    sweep,
+    sweep_images,
+)
 from app.worker.device import DeviceThread
 from app.worker.diversity import DiversityMeter
 from app.worker.encoding import PictureRunner, RunnerByKind
 from app.worker.exposition import begin_metrics, set_ready
-from app.worker.heartbeat import Heartbeat, quietly, repeat
+from app.worker.heartbeat import Heartbeat, quietly
 from app.worker.libraries import adopt_libraries
+from app.worker.loading import FetchSpec, Loading, LoadSpec, fetch_nothing, fetch_spec, load_all
 from app.worker.loop import LoopParts, WorkerLoop
 from app.worker.memories import Memories
 from app.worker.memory_cache import MemoryCache
 from app.worker.models import (
     LoadedModel,
-    check_latent_spaces,
     check_lora_files,
     choose_device,
     choose_models,
-    load_model,
     load_spec,
 )
 from app.worker.patience import Patience
 from app.worker.port import WorkerHealth, worker_port
+from app.worker.progress import LoadProgress, shown_progress
 from app.worker.question_loop import QuestionLoop, QuestionParts
 from app.worker.questions import QuestionRunner
 from app.worker.reserving import Reserving
@@ -70,8 +73,6 @@ _NUM_ENCODERS = 4
 _DEVICE_CLOSE_S = 3.0  # twice this beyond drain_timeout_s, at the worst
 
 _log = structlog.get_logger(__name__)
-
-LoadSpec = Callable[[ModelSpec], ImageEngine]
 
 
 def run_worker(settings: Settings) -> None:
@@ -95,14 +96,16 @@ async def _run_until_signal(settings: Settings) -> None:
 
     with stop_signals() as stop:
         try:
-            await work(settings, stop, load=load)
+            await work(settings, stop, load=load, fetch=fetch_spec)
         except StoreUnavailable:
             if not stop.is_set():
                 raise
             _log.warning("stopped_while_redis_was_away")
 
 
-async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> None:
+async def work(
+    settings: Settings, stop: asyncio.Event, *, load: LoadSpec, fetch: FetchSpec = fetch_nothing
+) -> None:
     """Run one worker until `stop` is set: then finish the running batch, give back the rest, close everything."""
     specs = choose_models(load_catalogue(settings.models_file), settings.models)
     check_lora_files(specs)
@@ -121,26 +124,30 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         beating = await stack.enter_async_context(_background(heartbeat.run()))
         memories = await asyncio.to_thread(Memories, desk.redis, settings, metrics)
         stack.push_async_callback(memories.close)
-        loading = _load_all(specs, thread, load, metrics)
-        loaded = await _until_stopped(loading, stop, (beating,), patience_s=0.0)
+        with shown_progress(settings) as shown:
+            progress = LoadProgress(models, heartbeat.tell, shown)
+            means_of_loading = Loading(thread, load, fetch, metrics, progress, warms_up=settings.warm_up)
+            async with _background(progress.tick()):
+                loading = load_all(specs, means_of_loading)
+                loaded = await _until_stopped(loading, stop, (beating,), patience_s=0.0)
         if loaded is None:
             return
         stack.push_async_callback(_close_engines, thread, loaded, settings.drain_timeout_s)
         images = ImageStore.open(settings.image_store_url)
         await images.check()
         queue, asked = await _open_queue(stack, desk), await _open_queue(stack, desk)
-        leasing = await stack.enter_async_context(_background(_extend_leases(desk, (queue, asked))))
+        leasing = await stack.enter_async_context(_background(extend_leases(desk, (queue, asked))))
         saving = await stack.enter_async_context(_background(memories.keep_saving()))
         diversity = DiversityMeter(metrics)
         means = _Means(loaded, images, queue, asked, memories.copies, diversity)
         loop, questions = _build_loops(stack, desk, means)
-        reclaiming = await stack.enter_async_context(_background(_reclaim(desk, models)))
-        sweeping = await stack.enter_async_context(_background(_sweep(desk, models)))
-        tidying = await stack.enter_async_context(_background(_sweep_images(desk, images)))
+        reclaiming = await stack.enter_async_context(_background(reclaim(desk, models)))
+        sweeping = await stack.enter_async_context(_background(sweep(desk, models)))
+        tidying = await stack.enter_async_context(_background(sweep_images(desk, images)))
         forgetting = await stack.enter_async_context(
-            _background(_forget_deleted(desk, memories.copies, diversity))
+            _background(forget_deleted(desk, memories.copies, diversity))
         )
-        measuring = await stack.enter_async_context(_background(_measure(diversity)))
+        measuring = await stack.enter_async_context(_background(measure(diversity)))
         heartbeat.enter("ready", edits={model: found.engine.edits for model, found in loaded.items()})
         _log.info("worker_ready", models=models)
         set_ready(metrics, models, 1)
@@ -154,23 +161,9 @@ async def work(settings: Settings, stop: asyncio.Event, *, load: LoadSpec) -> No
         _log.info("worker_stopped")
 
 
-@dataclass(frozen=True, slots=True)
-class _Desk:
-    """What the worker's parts share."""
-
-    settings: Settings
-    redis: Redis
-    registry: WorkerRegistry
-    metrics: Metrics
-    patience: Patience
-    stop: asyncio.Event
-    thread: DeviceThread
-    worker_id: WorkerId
-
-
 async def _open_desk(
     stack: AsyncExitStack, settings: Settings, stop: asyncio.Event, metrics: Metrics
-) -> _Desk:
+) -> Desk:
     if settings.redis_url is None:
         raise ConfigurationError("a worker needs a Redis: set SPARKE_REDIS_URL or give --redis-url")
     redis = connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
@@ -181,18 +174,10 @@ async def _open_desk(
     registry = WorkerRegistry(redis, ttl_s=settings.heartbeat_ttl_s)
     thread = DeviceThread()
     stack.push_async_callback(_close_device, thread)
-    return _Desk(settings, redis, registry, metrics, patience, stop, thread, make_worker_id())
+    return Desk(settings, redis, registry, metrics, patience, stop, thread, make_worker_id())
 
 
-async def _load_all(
-    specs: tuple[ModelSpec, ...], thread: DeviceThread, load: LoadSpec, metrics: Metrics
-) -> dict[ModelId, LoadedModel]:
-    loaded = {spec.model_id: await load_model(spec, thread, load=load, metrics=metrics) for spec in specs}
-    check_latent_spaces(loaded)
-    return loaded
-
-
-async def _open_queue(stack: AsyncExitStack, desk: _Desk) -> JobQueue:
+async def _open_queue(stack: AsyncExitStack, desk: Desk) -> JobQueue:
     queue = JobQueue(desk.redis, JobLimits.of(desk.settings), metrics=desk.metrics)
     await desk.patience.call(queue.__aenter__)
     stack.push_async_exit(queue)
@@ -211,7 +196,7 @@ class _Means:
     diversity: DiversityMeter
 
 
-def _build_loops(stack: AsyncExitStack, desk: _Desk, means: _Means) -> tuple[WorkerLoop, QuestionLoop]:
+def _build_loops(stack: AsyncExitStack, desk: Desk, means: _Means) -> tuple[WorkerLoop, QuestionLoop]:
     settings, metrics, queue, loaded = desk.settings, desk.metrics, means.queue, means.loaded
     encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="png")
     stack.callback(encoders.shutdown)
@@ -253,70 +238,6 @@ def _build_loops(stack: AsyncExitStack, desk: _Desk, means: _Means) -> tuple[Wor
     reserving = Reserving(means.asked, names, desk.worker_id, desk.patience, metrics)
     answer = QuestionRunner(replace(parts, jobs=means.asked)).run
     return loop, QuestionLoop(QuestionParts(reserving, answer, desk.stop))
-
-
-async def _extend_leases(desk: _Desk, queues: tuple[JobQueue, ...]) -> None:
-    async def extend_once() -> None:
-        num_lost = sum([await queue.extend_leases(desk.worker_id) for queue in queues])
-        if num_lost:
-            _log.warning("leases_lost", num_jobs=num_lost)
-
-    await repeat(extend_once, "leases_not_extended", interval_s=desk.settings.heartbeat_interval_s)
-
-
-async def _reclaim(desk: _Desk, models: tuple[ModelId, ...]) -> None:
-    settings = desk.settings
-    lease_s = settings.heartbeat_ttl_s
-    reclaimer = JobReclaimer(desk.redis, JobLimits.of(settings), lease_s=lease_s, metrics=desk.metrics)
-
-    async def reclaim_once() -> None:
-        for model in models:
-            for queue in queues_of([model]):
-                report = await reclaimer.reclaim(queue)
-                desk.metrics.jobs_redelivered.labels(model).inc(report.num_redelivered)
-
-    await repeat(reclaim_once, "leases_not_reclaimed", interval_s=settings.heartbeat_interval_s)
-
-
-async def _sweep(desk: _Desk, models: tuple[ModelId, ...]) -> None:
-    interval_s = desk.settings.sweep_interval_s
-    limits, metrics = JobLimits.of(desk.settings), desk.metrics
-    sweeper = JobSweeper(desk.redis, limits, desk.registry, interval_s=interval_s, metrics=metrics)
-
-    async def sweep_once() -> None:
-        report = await sweeper.sweep(queues_of(models))
-        desk.metrics.jobs_repaired.inc(report.num_repaired)
-
-    await repeat(sweep_once, "sweep_failed", interval_s=interval_s)
-
-
-async def _sweep_images(desk: _Desk, images: ImageStore) -> None:
-    old = ImageSweeper(desk.redis, images, image_ttl_s=desk.settings.image_ttl_s, clock_ms=now_ms)
-    orphans = OrphanSweeper(desk.redis, images, clock_ms=now_ms)
-
-    async def sweep_once() -> None:
-        desk.metrics.images_expired.inc(await old.sweep())
-        desk.metrics.images_orphaned.inc(await orphans.sweep())
-
-    await repeat(sweep_once, "image_sweep_failed", interval_s=min(old.interval_s, orphans.INTERVAL_S))
-
-
-async def _measure(diversity: DiversityMeter) -> None:
-    await repeat(diversity.measure, "diversity_not_measured", interval_s=diversity.INTERVAL_S)
-
-
-async def _forget_deleted(desk: _Desk, memories: MemoryCache, diversity: DiversityMeter) -> None:
-    """Drops the copies of memories of tenants that are being deleted, which takes longer than some intervals."""
-    registry = TenantRegistry(desk.redis, clock_ms=now_ms)
-
-    async def forget_once() -> None:
-        deleted = await registry.deletions()
-        diversity.drop(deleted)
-        num_dropped = memories.drop(deleted)
-        if num_dropped:
-            _log.info("memories_dropped", num_memories=num_dropped)
-
-    await repeat(forget_once, "memories_not_dropped", interval_s=desk.settings.sweep_interval_s)
 
 
 async def _say_draining(stop: asyncio.Event, heartbeat: Heartbeat, leave: Callable[[], None]) -> None:

@@ -1,22 +1,25 @@
 """For whoever runs the service: is it alive, is it ready, what does it count."""
 
 from collections import Counter
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from app.domain.ids import ModelId
 from app.errors import NoWorker, ServiceError, StoreUnavailable
-from app.http.answers import LiveAnswer, ReadyAnswer
+from app.http.answers import LiveAnswer, LoadingAnswer, ReadyAnswer
 from app.http.auth import is_loopback
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
 from app.http.errors import service_problem
 from app.http.openapi import METRICS_DOCS, READY_DOCS
 from app.http.store_gauges import StoreGauges
-from app.jobs.types import WorkerInfo
+from app.jobs.types import LoadStage, ModelProgress, WorkerInfo
 
 router = APIRouter(tags=["health"])
 
@@ -52,7 +55,28 @@ async def readyz(request: Request, deps: DepsOf, exclude: Excluded = None) -> Re
         return JSONResponse({"status": "ok", "state": "ready", "workers": counts})
     state = "loading" if phases["loading"] else "no_worker"
     message = "a worker is loading its models" if phases["loading"] else "no worker is there to make images"
-    return service_problem(request, NoWorker(message), {"state": state, "workers": counts})
+    models = {model: _describe(found) for model, found in farthest(workers).items()}
+    extra = {"models": models} if state == "loading" and models else {}
+    return service_problem(request, NoWorker(message), {"state": state, "workers": counts, **extra})
+
+
+def farthest(workers: Iterable[WorkerInfo]) -> dict[ModelId, ModelProgress]:
+    """How far models are that are being loaded, at the worker that has come farthest with each."""
+    found: dict[ModelId, ModelProgress] = {}
+    for worker in workers:
+        for model, progress in worker.loading.items():
+            known = found.get(model)
+            if known is None or _way_of(known) < _way_of(progress):
+                found[model] = progress
+    return found
+
+
+def _way_of(progress: ModelProgress) -> tuple[int, int]:
+    return get_args(LoadStage).index(progress.stage), progress.done_bytes or 0
+
+
+def _describe(progress: ModelProgress) -> dict[str, Any]:
+    return LoadingAnswer(**asdict(progress)).model_dump(exclude_none=True)
 
 
 @router.get("/metrics", response_class=Response, openapi_extra=METRICS_DOCS)

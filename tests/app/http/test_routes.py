@@ -1,19 +1,25 @@
 """Models, health, headers, and the OpenAPI document."""
 
+import asyncio
 import json
 import re
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from app.domain.ids import ModelId, WorkerId
 from app.http.errors import PROBLEM_JSON, all_codes, codes_of
 from app.http.openapi import GENERATION_EXAMPLES
+from app.jobs.types import ModelProgress, WorkerInfo
+from app.jobs.workers import WorkerRegistry, now_ms
+from app.redis.connection import connect
 from app.settings import Settings
 
 ServeApi = Callable[[Settings], str]
@@ -229,3 +235,41 @@ def test_the_examples_of_the_document_run(http: httpx.Client, example: dict[str,
     answer = http.post("/v1/images/generations", json=example["value"])
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["data"]) == example["value"].get("n", 1)
+
+
+def test_what_is_loaded_is_told_by_the_worker_that_is_farthest(serve_api: ServeApi, settings: Settings):
+    """503 with each model's stage, and its bytes while it is downloaded; none of it once a worker is ready."""
+    url = settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=8"})
+    api = serve_api(url)
+    slow = WorkerInfo(
+        WorkerId("slow"),
+        "loading",
+        (ModelId("toy"),),
+        now_ms(),
+        loading={
+            ModelId("toy"): ModelProgress("downloading", 10, 100),
+            ModelId("other"): ModelProgress("loading"),
+        },
+    )
+    farther = {ModelId("toy"): ModelProgress("downloading", 20, 100)}
+    fast = replace(slow, worker_id=WorkerId("fast"), loading=farther)
+
+    async def ask(*workers: WorkerInfo) -> httpx.Response:
+        redis = connect(url.redis_url or "")
+        try:
+            for worker in workers:
+                await WorkerRegistry(redis).beat(worker)
+            return await asyncio.to_thread(httpx.get, f"{api}/readyz")
+        finally:
+            await redis.flushdb()
+            await redis.aclose()
+
+    answer = asyncio.run(ask(slow, fast))
+    assert (answer.status_code, answer.json()["state"]) == (503, "loading")
+    assert answer.json()["models"] == {
+        "toy": {"stage": "downloading", "done_bytes": 20, "total_bytes": 100},
+        "other": {"stage": "loading"},
+    }
+    assert answer.headers["retry-after"] == "10"
+    ready = asyncio.run(ask(slow, replace(fast, phase="ready", loading={})))
+    assert (ready.status_code, ready.json().get("models")) == (200, None)

@@ -1,0 +1,163 @@
+"""What a person and a probe see while a model is downloaded, loaded and warmed up: in a real terminal, in the log, in `/readyz`."""
+
+import json
+import os
+import pty
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.local_hub import local_hub
+
+CATALOGUE = """
+[[models]]
+model_id = "tiny"
+source = "acme/tiny"
+latent_space = "tiny"
+default_steps = 2
+diversity_preset = "demo"
+[models.size]
+default_width_px = 32
+default_height_px = 32
+min_px = 32
+max_px = 64
+multiple_px = 8
+"""
+STAGES = ["waiting", "downloading", "loading", "warming_up", "ready"]
+
+
+def free_port() -> int:
+    """A port that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@contextmanager
+def serving(folder: Path, hub: str, *, err: int, port: int) -> Iterator[subprocess.Popen[str]]:
+    """`sparke serve` with a model of the hub, whose cache is empty, and whose standard error is `err`."""
+    (folder / "models.toml").write_text(CATALOGUE, encoding="utf-8")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SPARKE_", "HF_"))}
+    env |= {"SPARKE_MODELS_FILE": str(folder / "models.toml"), "SPARKE_DEVICE": "cpu"}
+    env |= {"HF_ENDPOINT": hub, "HF_HOME": str(folder / "hub"), "COLUMNS": "100"}
+    command = ["serve", "--port", str(port), "--data-dir", str(folder / "data")]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "app.cli", *command],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=err,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def watch_until_ready(url: str) -> list[dict[str, Any]]:
+    """All different answers of /readyz until it is 200."""
+    seen: list[dict[str, Any]] = []
+    for _ in range(3000):
+        with suppress(httpx.TransportError):
+            answer = httpx.get(f"{url}/readyz")
+            body = answer.json() | {
+                "retry_after": answer.headers.get("retry-after"),
+                "http": answer.status_code,
+            }
+            if not seen or seen[-1] != body:
+                seen.append(body)
+            if answer.status_code == 200:
+                return seen
+        time.sleep(0.05)
+    raise AssertionError(seen[-3:])
+
+
+def read_all(file: int, into: list[str]) -> Thread:
+    """Reads a terminal, or a pipe, until its other side is gone."""
+
+    def read() -> None:
+        with suppress(OSError):
+            while data := os.read(file, 65_536):
+                into.append(data.decode(errors="replace"))
+
+    thread = Thread(target=read, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def hub(model_directories: dict[str, Path]) -> Callable[..., Any]:
+    """A hub that has one tiny Stable Diffusion, and a slow line."""
+    return lambda: local_hub("acme/tiny", model_directories["sd"], bytes_per_s=100_000)
+
+
+def test_a_terminal_and_readyz_show_each_stage(hub: Callable[..., Any], tmp_path: Path):
+    """Bytes as they come, then the other stages with their time, then a line that stays; `/readyz` says the same."""
+    controller, terminal = pty.openpty()
+    screen: list[str] = []
+    reading = read_all(controller, screen)
+    port = free_port()
+    with hub() as (url, _), serving(tmp_path, url, err=terminal, port=port):
+        os.close(terminal)
+        seen = watch_until_ready(f"http://127.0.0.1:{port}")
+    reading.join(10)
+    os.close(controller)
+
+    loading = [body for body in seen if body.get("state") == "loading" and "models" in body]
+    assert {body["http"] for body in loading} == {503}
+    assert {body["retry_after"] for body in loading} == {"10"}
+    stages = [body["models"]["tiny"]["stage"] for body in loading]
+    assert stages == sorted(stages, key=STAGES.index)
+    assert {"downloading", "loading"} <= set(stages)
+    downloads = [
+        body["models"]["tiny"] for body in loading if body["models"]["tiny"]["stage"] == "downloading"
+    ]
+    done = [each["done_bytes"] for each in downloads]
+    assert done == sorted(done)
+    assert max(each["total_bytes"] for each in downloads) > 100_000
+    assert all(each["done_bytes"] <= each["total_bytes"] for each in downloads)
+    assert loading[-1]["error"]["code"] == "no_worker"
+
+    text = "".join(screen)
+    assert re.search(r"tiny: downloading +\d+% \|.*\d[\d.]*k?/\d[\d.]*k", text), text
+    assert re.search(r"tiny: loading \.\.\. 00:0\d", text)
+    assert re.search(r"tiny: ready after \d+\.\d s", text)
+    assert "it/s]" not in text  # no other bar than ours
+    assert not [line for line in text.splitlines() if line.startswith("{")]
+
+
+def test_where_nobody_watches_the_log_says_it(hub: Callable[..., Any], tmp_path: Path):
+    """One line for each stage, in order, and no bar among them."""
+    reader, writer = os.pipe()
+    written: list[str] = []
+    reading = read_all(reader, written)
+    port = free_port()
+    with hub() as (url, fetched), serving(tmp_path, url, err=writer, port=port):
+        os.close(writer)
+        watch_until_ready(f"http://127.0.0.1:{port}")
+        made = httpx.post(
+            f"http://127.0.0.1:{port}/v1/images/generations", json={"prompt": "a star"}, timeout=60
+        )
+    reading.join(10)
+    os.close(reader)
+    assert made.status_code == 200, made.text
+    lines = [line for line in "".join(written).splitlines() if line]
+    assert [line for line in lines if not line.startswith(("{", "Loading tiny ..."))] == []
+    told = [json.loads(line) for line in lines if line.startswith("{")]
+    stages = [line["stage"] for line in told if line["event"] == "model_progress"]
+    assert list(dict.fromkeys(stages)) == ["downloading", "loading", "warming_up", "ready"]
+    assert "model_warmed_up" in {line["event"] for line in told}
+    assert "unet/diffusion_pytorch_model.safetensors" in fetched
+    assert len(fetched) == len(set(fetched))
