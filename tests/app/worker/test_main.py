@@ -85,6 +85,7 @@ def settings(redis_url, tmp_path):
         heartbeat_ttl_s=2.0,
         sweep_interval_s=0.2,
         redis_timeout_s=2.0,
+        warm_up=False,  # engines of these tests note every batch that they get
     )
 
 
