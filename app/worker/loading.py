@@ -7,6 +7,7 @@ from app.domain.ids import ModelId
 from app.domain.model import ModelSpec
 from app.telemetry.metrics import Metrics
 from app.worker.device import DeviceThread
+from app.worker.engine_metrics import EngineMetrics
 from app.worker.models import LoadedModel, check_latent_spaces, load_model
 from app.worker.progress import LoadProgress
 from app.worker.warm_up import warm_up
@@ -50,6 +51,7 @@ async def _load_one(spec: ModelSpec, loading: Loading) -> LoadedModel:
     if loading.warms_up:
         progress.enter(name, "warming_up")
         await warm_up(model, loading.thread)
+    model.engine.listener = EngineMetrics(loading.metrics, name)
     progress.enter(name, "ready")
     return model
 

@@ -14,7 +14,6 @@ from app.errors import ConfigurationError, Unavailable
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import span
 from app.worker.device import DeviceThread
-from app.worker.engine_metrics import EngineMetrics
 from app.worker.memory_cache import Dimensions
 from sparke_engine.diffusion.engine import ImageEngine, PipelineEngine
 from sparke_engine.diffusion.loras import LoraFile, find_lora
@@ -194,6 +193,5 @@ async def load_model(
         raise Unavailable(f"model {spec.model_id} cannot be loaded from {spec.source!r}: {error}") from error
     seconds = time.perf_counter() - started_s
     metrics.model_load_seconds.labels(spec.model_id).observe(seconds)
-    engine.listener = EngineMetrics(metrics, spec.model_id)
     log.info("model_loaded", seconds=round(seconds, 3))
     return LoadedModel(spec, engine)

@@ -40,11 +40,12 @@ class Noting(ToyEngine):
 
     def __init__(self, *, fails=False):
         super().__init__(preset_named("toy"))
-        self.plans, self.fails = [], fails
+        self.plans, self.listeners, self.fails = [], [], fails
 
     def generate(self, groups, plan, on_step):
         """Notes it, then as the toy."""
         self.plans.append(plan)
+        self.listeners.append(self.listener)
         if self.fails:
             raise InvalidPlan("two steps are too few")
         return super().generate(groups, plan, on_step)
@@ -100,6 +101,14 @@ async def test_the_first_image_is_of_the_models_own_size_and_short(load):
     _, shown, _ = await load(cold, warms_up=False)
     assert cold.plans == []
     assert [progress.stage for progress in shown] == ["loading", "ready"]
+
+
+async def test_the_first_image_is_in_no_metric(load):
+    """Who listens to an engine begins once it is warm: a cold step is not what steps of this model take."""
+    engine = Noting()
+    await load(engine)
+    assert engine.listeners == [None]
+    assert engine.listener is not None
 
 
 async def test_a_first_image_that_fails_stops_nobody(load):
