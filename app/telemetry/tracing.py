@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry: what is named in docs/tracing.md. Without an SDK that was set up, each costs microseconds and says nothing.
+"""Spans of OpenTelemetry: what is named in docs/tracing.md. Without an SDK that was set up, each costs tens of microseconds and says nothing.
 
 Attributes are numbers and ids, never prompts. Of an error a span has the class and our code.
 """

@@ -155,6 +155,7 @@ class Drawn:
             bar_format=form,
             ncols=size.columns - 1,
             nrows=size.lines,
+            position=0,  # whatever bars others have that they draw nowhere
             leave=False,
             file=sys.stderr,
         )

@@ -134,6 +134,7 @@ def test_a_terminal_and_readyz_show_each_stage(hub: Callable[..., Any], tmp_path
     assert re.search(r"tiny: downloading +\d+% \|.*\d[\d.]*k?/\d[\d.]*k", text), text
     assert re.search(r"tiny: loading \.\.\. 00:0\d", text)
     assert re.search(r"tiny: ready after \d+\.\d s", text)
+    assert "\x1b[A" not in text  # nor does ours leave room for bars that are hidden
     assert "it/s]" not in text  # no other bar than ours
     assert not [line for line in text.splitlines() if line.startswith("{")]
 
