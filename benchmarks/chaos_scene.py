@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,14 +68,21 @@ class Scene:
     started: Counter[str] = field(default_factory=Counter)
     killed: Counter[str] = field(default_factory=Counter)
     num_frozen: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)  # beyond the usual ones
 
     @classmethod
     def start(
-        cls, folder: Path, num_workers: int, num_replicas: int, *, redis: ChaosRedis | None = None
+        cls,
+        folder: Path,
+        num_workers: int,
+        num_replicas: int,
+        *,
+        redis: ChaosRedis | None = None,
+        **settings: str,
     ) -> "Scene":
         """Everything, on free ports; it is ready when `wait_until_ready` has returned."""
         (folder / "models.toml").write_text(_CATALOGUE, encoding="utf-8")
-        scene = cls(folder, redis or OneServer(folder), ports=free_ports(num_replicas))
+        scene = cls(folder, redis or OneServer(folder), ports=free_ports(num_replicas), settings=settings)
         scene.workers = [scene._start_worker() for _ in range(num_workers)]
         scene.replicas = [scene._start_replica(port) for port in scene.ports]
         return scene
@@ -124,6 +131,13 @@ class Scene:
             if replica.poll() is not None:
                 self.replicas[place] = self._start_replica(self.ports[place])
 
+    async def restart(self, what: str, place: int) -> None:
+        """SIGTERM, the end of the process in its own time, then a new one in its place."""
+        processes = self.workers if what == WORKER else self.replicas
+        processes[place].terminate()
+        await asyncio.to_thread(processes[place].wait)
+        processes[place] = self._start_worker() if what == WORKER else self._start_replica(self.ports[place])
+
     def stop_workers(self) -> None:
         """Ends the workers, so that nothing moves any more."""
         _end(self.workers)
@@ -144,6 +158,7 @@ class Scene:
     def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
         env |= _SETTINGS | {
+            **self.settings,
             "SPARKE_REDIS_URL": self.redis.url,
             "SPARKE_REDIS_REPLICAS": str(self.redis.num_replicas),
             "SPARKE_DATA_DIR": str(self.folder),

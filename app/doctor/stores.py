@@ -36,7 +36,7 @@ async def examine_store(kind: type[ObjectFolder], url: str, *, least_free_bytes:
     if local is not None and not is_there(local):
         return [judge_folder(name, local)]
     try:
-        store = kind.open(url)
+        store = await kind.reach(url)
     except ConfigurationError as error:
         return [problem(name, error.message, "correct SPARKE_IMAGE_URL")]
     found = [await probe(store, name, shown_url(url))]

@@ -218,7 +218,7 @@ class LoadingAnswer(BaseModel):
 class NotReady(Problem):
     """Why no images can be made now."""
 
-    state: Literal["store_unavailable", "no_worker", "loading"]
+    state: Literal["store_unavailable", "no_worker", "loading", "stopping"]
     workers: WorkerCounts | None = Field(default=None, description="Absent where Redis does not answer.")
     models: dict[str, LoadingAnswer] | None = Field(
         default=None,

@@ -52,6 +52,11 @@ def stop_followers(app: FastAPI) -> None:
     app.state.deps.job_events.stop()
 
 
+def announce_stop(app: FastAPI) -> None:
+    """From now on `/readyz` says that this replica stops, and every answer closes its connection. All is still answered."""
+    app.state.is_stopping = True
+
+
 def create_app(deps: Deps) -> FastAPI:
     """The API over `deps`, which the caller opens before it and closes after it."""
     app = Api(
@@ -65,6 +70,7 @@ def create_app(deps: Deps) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.deps = deps
+    app.state.is_stopping = False
     app.state.started_at_s = deps.now_ms() // 1000
     app.add_middleware(
         RequestMiddleware,

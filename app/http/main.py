@@ -1,6 +1,7 @@
 """The API's main: opens what it works with, serves, and closes in reverse order."""
 
 import asyncio
+import math
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -27,7 +28,7 @@ from app.errors import ConfigurationError
 from app.files.contents import FileContents
 from app.files.store import FileStore
 from app.files.sweeper import SLACK_S, FileSweeper
-from app.http.app import create_app, stop_followers
+from app.http.app import announce_stop, create_app, stop_followers
 from app.http.auth import is_loopback
 from app.http.background import Background
 from app.http.batch_lines import WireForms
@@ -73,7 +74,6 @@ from app.webhooks.sender import HttpSender
 from app.webhooks.store import WebhookStore
 from app.webhooks.targets import SystemResolver, Targets
 
-_GRACEFUL_STOP_S = 20
 _KEEP_ALIVE_S = 75
 _BACKLOG = 1024
 
@@ -121,8 +121,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         metrics = _open_metrics(catalogue)
         jobs = _job_store(accepting, replicas=replicas, metrics=metrics)
         waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
-        images = ImageStore.open(settings.image_store_url)
-        await images.check()
+        images = await ImageStore.reach(settings.image_store_url)
         resolver = stack.enter_context(closing(SystemResolver()))
         deps = Deps(
             jobs=jobs,
@@ -297,18 +296,19 @@ async def refuse_to_be_open(deps: Deps) -> None:
 async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
     """Serves as long as the context lasts, in the task that it gives; that ends by itself only by an error.
 
-    At the end those who follow jobs are let go, what is under way is answered, for at most 20 s, and the socket closed.
+    At the end those who follow jobs are let go, the socket is closed, and what is under way is answered, for at most
+    `stop_timeout_s`.
     """
-    head_timeout_s = app.state.deps.settings.head_timeout_s
+    settings = app.state.deps.settings
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         lifespan="off",
         server_header=False,
-        timeout_graceful_shutdown=_GRACEFUL_STOP_S,
+        timeout_graceful_shutdown=math.ceil(settings.stop_timeout_s),
         timeout_keep_alive=_KEEP_ALIVE_S,
-        http=bounded_protocol(head_timeout_s),
+        http=bounded_protocol(settings.head_timeout_s),
         ws="none",
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
@@ -332,11 +332,14 @@ async def _run_api(settings: Settings, redis_url: str) -> None:
     with bind(settings.host, settings.port) as listener, stop_signals() as stop:
         async with open_deps(settings, redis_url) as deps:
             await refuse_to_be_open(deps)
-            async with serving(create_app(deps), listener) as http:
+            app = create_app(deps)
+            async with serving(app, listener) as http:
                 print(f"SPARKE API: {url_of(listener)}", flush=True)  # noqa: T201 - what the command is for
                 stopping = asyncio.create_task(stop.wait())
                 await asyncio.wait((stopping, http), return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()
+                announce_stop(app)
+                await asyncio.wait((http,), timeout=settings.stop_notice_s)
 
 
 class _Server(uvicorn.Server):

@@ -65,6 +65,8 @@ class RequestMiddleware:
                 await end_act(scope["state"].get("act"), status)
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if scope["app"].state.is_stopping:
+                    headers["connection"] = "close"
                 add_headers(headers, is_tls=self._is_tls or scope["scheme"] == "https")
                 _add_tokens(headers, status, scope["state"].get("tokens"))
             await send(message)

@@ -28,7 +28,7 @@ _LOCAL_PART_BYTES = 1024 * 1024
 _REMOTE_PART_BYTES = 5 * 1024 * 1024  # the least that S3 takes as a part
 _PARTS_AT_ONCE = 2
 _MAX_RETRIES = 3
-_RETRY_TIMEOUT = timedelta(seconds=10)  # the service has patience of its own, and clients are told
+_RETRIES_S = 10.0  # the service has patience of its own, and clients are told
 _PARTIAL = "*#[0-9]*"  # how a local store names what is not yet whole; it lists no such name
 
 _log = structlog.get_logger(__name__)
@@ -71,7 +71,10 @@ class ObjectFolder:
                 return cls(LocalStore(local, automatic_cleanup=True), local, flush=flush)
             if parts.scheme == "memory":
                 return cls(from_url(url))
-            retries: RetryConfig = {"max_retries": _MAX_RETRIES, "retry_timeout": _RETRY_TIMEOUT}
+            retries: RetryConfig = {
+                "max_retries": _MAX_RETRIES,
+                "retry_timeout": timedelta(seconds=_RETRIES_S),
+            }
             return cls(from_url(url, retry_config=retries))
         except (BaseError, OSError, ValueError) as error:
             said = str(error).partition("\n")[0]
@@ -79,6 +82,13 @@ class ObjectFolder:
                 f"the {cls.WHAT} store {url} cannot be opened: {said}; give SPARKE_IMAGE_URL a folder that can be written"
                 " (file:///…) or a store that there is (s3://bucket/prefix)"
             ) from error
+
+    @classmethod
+    async def reach(cls, url: str) -> Self:
+        """The same for a main: a store that refuses us is told before anything is done. Raises ConfigurationError."""
+        store = cls.open(url)
+        await store.check()
+        return store
 
     async def check(self) -> None:
         """Raises ConfigurationError where the store refuses us for good: wrong credentials, a bucket that is not there.

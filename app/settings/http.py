@@ -10,7 +10,12 @@ from pydantic import BaseModel, Field, SecretStr, field_validator
 class Http(BaseModel):
     """HTTP."""
 
-    READ_BY: ClassVar[Mapping[str, str]] = {"": "API", "host": "serve, API", "port": "serve, API"}
+    READ_BY: ClassVar[Mapping[str, str]] = {
+        "": "API",
+        "host": "serve, API",
+        "port": "serve, API",
+        "stop_timeout_s": "serve, API",
+    }
 
     host: str = Field("127.0.0.1", min_length=1, description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
@@ -31,6 +36,16 @@ class Http(BaseModel):
         gt=0,
         le=3000,
         description="How long sending a file or an archive may take; a pause in it, at most a minute.",
+    )
+    stop_notice_s: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="How long a stopping API still takes requests, while `/readyz` says 503 `stopping` and each answer closes"
+        " its connection, so that whatever sends requests turns to others. See docs/service.md.",
+    )
+    stop_timeout_s: float = Field(
+        20.0, gt=0, le=3600, description="How long a stopping API then finishes what it is answering."
     )
     url_signing_key: SecretStr | None = Field(
         None,

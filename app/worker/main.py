@@ -133,8 +133,7 @@ async def work(
         if loaded is None:
             return
         stack.push_async_callback(_close_engines, thread, loaded, settings.drain_timeout_s)
-        images = ImageStore.open(settings.image_store_url)
-        await images.check()
+        images = await ImageStore.reach(settings.image_store_url)
         queue, asked = await _open_queue(stack, desk), await _open_queue(stack, desk)
         leasing = await stack.enter_async_context(_background(extend_leases(desk, (queue, asked))))
         saving = await stack.enter_async_context(_background(memories.keep_saving()))

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.domain.ids import ModelId
-from app.errors import NoWorker, ServiceError, StoreUnavailable
+from app.errors import NoWorker, ServiceError, StoreUnavailable, Unavailable
 from app.http.answers import LiveAnswer, LoadingAnswer, ReadyAnswer
 from app.http.auth import is_loopback
 from app.http.deps import DepsOf
@@ -42,9 +42,13 @@ Excluded = Annotated[
 async def readyz(request: Request, deps: DepsOf, exclude: Excluded = None) -> Response:
     """Redis answers, and at least one worker has its models loaded.
 
-    Else 503 with the member `state`: `store_unavailable`, `no_worker`, or `loading` while the first worker gets ready.
+    Else 503 with the member `state`: `store_unavailable`, `no_worker`, `loading` while the first worker gets ready, or `stopping`
+    where this replica was told to end and others should be asked.
     Whatever sends requests to replicas asks with `exclude=workers`: a job must be accepted for a worker to be started.
     """
+    if request.app.state.is_stopping:
+        stopping = Unavailable("this replica stops; ask another one")
+        return service_problem(request, stopping, {"state": "stopping"})
     try:
         workers = await deps.registry.list_workers()
     except ServiceError as error:

@@ -49,3 +49,26 @@ def test_a_host_that_is_not_ours(host: str, said: str):
     """A message, not a traceback."""
     with pytest.raises(ConfigurationError, match=said):
         bind(host, 0)
+
+
+def test_a_stopping_api_says_so_and_answers_all_the_same(tmp_path: Path):
+    """For as long as its notice lasts: `/readyz` is 503, answers close their connections, new ones are taken; then it ends."""
+    command = [sys.executable, "-P", "-m", "app.cli", "api", "--port", "0", "--data-dir", str(tmp_path)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
+    with EmbeddedRedis.start(tmp_path):
+        process = subprocess.Popen(
+            command, env={**env, "SPARKE_STOP_NOTICE_S": "3"}, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        with process.stdout, httpx.Client(timeout=30) as client:
+            url = process.stdout.readline().removeprefix("SPARKE API: ").strip()
+            assert "connection" not in client.get(f"{url}/livez").headers
+            process.send_signal(signal.SIGTERM)
+            until_s = time.monotonic() + 10
+            while client.get(f"{url}/readyz?exclude=workers").status_code == 200:
+                assert time.monotonic() < until_s
+            told = client.get(f"{url}/readyz?exclude=workers")
+            assert (told.status_code, told.json()["state"]) == (503, "stopping")
+            answer = httpx.get(f"{url}/v1/models")
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            assert process.wait(30) == 0
