@@ -139,7 +139,9 @@ class Client:
 
 async def play(folder: Path, rounds: int, num_clients: int, *, notice_s: float = _NOTICE_S) -> Tally:
     """Everything, to the last job; raises where the service does not come up."""
-    scene = Scene.start(folder, num_workers=3, num_replicas=2, SPARKE_STOP_NOTICE_S=str(notice_s))
+    scene = Scene.start(
+        folder, num_workers=3, num_replicas=2, SPARKE_STOP_NOTICE_S=str(notice_s), SPARKE_STOP_TIMEOUT_S="120"
+    )
     try:
         with _balancer(folder, scene.ports) as url:
             await scene.wait_until_ready()

@@ -52,6 +52,11 @@ def stop_followers(app: FastAPI) -> None:
     app.state.deps.job_events.stop()
 
 
+def let_go_of_waiters(app: FastAPI) -> None:
+    """Has everybody who waits for a job told that this replica ends, in place of breaking off."""
+    app.state.deps.waiter.let_go()
+
+
 def announce_stop(app: FastAPI) -> None:
     """From now on `/readyz` says that this replica stops, and every answer closes its connection. All is still answered."""
     app.state.is_stopping = True

@@ -28,7 +28,7 @@ from app.errors import ConfigurationError
 from app.files.contents import FileContents
 from app.files.store import FileStore
 from app.files.sweeper import SLACK_S, FileSweeper
-from app.http.app import announce_stop, create_app, stop_followers
+from app.http.app import announce_stop, create_app, let_go_of_waiters, stop_followers
 from app.http.auth import is_loopback
 from app.http.background import Background
 from app.http.batch_lines import WireForms
@@ -75,6 +75,7 @@ from app.webhooks.store import WebhookStore
 from app.webhooks.targets import SystemResolver, Targets
 
 _KEEP_ALIVE_S = 75
+_TELLING_S = 2.0  # waiters look once a second
 _BACKLOG = 1024
 
 
@@ -297,7 +298,7 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asynci
     """Serves as long as the context lasts, in the task that it gives; that ends by itself only by an error.
 
     At the end those who follow jobs are let go, the socket is closed, and what is under way is answered, for at most
-    `stop_timeout_s`.
+    `stop_timeout_s`; shortly before, those who wait for jobs hear that they have to ask again.
     """
     settings = app.state.deps.settings
     config = uvicorn.Config(
@@ -319,7 +320,10 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[asynci
     finally:
         server.should_exit = True
         stop_followers(app)
+        telling_s = max(0.0, settings.stop_timeout_s - _TELLING_S)
+        telling = asyncio.get_running_loop().call_later(telling_s, let_go_of_waiters, app)
         await running
+        telling.cancel()
 
 
 def run_api(settings: Settings, redis_url: str) -> None:

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from app.domain.ids import JobId, ModelId, TenantId
 from app.domain.job import JobRecord, JobState
-from app.errors import NoWorker, StoreUnavailable, WaitTimeout
+from app.errors import NoWorker, StoreUnavailable, Unavailable, WaitTimeout
 from app.jobs.arrivals import NO_WORKER
 from app.jobs.keys import FINISHED_CHANNEL
 from app.jobs.store import JobStore
@@ -42,6 +42,11 @@ class JobWaiter:
         self._outage_s = outage_s
         self._wakeups = Wakeups(redis, [FINISHED_CHANNEL])
         self._served_until_s: dict[ModelId, float] = {}
+        self._lets_go = False
+
+    def let_go(self) -> None:
+        """From now on nobody waits for what is not done: it is Unavailable, since this process is about to end."""
+        self._lets_go = True
 
     async def __aenter__(self) -> Self:
         await self._wakeups.__aenter__()
@@ -56,7 +61,7 @@ class JobWaiter:
         """The record of the job once it is in a terminal state, whichever.
 
         Raises NoWorker where it never started and none served its model for `no_worker_grace_s` (which ends the job),
-        WaitTimeout (which does not), NotFound, CorruptRecord, StoreUnavailable; NotReplicated where the end is not where it must.
+        WaitTimeout (which does not), Unavailable after `let_go`, NotFound, CorruptRecord, StoreUnavailable; NotReplicated where the end is not where it must.
         """
         with self._wakeups.of(tenant_id, job_id) as finished:
             return await self._wait(tenant_id, job_id, finished, time.monotonic() + timeout_s)
@@ -72,6 +77,10 @@ class JobWaiter:
                 record = await self._store.settled(record)
             if record.state.is_terminal:
                 return _unless_given_up(record)
+            if self._lets_go:
+                raise Unavailable(
+                    f"this replica ends before job {job_id} is done; ask again: under the same Idempotency-Key it is the same job"
+                )
             if record.state is JobState.QUEUED and record.fence == 0:
                 unserved_since_s = await self._note_service(record.job.model, unserved_since_s)
                 if (

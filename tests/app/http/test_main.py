@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -49,6 +50,27 @@ def test_a_host_that_is_not_ours(host: str, said: str):
     """A message, not a traceback."""
     with pytest.raises(ConfigurationError, match=said):
         bind(host, 0)
+
+
+def test_who_waits_for_longer_than_a_stop_is_told_to_ask_again(tmp_path: Path):
+    """Before its connection would break: 503 with Retry-After."""
+    command = [sys.executable, "-P", "-m", "app.cli", "api", "--port", "0", "--data-dir", str(tmp_path)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
+    env |= {"SPARKE_STOP_TIMEOUT_S": "4", "SPARKE_NO_WORKER_GRACE_S": "300"}
+    with EmbeddedRedis.start(tmp_path), ThreadPoolExecutor(1) as pool:
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        with process.stdout, httpx.Client(timeout=60) as client:
+            url = process.stdout.readline().removeprefix("SPARKE API: ").strip()
+            asked = pool.submit(client.post, f"{url}/v1/images/generations", json={"prompt": "a star"})
+            until_s = time.monotonic() + 30
+            while not httpx.get(f"{url}/v1/jobs").json()["data"]:
+                assert time.monotonic() < until_s
+            process.send_signal(signal.SIGTERM)
+            answer = asked.result()
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+            assert answer.headers["retry-after"]
+            assert process.wait(30) == 0
 
 
 def test_a_stopping_api_says_so_and_answers_all_the_same(tmp_path: Path):
