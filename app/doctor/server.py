@@ -8,7 +8,7 @@ from app.doctor.finding import Finding, ok, problem, shown_bytes, warning
 from app.errors import ConfigurationError
 from app.http.auth import is_loopback
 from app.memory.migration import DATA_FORMAT, refuse_other_format
-from app.redis.connection import MIN_VERSION, parse_version
+from app.redis.connection import MIN_VERSION, explain_mode, parse_version
 from app.redis.server_binary import find_server
 from app.settings import Settings
 
@@ -56,7 +56,10 @@ def judge_server(facts: ServerFacts, settings: Settings, url: str) -> list[Findi
 
 
 def judge_version(info: Mapping[str, Any], url: str) -> Finding:
-    """Redis 6.2 or newer."""
+    """Redis 6.2 or newer, and neither a sentinel nor a node of a cluster."""
+    mode = explain_mode(info)
+    if mode is not None:
+        return problem("redis", f"{url}: {mode}", "correct SPARKE_REDIS_URL")
     version = str(info["redis_version"])
     if parse_version(version) < MIN_VERSION:
         return problem("redis", f"{url} is version {version}", "install Redis 6.2 or newer")

@@ -1,6 +1,7 @@
 """Connections to Redis, and what is asked of a server before it is trusted with the service's state."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from redis.asyncio import Redis
@@ -62,11 +63,26 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
+def explain_mode(info: Mapping[str, Any]) -> str | None:
+    """Why a server of this kind is none for the service, by its INFO; None where it is one."""
+    if info.get("redis_mode") == "sentinel":
+        return (
+            "SPARKE_REDIS_URL leads to a sentinel, which holds no data; begin it with redis+sentinel:// and name the master"
+            " after the addresses, as in redis+sentinel://host:26379,host:26379/mymaster"
+        )
+    if int(info.get("cluster_enabled", 0)):
+        return (
+            "SPARKE_REDIS_URL leads to a node of a Redis Cluster, which the service does not work with: take one server, or one"
+            " with replicas and sentinels; see docs/sentinel.md"
+        )
+    return None
+
+
 @redis_errors
 async def check_server(redis: Redis) -> str:
     """The server's Redis version.
 
-    Raises ConfigurationError where it is a sentinel, too old or may evict memories, and where it refuses us for good: the wrong user or
+    Raises ConfigurationError where it is a sentinel or a node of a cluster, too old or may evict memories, and where it refuses us for good: the wrong user or
     password, rights that are missing, a certificate that is not to be trusted.
     """
     try:
@@ -77,11 +93,9 @@ async def check_server(redis: Redis) -> str:
             raise
         raise refusal from error
     version = str(info["redis_version"])
-    if info.get("redis_mode") == "sentinel":
-        raise ConfigurationError(
-            "SPARKE_REDIS_URL leads to a sentinel, which holds no data; begin it with redis+sentinel:// and name the master"
-            " after the addresses, as in redis+sentinel://host:26379,host:26379/mymaster"
-        )
+    mode = explain_mode(info)
+    if mode is not None:
+        raise ConfigurationError(mode)
     if parse_version(version) < MIN_VERSION:
         raise ConfigurationError(f"Redis is version {version}; 6.2 or newer is needed")
     policy = str(info.get("maxmemory_policy", "noeviction"))

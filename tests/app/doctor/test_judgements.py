@@ -78,6 +78,9 @@ def test_servers_that_no_test_runs():
     """An old version, a replica in place of the first, and a full disk of Redis."""
     assert judge_version({"redis_version": "6.0.16"}, "redis://h").state is State.PROBLEM
     assert judge_version({"redis_version": "6.2.0"}, "redis://h").state is State.OK
+    for other in ({"redis_mode": "sentinel"}, {"redis_mode": "cluster", "cluster_enabled": 1}):
+        told = judge_version({"redis_version": "7.0.15", **other}, "redis://h")
+        assert (told.state, "see docs" in told.found or "mymaster" in told.found) == (State.PROBLEM, True)
     assert judge_replicas({"role": "slave"}, 0).state is State.PROBLEM
     following = {
         "role": "master",

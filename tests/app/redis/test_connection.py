@@ -34,6 +34,12 @@ async def test_a_server_that_may_evict_memories_is_refused(redis: Redis) -> None
         await redis.config_set("maxmemory-policy", "noeviction")
 
 
+async def test_a_node_of_a_cluster_is_refused(cluster_node: Redis) -> None:
+    """Before anything is stored there."""
+    with pytest.raises(ConfigurationError, match="node of a Redis Cluster"):
+        await check_server(cluster_node)
+
+
 async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     """A refused connection is StoreUnavailable, the service's own error."""
     client = connect(f"unix://{tmp_path}/nobody.sock", timeout_s=1)
