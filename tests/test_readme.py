@@ -203,7 +203,8 @@ def test_the_questions_example_runs(service: str, tmp_path: Path):
     assert (
         image["diversity"]["num_neighbours"] == preview["num_neighbours"] == len(preview["neighbours"]) == 4
     )
-    assert 0.5 < image["diversity"]["push"] / preview["expected_push"] < 1.5
+    share = image["diversity"]["push"] / preview["expected_push"]
+    assert 1 / 3 < share < 3, "an estimate of many images, held against a single one"
 
 
 def test_the_files_example_runs(service: str, tmp_path: Path):

@@ -36,7 +36,10 @@ class Workers(BaseModel):
         "127.0.0.1", min_length=1, description="Address of a worker's own /metrics."
     )
     worker_metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="Port of a worker's own /metrics. None: not served."
+        None,
+        ge=0,
+        le=65535,
+        description="Port of a worker's own /livez, /readyz and /metrics. None: not served, but the worker of `serve` takes a free one.",
     )
 
     @model_validator(mode="after")

@@ -243,7 +243,7 @@ def test_a_preview_tells_what_guides_the_next_images(http):
     told = [image["data"][0]["diversity"] for image in images]
     assert {one["num_neighbours"] for one in told} == {answer["num_neighbours"]}
     push = sum(one["push"] for one in told) / len(told)
-    assert 0.5 < push / answer["expected_push"] < 2, (
+    assert 0.4 < push / answer["expected_push"] < 2.5, (
         "an estimate, of images one of which may be pushed far more than another"
     )
     assert len(_ask_preview(http, "previewed", limit=1).json()["neighbours"]) == 1
