@@ -10,7 +10,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY app app
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/sparke \
-    && /opt/sparke/bin/python -m pip install --constraint constraints.txt .
+    && /opt/sparke/bin/python -m pip install --constraint constraints.txt ".[otel]"
 
 FROM ${PYTHON_IMAGE}
 # The same user as in the worker's image: they share the volume of images and files.

@@ -23,7 +23,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY app app
 COPY sparke_engine sparke_engine
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/sparke/bin/python -m pip install --constraint constraints.txt ".[${EXTRA}]"
+    /opt/sparke/bin/python -m pip install --constraint constraints.txt ".[${EXTRA},otel]"
 
 FROM ${PYTHON_IMAGE}
 # The same user as in the API's image: they share the volume of images. A container without volumes works in these folders.

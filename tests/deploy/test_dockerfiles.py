@@ -58,13 +58,12 @@ def test_health_checks_run_the_script_that_is_copied(dockerfiles, root):
         assert (root / {there: here for here, there in copied.items()}[command[1]]).is_file()
 
 
-def test_the_api_has_neither_torch_nor_an_extra(dockerfiles, root):
+def test_the_api_has_neither_torch_nor_an_extra_but_that_of_traces(dockerfiles, root):
     """Nothing in its image, and none of the project's own dependencies, is of the engine."""
     text = " ".join(one.rest for one in dockerfiles["docker/api.Dockerfile"])
     assert "torch" not in text
     assert "sparke_engine" not in text
-    assert text.rstrip().count("constraints.txt .") == 1
-    assert ".[" not in text
+    assert re.findall(r'"\.\[(.*?)\]"', text) == ["otel"]
     needs = " ".join(tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"])
     assert not re.search(r"torch|diffusers|faiss|transformers", needs)
 
@@ -82,7 +81,7 @@ def test_the_worker_takes_the_extras_that_exist_and_the_makefiles_torch(dockerfi
     }
     assert chosen == {"cpu", "gpu"} <= set(extras)
     assert arguments["EXTRA"] in chosen
-    assert any('".[${EXTRA}]"' in one.rest for one in instructions)
+    assert any('".[${EXTRA},otel]"' in one.rest for one in instructions)
     assert set(re.findall(r"torch==([\d.]+)", (root / "Makefile").read_text())) == {
         arguments["TORCH_VERSION"]
     }
