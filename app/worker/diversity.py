@@ -112,7 +112,7 @@ class DiversityMeter:
 
     async def measure(self) -> None:
         """Sets the gauges of every model, from what is at most an hour old. In a thread. What goes wrong is logged."""
-        for model, window in self._windows.items():
+        for model, window in list(self._windows.items()):  # a model's first images may come meanwhile
             try:
                 await self._measure(model, window)
             except Exception:  # noqa: BLE001 - the worker has more to do than this

@@ -1,5 +1,6 @@
 """What is told of the last images: how diverse they are, and what guidance gained."""
 
+import asyncio
 import gc
 import weakref
 
@@ -157,6 +158,18 @@ async def test_a_window_that_cannot_be_reckoned_costs_the_worker_nothing(meter):
     meter.note(ModelId("other"), PRESET, _made(torch.eye(4)))
     await meter.measure()
     assert _told(meter, "score") is None
+    assert _told(meter, "score", "other") > 3.5
+
+
+async def test_a_models_first_images_may_come_while_others_are_reckoned(meter):
+    """What is reckoned goes on, and the new model is told the next time: the worker would end with an error here."""
+    meter.note(TOY, PRESET, _made(torch.eye(4)))
+    measuring = asyncio.create_task(meter.measure())
+    await asyncio.sleep(0)
+    meter.note(ModelId("other"), PRESET, _made(torch.eye(4)))
+    await measuring
+    assert _told(meter, "score") > 3.5
+    await meter.measure()
     assert _told(meter, "score", "other") > 3.5
 
 
