@@ -40,7 +40,8 @@ class JobSpans:
     @contextmanager
     def within(self, reserved: ReservedJob) -> Iterator[None]:
         """What is done for one of them: lines of the log have its ids, spans are below its own."""
-        with structlog.contextvars.bound_contextvars(**ids_of(reserved.job)), use_span(self.of(reserved)):
+        current = use_span(self.of(reserved), record_exception=False, set_status_on_exception=False)
+        with structlog.contextvars.bound_contextvars(**ids_of(reserved.job)), current:
             yield
 
     def of(self, reserved: ReservedJob) -> Span:

@@ -7,9 +7,15 @@ from dataclasses import replace
 
 import pytest
 import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from app.domain.ids import WorkerId
 from app.domain.job import JobState, Origin
+from app.jobs.types import ReservedJob
 from app.telemetry.logs import OURS, configure_logs
+from app.worker.job_spans import JobSpans, _Open
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
 
@@ -80,6 +86,19 @@ async def test_an_engine_that_fails_with_a_prompt_is_logged_without_it(
         (job.job_id, "failed", "generation_failed") for job in jobs
     }
     assert len({line["run_id"] for line in lines() if "run_id" in line}) == 1
+
+
+async def test_what_leaves_a_job_as_an_error_is_not_in_its_span(make_job):
+    """The span of a job has neither the message nor the traceback of what went wrong, which may hold its prompt."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    spans, reserved = JobSpans(), ReservedJob(make_job(1, prompt=PROMPT), 1, WorkerId("w"), "1-0", 0)
+    with spans.during([reserved]):
+        spans._open[(reserved.job.job_id, 1)] = _Open(provider.get_tracer("test").start_span("job"), 0.0)
+        with pytest.raises(KeyError), spans.within(reserved):
+            raise KeyError(PROMPT)
+    (told,) = exporter.get_finished_spans()
+    assert "heron" not in told.to_json()
 
 
 async def test_the_end_of_a_job_says_what_it_took(bench, make_job, lines):
