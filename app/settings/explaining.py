@@ -59,7 +59,8 @@ def _explain_one(problem: Any, settings: type[BaseModel]) -> str:
 
 
 def _is_secret(name: str, found: object) -> bool:
-    return "key" in name or (name.endswith("_url") and "@" in str(found))
+    """Passwords stand before an @ of a URL, or in its query."""
+    return "key" in name or (name.endswith("_url") and any(mark in str(found) for mark in "@?"))
 
 
 def _kind_of(annotation: Any) -> Any:

@@ -14,7 +14,7 @@ _SECRET_NAMES = frozenset({"key", "token", "signature", "redis_url"})
 _LOOKS = (
     (re.compile(r"(sk-sparke-)[\w-]+"), r"\1" + REDACTED),
     (re.compile(r"(?i)(\bbearer\s+)[^\s\"',;]+"), r"\1" + REDACTED),
-    (re.compile(r"(?i)(\bsignature=)[^\s\"'&,;]+"), r"\1" + REDACTED),
+    (re.compile(r"(?i)(\b\w*(?:signature|password)=)[^\s\"'&,;]+"), r"\1" + REDACTED),
     (re.compile(r"(://[^\s:/@\"']*:)[^\s/@\"']+(?=@)"), r"\1" + REDACTED),
 )
 _WORKING_ON = (

@@ -201,6 +201,7 @@ def test_a_secret_is_not_repeated():
     """Neither a refused signing key nor an accepted one shows in any text."""
     assert "tooshort" not in _explain(SPARKE_URL_SIGNING_KEY="tooshort")
     assert "SECRET" not in _explain(SPARKE_REDIS_URL="http://user:SECRET@redis")
+    assert "SECRET" not in _explain(SPARKE_REDIS_URL="sentinel://one:26379/main?sentinel_password=SECRET")
     assert "32 characters" in _explain(SPARKE_URL_SIGNING_KEY="tooshort")
     assert "s" * 32 not in repr(load_settings(url_signing_key="s" * 32))
 

@@ -121,6 +121,7 @@ SECRETS = (
     "Authorization: Bearer SECRET",
     "key sk-sparke-SECRET-x_y refused",
     "rediss://default:SECRET@redis:6379/0",
+    "redis+sentinel://one:26379,two:26379/main?sentinel_username=u&sentinel_password=SECRET",
 )
 
 
