@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _ANSWER_S = 3.0  # shorter than a probe's own patience, so that its log says what is wrong
+_REQUEST_S = 10.0  # how long a request may take to come: each holds a thread
 
 _log = structlog.get_logger(__name__)
 
@@ -44,18 +45,18 @@ class WorkerHealth:
 
 @contextmanager
 def worker_port(
-    settings: Settings, registry: CollectorRegistry, health: WorkerHealth
+    settings: Settings, registry: CollectorRegistry, health: WorkerHealth, *, request_s: float = _REQUEST_S
 ) -> Iterator[str | None]:
     """Serves as long as the context lasts, where the settings want it, and tells the URL of `/metrics`.
 
-    A port in use is a warning: images matter more.
+    A port in use is a warning: images matter more. Who sends no request within `request_s` is hung up on.
     """
     port, host = settings.worker_metrics_port, settings.worker_metrics_host
     if port is None:
         yield None
         return
     try:
-        server = _listen(host, port, registry, health)
+        server = _listen(host, port, _answering(registry, health), request_s)
     except OSError as error:
         _log.warning("metrics_not_served", host=host, port=port, reason=str(error))
         yield None
@@ -71,7 +72,7 @@ def worker_port(
         thread.join()
 
 
-def _listen(host: str, port: int, registry: CollectorRegistry, health: WorkerHealth) -> WSGIServer:
+def _answering(registry: CollectorRegistry, health: WorkerHealth) -> "WSGIApplication":
     metrics: WSGIApplication = make_wsgi_app(registry)
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -84,10 +85,17 @@ def _listen(host: str, port: int, registry: CollectorRegistry, health: WorkerHea
             return _tell(start_response, {"status": "ok" if health.phase == "ready" else health.phase})
         return _tell(start_response, {"status": "not found"}, HTTPStatus.NOT_FOUND)
 
+    return answer
+
+
+def _listen(host: str, port: int, answer: "WSGIApplication", request_s: float) -> WSGIServer:
     class Server(ThreadingWSGIServer):
         address_family = socket.getaddrinfo(host, port, flags=socket.AI_PASSIVE)[0][0]
 
-    return make_server(host, port, answer, Server, handler_class=_Silent)
+    class Handler(_Silent):
+        timeout = request_s  # of each reading and writing
+
+    return make_server(host, port, answer, Server, handler_class=Handler)
 
 
 def _tell(
@@ -101,7 +109,12 @@ def _tell(
 
 
 class _Silent(WSGIRequestHandler):
-    """Probes come every few seconds: they are no news."""
+    """Probes come every few seconds: they are no news, and neither is one that hangs up or says nothing."""
+
+    def handle(self) -> None:
+        """Answers a request, if one comes."""
+        with suppress(OSError):
+            super().handle()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that the base gives it
         """Logs nothing."""

@@ -1,6 +1,7 @@
 """What a worker counts, through the real runner, queue and copies of memories."""
 
 import asyncio
+import threading
 
 import pytest
 import torch
@@ -180,6 +181,27 @@ async def test_a_worker_says_what_it_is(tmp_path):
         writer.close()
     with worker_port(_without_port(settings), metrics.registry, health) as url:
         assert url is None
+
+
+async def test_who_says_nothing_holds_no_thread_of_the_port(tmp_path, capfd):
+    """A connection without a request is closed in time, without a word, and the next one is answered."""
+    settings = load_settings(data_dir=tmp_path, worker_metrics_port=0)
+    with worker_port(settings, Metrics().registry, WorkerHealth(), request_s=0.2) as url:
+        port, before = int(url.split(":")[2].split("/")[0]), threading.active_count()
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        for reader, writer in silent:
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+        for _ in range(100):
+            if threading.active_count() <= before:
+                break
+            await asyncio.sleep(0.05)
+        assert threading.active_count() <= before
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert b'{"status": "loading"}' in await reader.read()
+        writer.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def _without_port(settings):
