@@ -175,7 +175,7 @@ def guided_steps(
     `on_step(done, num_steps)` is called once a step with the number of steps done, from 1, of those that this call of the
     pipeline takes. What it raises ends the pipeline's call and comes out of the block.
     `observe(step)` is called before it, with what the step predicts before any push; it changes nothing.
-    `recorder`: one to be used again by later blocks of the same thread. `stopwatch` takes the times of the block's runs.
+    `recorder`: one to be used again by later blocks of the same thread. `stopwatch` takes the times of the block's last run.
     Raises UnsupportedScheduler, or NestedGuidance where a block on this scheduler is open; MisplacedGuidance where another
     pipeline runs on it, and at the end of a block in which the pipeline was given another scheduler.
     """
@@ -284,6 +284,7 @@ def _wrapped(seam: _Seam, guide: Guide, hooks: _Hooks) -> Callable[..., Any]:
             seam.runs.started += 1
             seam.runs.start = _start(adapter, place, level)
             seam.recorder.forget()
+            stopwatch.begin()
         seen = _Seen(latents, output, seam.watch.take(output), place, level, prediction, seam.runs.start)
         this = seen.step()
         if place.starts_step:

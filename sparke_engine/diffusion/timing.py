@@ -48,6 +48,11 @@ class Stopwatch:
     _guided: list[tuple[Mark, Mark]] = field(default_factory=list)
     _steps: list[Mark] = field(default_factory=list)
 
+    def begin(self) -> None:
+        """A run begins: what was marked of another is gone, so a block of any number of runs holds the marks of one."""
+        self._guided.clear()
+        self._steps.clear()
+
     def mark(self, device: torch.device) -> Mark:
         """Now, as the device has it."""
         if device.type != "cuda":

@@ -4,9 +4,12 @@ import time
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from sparke_engine.diffusion.engine import DenoisingPlan, SampleGroup
+from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.pipelines import load_engine
+from sparke_engine.diffusion.seam import guided_steps
 from sparke_engine.diffusion.timing import EngineListener, RunTimes, Stopwatch
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
@@ -74,6 +77,19 @@ def test_engines_tell_their_listener(engine_name, model_directories):
     assert min(times.guidance_s, times.decode_s, *times.steps_s) > 0
     assert times.guidance_s + times.decode_s < whole_s
     assert sum(times.steps_s) + times.decode_s < whole_s
+
+
+def test_a_block_of_many_runs_holds_the_marks_of_one(model_directories):
+    """However many images somebody makes in one block: on CUDA each mark is an event of the device."""
+    pipe = StableDiffusionPipeline.from_pretrained(model_directories["sd"], safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    watch, preset = Stopwatch(), preset_named("sd")
+    guide = GroupGuide([GuidedGroup(slice(None), preset, 1.0, None)])
+    with guided_steps(pipe, guide, stopwatch=watch):
+        for _ in range(3):
+            pipe("a star", num_inference_steps=4, width=32, height=32, output_type="latent")
+    assert len(watch.read(CPU).steps_s) == 3
+    assert len(watch._guided) == 8
 
 
 def test_what_is_broken_off_is_not_told(model_directories):
