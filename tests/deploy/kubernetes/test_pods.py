@@ -199,6 +199,18 @@ def test_pods_have_no_rights_that_they_do_not_need(manifests, dockerfiles):
             assert {"name": "tmp", "mountPath": "/tmp"} in pod.container["volumeMounts"]  # noqa: S108
 
 
+def test_folders_that_a_worker_writes_are_volumes(manifests, settings_of, image_environments):
+    """Its root is read-only: the cache of models and the snapshots have a place, and the snapshots have the room they may take."""
+    for pod in manifests.pods_of("worker"):
+        mounts = {mount["mountPath"]: mount for mount in pod.container["volumeMounts"]}
+        volumes = {one["name"]: one for one in pod.spec["volumes"]}
+        settings = settings_of(pod)
+        for folder in (image_environments[IMAGES[_image(pod)]]["HF_HOME"], str(settings.memory_snapshots_dir)):
+            assert not mounts[folder].get("readOnly"), folder
+        snapshots = volumes[mounts[str(settings.memory_snapshots_dir)]["name"]]
+        assert _bytes(snapshots["emptyDir"]["sizeLimit"]) > settings.memory_snapshots_bytes
+
+
 def test_images_are_pinned_and_ours_are_this_release(manifests, root):
     """No `latest`; ours have the version of the package, so that an upgrade is one line."""
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
