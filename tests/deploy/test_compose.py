@@ -185,7 +185,8 @@ def test_a_profile_chooses_the_workers_device(compose, root):
         assert _settings(worker["environment"]).device == device
     differing = {name for name in on_gpu if on_gpu[name] != on_cpu.get(name)}
     assert differing == {"profiles", "image", "build", "environment", "networks", "deploy"}
-    assert on_gpu["networks"]["inside"]["aliases"] == ["worker"]  # the name that Prometheus looks up
+    for name in set(on_cpu["networks"]) & set(compose["services"]["prometheus"]["networks"]):
+        assert on_gpu["networks"][name]["aliases"] == ["worker"]  # the name that Prometheus looks up
     (device,) = on_gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
 
