@@ -62,9 +62,10 @@ DIVERSITY = Board(
                 ),
                 Panel(
                     "Diversity gain",
-                    "Share of an image's similarity to past ones that pushes took from its predictions.",
-                    "percentunit",
+                    "How much less images resemble their neighbours than these resemble each other; 0 where guidance has no effect.",
+                    "none",
                     [Query(f"avg by (model) (sparke_diversity_gain{{{MODEL}}})", "{{model}}")],
+                    is_signed=True,
                 ),
             ),
         ),

@@ -36,7 +36,12 @@ OVERVIEW = Board(
                     "Workers ready",
                     "Workers that have the model loaded and take its jobs.",
                     "none",
-                    [Query(f"model:sparke_worker_ready:sum{{{MODEL}}}", "{{model}}")],
+                    [
+                        Query(  # 0 where no worker tells of a model: a panel of one number shows the last that there was
+                            f"model:sparke_worker_ready:sum{{{MODEL}}} or on (model) 0 * model:sparke_jobs_open:max{{{MODEL}}}",
+                            "{{model}}",
+                        )
+                    ],
                     "SparkeNoWorkerReady",
                     1,
                     is_low_bad=True,
@@ -62,9 +67,9 @@ OVERVIEW = Board(
                 ),
                 Panel(
                     "Wait of a job, p95",
-                    "One job in twenty waits longer before it starts.",
+                    "One job in twenty waits longer before it starts; 0 where none started within five minutes.",
                     "s",
-                    [Query(f"max(model:sparke_job_wait_seconds:p95_5m{{{MODEL}}})")],
+                    [Query(f"max(model:sparke_job_wait_seconds:p95_5m{{{MODEL}}}) or vector(0)")],
                     "SparkeQueueSlow",
                     kind="number",
                     width=3,
@@ -73,7 +78,7 @@ OVERVIEW = Board(
                     "Images",
                     "Images made and committed, a second.",
                     "ops",
-                    [Query(f"sum(model:sparke_images:rate5m{{{MODEL}}})")],
+                    [Query(f"sum(model:sparke_images:rate5m{{{MODEL}}}) or vector(0)")],
                     kind="number",
                     width=3,
                 ),
@@ -218,6 +223,7 @@ OVERVIEW = Board(
                         )
                     ],
                     "SparkeJobsFailing",
+                    has_limit=False,
                 ),
                 Panel(
                     "Stores that did not answer",

@@ -16,7 +16,7 @@ WORKERS = Board(
                     "Ready",
                     "Workers that have the model loaded and take its jobs.",
                     "none",
-                    [Query(f"sum(sparke_worker_ready{{{WORKER}}})")],
+                    [Query(f"sum(sparke_worker_ready{{{WORKER}}}) or vector(0)")],
                     "SparkeWorkersLost",
                     1,
                     is_low_bad=True,
@@ -26,7 +26,7 @@ WORKERS = Board(
                     "Images",
                     "Images made and committed, a second.",
                     "ops",
-                    [rate("sparke_images_total", match=WORKER)],
+                    [Query(f"sum(rate(sparke_images_total{{{WORKER}}}[$__rate_interval])) or vector(0)")],
                     kind="number",
                 ),
                 Panel(

@@ -38,7 +38,10 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. `about` is a sentence. It is red from the threshold of `alert` on, or from `red`; below it if `is_low_bad`."""
+    """One panel. `about` is a sentence. It is red from the threshold of `alert` on, or from `red`; below it if `is_low_bad`.
+
+    Without `has_limit` nothing is red: its alert, which counts in another unit, is a link alone. `is_signed`: it may be below 0.
+    """
 
     title: str
     about: str
@@ -47,6 +50,8 @@ class Panel:
     alert: str | None = None
     red: float | None = None
     is_low_bad: bool = False
+    has_limit: bool = True
+    is_signed: bool = False
     kind: Literal["lines", "number", "states"] = "lines"
     width: int = 8
 
@@ -162,7 +167,9 @@ def _build(panel: Panel, number: int) -> AnyPanel:
     made = _KINDS[panel.kind]()
     made.id(number).title(panel.title).description(panel.about).datasource(SOURCE).unit(panel.unit)
     made.span(panel.width).height(_STAT_HEIGHT if panel.kind == "number" else _BOTTOM_HEIGHT)
-    made.thresholds(_thresholds(panel)).no_value("–").min(0)
+    made.thresholds(_thresholds(panel)).no_value("–")
+    if not panel.is_signed:
+        made.min(0)
     if panel.alert is not None:
         made.links([_runbook_of(panel.alert)])
     if panel.kind == "states":
@@ -192,7 +199,9 @@ def _link(title: str, url: str) -> builders.DashboardLink:
 
 
 def _thresholds(panel: Panel) -> builders.ThresholdsConfig:
-    limit = threshold_of(panel.alert) if panel.alert is not None and panel.red is None else panel.red
+    limit = panel.red
+    if limit is None and panel.alert is not None and panel.has_limit:
+        limit = threshold_of(panel.alert)
     below, above = ("red", "green") if panel.is_low_bad else ("green", "red")
     steps = [models.Threshold(value=None, color=below)]
     if limit is not None:

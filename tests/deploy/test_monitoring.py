@@ -289,7 +289,7 @@ def test_a_panel_is_red_where_its_alert_begins(dashboards, rules):
             for link in panel.get("links", []):
                 alert = re.fullmatch(r"\$\{runbooks\}/(\w+)\.md", link["url"])[1]
                 steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
-                if re.search(rf"[<>] {steps[-1]['value']:g}\b", alerts[alert]):
+                if len(steps) > 1 and re.search(rf"[<>] {steps[-1]['value']:g}\b", alerts[alert]):
                     equal.add(alert)
     assert {
         "SparkeApiErrors",
@@ -305,6 +305,57 @@ def test_a_panel_is_red_where_its_alert_begins(dashboards, rules):
         "SparkeTargetDown",
         "SparkeWebhooksStuck",
     } <= equal
+
+
+def test_a_limit_of_a_share_is_on_panels_of_shares(dashboards, rules):
+    """A panel that leads to an alert of a share, and counts something else, is not red at the share's number."""
+    shares = {
+        rule["alert"]: re.search(r"> (0\.\d+)", rule["expr"])[1]
+        for rule in rules
+        if "humanizePercentage" in rule.get("annotations", {}).get("summary", "")
+    }
+    assert "SparkeJobsFailing" in shares
+    for dashboard in dashboards.values():
+        for panel in _panels(dashboard):
+            defaults = panel["fieldConfig"]["defaults"]
+            limits = {step["value"] for step in defaults["thresholds"]["steps"]}
+            for alert, share in shares.items():
+                if any(alert in link["title"] for link in panel.get("links", [])):
+                    assert defaults["unit"] == "percentunit" or float(share) not in limits, panel["title"]
+
+
+@promtool
+def test_numbers_of_workers_are_0_where_there_is_none(dashboards, root, tmp_path):
+    """A number that has no value now shows the last that it had: so workers that are gone would be ready for an hour."""
+    asked = {
+        (name, panel["title"]): target["expr"]
+        .replace("$__rate_interval", "1m")
+        .replace("$model", ".*")
+        .replace("$instance", ".*")
+        for name, dashboard in dashboards.items()
+        for panel in _panels(dashboard)
+        for target in panel["targets"]
+        if panel["type"] == "stat"
+        and panel["title"] in {"Ready", "Workers ready", "Images", "Wait of a job, p95"}
+    }
+    assert len(asked) == 5
+    series = [{"series": 'sparke_jobs_open{model="a",instance="api-1"}', "values": "3x40"}]
+    expected = [
+        {
+            "expr": text,
+            "eval_time": "5m",
+            "exp_samples": [{"labels": '{model="a"}' if title == "Workers ready" else "{}", "value": 0}],
+        }
+        for (_, title), text in asked.items()
+    ]
+    cases = {
+        "rule_files": [str(root / "deploy/prometheus/rules.yml")],
+        "tests": [{"interval": "15s", "input_series": series, "promql_expr_test": expected}],
+    }
+    (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases), encoding="utf-8")
+    command = ["promtool", "test", "rules", str(tmp_path / "cases.yml")]
+    tested = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
 def test_dashboards_lead_to_each_other_and_to_the_runbooks(dashboards):

@@ -205,7 +205,10 @@ def test_folders_that_a_worker_writes_are_volumes(manifests, settings_of, image_
         mounts = {mount["mountPath"]: mount for mount in pod.container["volumeMounts"]}
         volumes = {one["name"]: one for one in pod.spec["volumes"]}
         settings = settings_of(pod)
-        for folder in (image_environments[IMAGES[_image(pod)]]["HF_HOME"], str(settings.memory_snapshots_dir)):
+        for folder in (
+            image_environments[IMAGES[_image(pod)]]["HF_HOME"],
+            str(settings.memory_snapshots_dir),
+        ):
             assert not mounts[folder].get("readOnly"), folder
         snapshots = volumes[mounts[str(settings.memory_snapshots_dir)]["name"]]
         assert _bytes(snapshots["emptyDir"]["sizeLimit"]) > settings.memory_snapshots_bytes
