@@ -80,6 +80,20 @@ def test_commands_exist(pages):
     assert num_ours >= 20
 
 
+def test_the_index_says_where_commands_run(root):
+    """Each service of the compose file that is named there is one, and what is run in it is a command of this release."""
+    text = (root / "docs/runbooks/README.md").read_text()
+    services = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]
+    run = re.findall(r"`docker compose (?:exec|run --rm) (\S+) ([^`]*)`", text)
+    assert {name for name, _ in run} == {"api", "worker", "redis", "prometheus"}
+    assert {name for name, _ in run} <= set(services)
+    assert {"worker", "worker-gpu"} <= set(services)
+    assert "`worker-gpu`" in text
+    ours = [words.removeprefix("sparke ") for name, words in run if name in {"api", "worker"}]
+    for words in ours:
+        _resolve([word for word in words.split() if word != "…"])
+
+
 def _resolve(words):
     """That a command of ours is there; its arguments are not."""
     command = typer.main.get_command(cli)
