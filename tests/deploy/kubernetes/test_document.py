@@ -58,6 +58,19 @@ def test_what_is_applied_is_there(lines, overlays):
                         assert taken == generated
 
 
+def test_data_are_migrated_when_nobody_works_with_them_any_more(lines):
+    """Pods that are told to stop go on for minutes: the page waits for the last of them, and then begins."""
+    begins = (
+        "scale deployment --all --replicas=0",
+        "wait --for=delete pod",
+        "--selector job=migrate",
+        "scale deployment/api",
+    )
+    steps = [next(number for number, line in enumerate(lines) if begin in line) for begin in begins]
+    assert steps == sorted(steps)
+    assert _selected(lines[steps[1]]) == [("app.kubernetes.io/component", ["api", "worker"])]
+
+
 def test_objects_that_are_named_exist(lines, overlays):
     """`deployment/api`, `job/doctor` and so on are objects of some overlay."""
     kinds = {"deployment": "Deployment", "statefulset": "StatefulSet", "job": "Job", "service": "Service"}

@@ -17,7 +17,7 @@ WAYS = {
     },
     "gpu-production": {
         "api": (
-            {("ingress/any", "TCP http"), ("monitoring/prometheus", "TCP http")},
+            {("ingress-nginx/any", "TCP http"), ("monitoring/prometheus", "TCP http")},
             DNS | {("10.20.0.0/24", "TCP 6380"), PUBLIC},
         ),
         "worker": (
