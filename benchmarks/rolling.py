@@ -31,11 +31,11 @@ from chaos_scene import REPLICA, WORKER, Scene
 from sentinel_scene import free_ports
 
 KINDS = ("waits", "streams", "follows", "asks")
-_NOTICE_S = 2.0
+_NOTICE_S = 3.0
 _STEPS = (4, 100)  # a moment, and longer than a replica takes to be told
 _START_S = 120.0
 _NUM_LINES = 300
-_SEEN_S = 1.0  # until the balancer has seen that a replica is back
+_SEEN_S = 2.5  # until the balancer has seen that a replica is back
 _BALANCER = """
 defaults
   mode http
@@ -233,7 +233,7 @@ def _balancer(folder: Path, ports: Sequence[int]) -> Iterator[str]:
     if binary is None:
         raise FileNotFoundError("haproxy is not on PATH: install it")
     [port] = free_ports(1)
-    servers = [f"  server r{each} 127.0.0.1:{each} check inter 200ms fall 1 rise 1" for each in ports]
+    servers = [f"  server r{each} 127.0.0.1:{each} check inter 1s fall 1 rise 1" for each in ports]
     config = folder / "haproxy.cfg"
     config.write_text(_BALANCER.format(port=port) + "\n".join(servers) + "\n", encoding="utf-8")
     with (folder / "haproxy.log").open("wb") as log:
