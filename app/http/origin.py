@@ -1,4 +1,4 @@
-"""Accepting a job with what its worker's logs and spans have of the request: its id, and its place in a trace."""
+"""Accepting a job, counted, with what its worker's logs and spans have of the request: its id, and its place in a trace."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import structlog
 from opentelemetry.trace import SpanKind
 
 from app.domain.job import Job, Origin
+from app.errors import QueueFull
 from app.http.deps import Deps
 from app.jobs.types import Accepted, Idempotency
 from app.telemetry.tracing import carried, span
@@ -17,4 +18,11 @@ async def accept(job: Job, deps: Deps, idempotency: Idempotency | None = None) -
     with span("accept job", told, kind=SpanKind.PRODUCER):
         request_id = structlog.contextvars.get_contextvars().get("request_id", "")
         origin = Origin(str(request_id), carried())
-        return await deps.jobs.accept(replace(job, origin=origin), idempotency)
+        try:
+            accepted = await deps.jobs.accept(replace(job, origin=origin), idempotency)
+        except QueueFull:
+            deps.metrics.jobs_refused.labels(job.model).inc()
+            raise
+    if accepted.job_id == job.job_id:
+        deps.metrics.jobs_accepted.labels(job.model).inc()
+    return accepted

@@ -15,7 +15,7 @@ from app.domain.encoding import EncodeRequest
 from app.domain.ids import JobId, TenantId, make_job_id
 from app.domain.job import Job, JobKind, JobState
 from app.domain.request import GenerationRequest
-from app.errors import InvalidValue, QueueFull, StoreUnavailable
+from app.errors import InvalidValue, StoreUnavailable
 from app.http.deps import Deps
 from app.http.generation import ImagesBody, find_model, to_request
 from app.http.origin import accept
@@ -106,14 +106,7 @@ async def accept_job(
         metadata=wish.metadata,
         num_previews=wish.num_previews,
     )
-    try:
-        accepted = await accept(job, deps, wish.idempotency)
-    except QueueFull:
-        deps.metrics.jobs_refused.labels(asked.model).inc()
-        raise
-    if accepted.job_id == job.job_id:
-        deps.metrics.jobs_accepted.labels(asked.model).inc()
-    return accepted
+    return await accept(job, deps, wish.idempotency)
 
 
 async def cancel_job(tenant_id: TenantId, job_id: JobId, deps: Deps) -> None:

@@ -105,6 +105,21 @@ def test_a_question_leaves_nothing(http, settings):
     assert _keys_with(settings.redis_url, "zqxjkvbw") == []
 
 
+def test_a_question_counts_among_the_accepted(http):
+    """As the metric says, and as an image does."""
+
+    def accepted():
+        name = 'sparke_jobs_accepted_total{model="toy"} '
+        (line,) = [line for line in http.get("/metrics").text.splitlines() if line.startswith(name)]
+        return float(line.removeprefix(name))
+
+    before = accepted()
+    _remember(http, "counted", "a star")
+    assert accepted() == before + 1
+    assert _search(http, "counted").status_code == 200
+    assert accepted() == before + 2
+
+
 def test_a_question_is_answered_beside_many_images(http):
     """The images of the same tenant that wait do not go before it: only the batch that runs does."""
     _remember(http, "busy", "a star")
