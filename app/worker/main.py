@@ -66,7 +66,7 @@ from app.worker.questions import QuestionRunner
 from app.worker.reserving import Reserving
 from app.worker.runner import BatchRunner, RunnerParts
 from app.worker.together import run_together
-from sparke_engine.diffusion.engine import ImageEngine
+from sparke_engine.diffusion.fetching import OnBytes
 from sparke_engine.diffusion.pipelines import TOY
 
 _NUM_ENCODERS = 4
@@ -89,14 +89,14 @@ def run_worker(settings: Settings) -> None:
 async def _run_until_signal(settings: Settings) -> None:
     device = choose_device(settings.device)
 
-    def load(spec: ModelSpec) -> ImageEngine:
+    def fetch(spec: ModelSpec, on_bytes: OnBytes) -> None:
         if spec.source != TOY:
-            adopt_libraries(settings.log_levels)
-        return load_spec(spec, device)
+            adopt_libraries(settings.log_levels)  # the hub's client speaks first
+        fetch_spec(spec, on_bytes)
 
     with stop_signals() as stop:
         try:
-            await work(settings, stop, load=load, fetch=fetch_spec)
+            await work(settings, stop, load=partial(load_spec, device=device), fetch=fetch)
         except StoreUnavailable:
             if not stop.is_set():
                 raise

@@ -25,19 +25,21 @@ def fetch_pipeline(source: str, revision: str | None, on_bytes: OnBytes) -> None
     from huggingface_hub import hf_hub_download, snapshot_download  # noqa: PLC0415 - a second that folders do without
 
     over = Event()
-    with suppress(OSError, ValueError):
-        index = Path(hf_hub_download(source, "model_index.json", revision=revision)).read_text(
-            encoding="utf-8"
-        )
-        wanted = [f"{part}/*.{kind}" for part in _parts_of(json.loads(index)) for kind in _KINDS]
-        snapshot_download(
-            source,
-            revision=revision,
-            allow_patterns=["model_index.json", *wanted],
-            ignore_patterns=list(_OTHER_WEIGHTS),
-            tqdm_class=_counting(on_bytes, over),
-        )
-    over.set()
+    try:
+        with suppress(Exception):  # the hub's client has no class for what a proxy may answer
+            index = Path(hf_hub_download(source, "model_index.json", revision=revision)).read_text(
+                encoding="utf-8"
+            )
+            wanted = [f"{part}/*.{kind}" for part in _parts_of(json.loads(index)) for kind in _KINDS]
+            snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=["model_index.json", *wanted],
+                ignore_patterns=list(_OTHER_WEIGHTS),
+                tqdm_class=_counting(on_bytes, over),
+            )
+    finally:
+        over.set()
 
 
 def _parts_of(index: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 COMMIT = "a" * 40
 _PIECE = 64 * 1024
+_WARNING = {"X-HF-Warning": "unauthenticated; sign in to be served faster"}  # which the hub's client logs
 
 
 def _handler(  # noqa: C901 - one class, whose methods are short
@@ -69,7 +70,7 @@ def _handler(  # noqa: C901 - one class, whose methods are short
 
         def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
             self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(length)}.items():
+            for key, value in {**headers, **_WARNING, "Content-Length": str(length)}.items():
                 self.send_header(key, value)
             self.end_headers()
 
