@@ -193,7 +193,9 @@ class JobStore:
         """How many of them workers hold, or held when they fell silent."""
         try:
             groups: Any = await self._redis.xinfo_groups(keys.stream_key(model))
-        except ResponseError:  # no such stream yet
+        except ResponseError as error:
+            if "no such key" not in str(error):
+                raise
             return 0
         return sum(int(group["pending"]) for group in groups)
 

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from redis.exceptions import ResponseError
 
 from app.domain.ids import ModelId, TenantId, WorkerId
 from app.domain.job import JobState, Lane
 from app.domain.result import Failure
 from app.errors import NotFound, QueueFull
 from app.jobs.arrivals import estimate_retry_s
+from app.jobs.keys import stream_key
 from app.jobs.types import Idempotency, JobLimits
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +53,14 @@ async def test_a_full_tenant_is_refused_and_others_are_not(bench):
         await bench.store().get(refused.tenant_id, refused.job_id)
     assert await bench.store().count_open(MODEL) == 2
     await bench.store().accept(bench.job("other"))
+
+
+async def test_a_stream_that_cannot_be_asked_is_not_an_empty_one(bench):
+    """No stream yet is none held; what Redis refuses to tell, a right that is missing among it, is an error."""
+    assert await bench.store().count_held(MODEL) == 0
+    await bench.redis.set(stream_key(MODEL), b"no stream")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await bench.store().count_held(MODEL)
 
 
 async def test_a_full_service_refuses_everybody(bench):
