@@ -258,9 +258,9 @@ ROUNDS = (  # causes of one round last side by side
     ),
     (
         Cause(
-            "an engine 400 times as slow, under load",
+            "an engine 100 times as slow, under load",
             ("SparkeStepSlow", "SparkeQueueSlow", "SparkeJobsOld", "SparkeBacklogGrowing", "SparkeQueueFull"),
-            _moody(Mood(step_s=4.0), 4),
+            _moody(Mood(step_s=1.0), 5),
         ),
     ),
     (

@@ -69,6 +69,7 @@ _SETTINGS = {
     "SPARKE_HEARTBEAT_INTERVAL_S": "0.5",
     "SPARKE_HEARTBEAT_TTL_S": f"{LEASE_S:g}",
     "SPARKE_SWEEP_INTERVAL_S": "1",
+    "SPARKE_MAX_BATCH_IMAGES": "4",  # a slow engine still ends a batch within the scaled windows
     "SPARKE_REDIS_TIMEOUT_S": "2",
     "SPARKE_REQUEST_TIMEOUT_S": "60",
     "SPARKE_NO_WORKER_GRACE_S": "2",
