@@ -139,7 +139,9 @@ async def _corrupt_entry(stage: Stage) -> AsyncIterator[None]:
     """Bytes that are no entry, in a memory's log; then an image that reads it."""
     tenant, name = TENANTS[0], "spoilt"
     memory = {"memory": {"name": name}}
-    while await stage.traffic.submit(PROMPTS[0], tenant=tenant, diversity=memory) is None:
+    for _ in range(240):
+        if await stage.traffic.submit(PROMPTS[0], tenant=tenant, diversity=memory) is not None:
+            break
         await asyncio.sleep(0.5)  # what came before may have filled the queue
     redis = connect(stage.scene.server.url)
     key = log_key(MemoryKey(TenantId(tenant), LatentSpace(TOY), MemoryName(name)))

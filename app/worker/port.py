@@ -92,10 +92,9 @@ def _listen(host: str, port: int, answer: "WSGIApplication", request_s: float) -
     class Server(ThreadingWSGIServer):
         address_family = socket.getaddrinfo(host, port, flags=socket.AI_PASSIVE)[0][0]
 
-    class Handler(_Silent):
-        timeout = request_s  # of each reading and writing
-
-    return make_server(host, port, answer, Server, handler_class=Handler)
+    # The base's own name for how long each reading and writing may take.
+    handler: type[_Silent] = type("Handler", (_Silent,), {"timeout": request_s})
+    return make_server(host, port, answer, Server, handler_class=handler)
 
 
 def _tell(
