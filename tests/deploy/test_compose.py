@@ -90,6 +90,13 @@ def test_variables_are_settings_and_their_values_valid(compose, image_environmen
     assert settings["api"].models_file == settings["worker"].models_file
 
 
+def test_each_process_is_told_where_traces_go(compose):
+    """From the operator's environment: a trace is one of API and worker together."""
+    for name in ("api", "worker", "worker-gpu"):
+        environment = compose["services"][name]["environment"]
+        assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] is None, name
+
+
 def test_prometheus_scrapes_the_ports_that_are_served(compose, image_environments, prometheus):
     """The targets are services of the compose file, at the ports that their images listen on."""
     ports = {}

@@ -180,5 +180,6 @@ def test_the_api_has_no_torch_and_the_worker_no_cuda(images):
     assert not re.search(r"^(torch|diffusers|transformers|faiss\S*)==", listed["api"], re.MULTILINE)
     assert re.search(r"^torch==", listed["worker"], re.MULTILINE)
     assert "nvidia" not in listed["worker"]
+    assert all("opentelemetry-sdk==" in packages for packages in listed.values())
     for image in images.values():
         assert image.run(["doctor", "--help"]).returncode == 0
