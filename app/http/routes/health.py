@@ -1,5 +1,6 @@
 """For whoever runs the service: is it alive, is it ready, what does it count."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -20,6 +21,8 @@ from app.http.errors import service_problem
 from app.http.openapi import METRICS_DOCS, READY_DOCS
 from app.http.store_gauges import StoreGauges
 from app.jobs.types import LoadStage, ModelProgress, WorkerInfo
+
+_STORE_S = 2.0  # Redis may hang; whoever scrapes waits a few seconds, and would take this process for dead
 
 router = APIRouter(tags=["health"])
 
@@ -91,9 +94,10 @@ async def metrics(deps: DepsOf) -> Response:
     """
     of_store = StoreGauges(deps)
     try:
-        await of_store.read()
-        workers = await deps.registry.list_workers()
-    except StoreUnavailable:
+        async with asyncio.timeout(_STORE_S):
+            await of_store.read()
+            workers = await deps.registry.list_workers()
+    except (StoreUnavailable, TimeoutError):
         deps.metrics.store_errors.labels("redis").inc()
         of_store.clear()
         workers = []

@@ -1,7 +1,9 @@
 """What an API process reads from Redis when it is scraped."""
 
 import asyncio
+import os
 import re
+import signal
 import time
 
 import httpx
@@ -12,6 +14,7 @@ from app.jobs.queue import JobQueue
 from app.jobs.types import JobLimits, WorkerInfo
 from app.jobs.workers import WorkerRegistry, now_ms
 from app.redis.connection import connect
+from app.redis.embedded import EmbeddedRedis
 
 
 def _value(url, name):
@@ -95,3 +98,20 @@ def test_how_full_redis_is(serve_api, own_database):
 
     assert asyncio.run(_with_queue(own_database.redis_url, bound)) == 2**30
     assert _plain(url, "redis_memory_limit_bytes") == machine_bytes
+
+
+def test_a_redis_that_hangs_does_not_hold_a_scrape(serve_api, settings, tmp_path):
+    """The process tells of itself within seconds, and of Redis nothing; once it answers again, all."""
+    with EmbeddedRedis.start(tmp_path) as server:
+        url = serve_api(settings.model_copy(update={"redis_url": server.url}))
+        assert _value(url, "jobs_open") == 0
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            began_s = time.monotonic()
+            text = httpx.get(f"{url}/metrics", timeout=30).text
+            assert time.monotonic() - began_s < 4  # Prometheus waits for five seconds
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert 'sparke_store_errors_total{store="redis"} 1.0' in text
+        assert "sparke_redis_memory_used_bytes NaN" in text
+        assert _value(url, "jobs_open") == 0

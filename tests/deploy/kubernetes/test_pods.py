@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 from app.catalogue import load_catalogue
 from app.cli import cli
 from app.http.auth import is_loopback
-from app.http.main import _GRACEFUL_STOP_S
 from app.http.routes import health
 from app.settings import Settings
 from app.worker.main import _DEVICE_CLOSE_S
@@ -174,7 +173,10 @@ def test_there_is_time_to_stop(manifests, settings_of):
     (api,) = manifests.pods_of("api")
     leaving_s = api.container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert leaving_s >= 10
-    assert api.spec["terminationGracePeriodSeconds"] >= leaving_s + _GRACEFUL_STOP_S + 20
+    settings = settings_of(api)
+    assert settings.stop_notice_s > 0
+    stopping_s = settings.stop_notice_s + settings.stop_timeout_s
+    assert api.spec["terminationGracePeriodSeconds"] >= leaving_s + stopping_s + 20
 
 
 def test_pods_have_no_rights_that_they_do_not_need(manifests, dockerfiles):
