@@ -69,11 +69,14 @@ async def _ask(sentinel: Redis, name: str) -> tuple[int, Address] | frozenset[st
     try:
         masters = await client.sentinel_masters()
         address = await client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", name)
+        epoch = int(masters[name]["config-epoch"]) if name in masters else 0
     except _AWAY as error:
         return error
+    except (KeyError, TypeError, ValueError) as error:
+        return RedisConnectionError(f"what a sentinel answers cannot be read: {error!r}")
     if name not in masters or address is None:
         return frozenset(masters)
-    return int(masters[name]["config-epoch"]), address
+    return epoch, address
 
 
 def _no_master(name: str, answers: Sequence[frozenset[str] | RedisError | OSError]) -> RedisConnectionError:

@@ -167,6 +167,26 @@ async def test_an_unknown_name_is_a_wrong_setting(whole):
             await check_server(client)
 
 
+async def test_a_sentinel_that_answers_nonsense_is_one_that_is_away(whole):
+    """Others are believed; alone it is an outage like any, and what looks for the master goes on looking."""
+
+    async def answer(reader, writer):
+        while await reader.read(4096):
+            writer.write(b"*1\r\n*2\r\n$5\r\nflags\r\n$6\r\nmaster\r\n")  # a master without a name
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        async with _connected(f"redis+sentinel://127.0.0.1:{port}/{MASTER}") as client:
+            with pytest.raises(StoreUnavailable, match="cannot be read"):
+                await check_server(client)
+            await asyncio.sleep(1)
+            assert not client.connection_pool._watch.done()
+        async with _connected(whole.url.replace("//", f"//127.0.0.1:{port},")) as client:
+            assert await check_server(client)
+
+
 async def test_a_sentinel_is_no_server(whole):
     """A plain URL that leads to one is told what it should be."""
     async with _connected(f"redis://127.0.0.1:{whole.sentinel_ports[0]}/0") as client:
