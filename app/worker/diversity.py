@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 import torch
@@ -28,6 +28,7 @@ _WINDOW_BYTES = 16 * 2**20  # of features; whole latents are long, and there are
 _MAX_AGE_S = 3600.0
 _MAX_PENDING = 16  # jobs whose gain is reckoned at once; of more, the last ones
 _MAX_ENTRIES = 256  # of a job's neighbours that its gain is reckoned from, evenly spaced
+_MAX_ENTRY_BYTES = 16 * 2**20  # of their features: whole latents are long
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +104,7 @@ class DiversityMeter:
         if made.strength == 0:
             window.gains.extend([_Gain(made.tenant_id, now_s, 0.0)] * len(made.features))
         else:
-            window.pending.append(made)
+            window.pending.append(replace(made, chosen=_thinned(made.chosen)))
 
     def drop(self, tenant_ids: Collection[TenantId]) -> None:
         """Forgets what is of tenants that are being deleted."""
@@ -158,13 +159,27 @@ def gains_of(made: MadeImages, preset: DiversityPreset) -> list[float]:
     chosen = made.chosen
     if chosen is None or made.features.shape[1] != chosen.features.shape[1]:
         return []
-    step = -(-len(chosen.weights) // _MAX_ENTRIES)
-    entries, weights = torch.from_numpy(chosen.features[::step]), torch.from_numpy(chosen.weights[::step])
+    entries, weights = torch.from_numpy(chosen.features), torch.from_numpy(chosen.weights)
     kernel, prompt_kernel = _kernels_of(preset)
     if preset.conditional:
-        known = torch.from_numpy(chosen.prompt_embeddings[::step])
+        known = torch.from_numpy(chosen.prompt_embeddings)
         weights = weights * prompt_kernel.gram(made.prompt_embedding.float()[None], known)[0].clamp_min(0)
     return [float(value) for value in similarity_gain(made.features.float(), entries, weights, kernel)]
+
+
+def _thinned(chosen: Chosen) -> Chosen:
+    """So many of the entries as a gain is reckoned from, copied: all of them may be gigabytes, and these wait."""
+    most = min(_MAX_ENTRIES, max(2, _MAX_ENTRY_BYTES // chosen.features[0].nbytes))
+    if len(chosen.weights) <= most:
+        return chosen
+    kept = slice(None, None, -(-len(chosen.weights) // most))
+    return replace(
+        chosen,
+        features=chosen.features[kept].copy(),
+        prompt_embeddings=chosen.prompt_embeddings[kept].copy(),
+        versions=chosen.versions[kept].copy(),
+        weights=chosen.weights[kept].copy(),
+    )
 
 
 def _gains_of(pending: Sequence[MadeImages], preset: DiversityPreset) -> list[tuple[TenantId, float]]:

@@ -173,6 +173,26 @@ async def test_a_models_first_images_may_come_while_others_are_reckoned(meter):
     assert _told(meter, "score", "other") > 3.5
 
 
+@pytest.mark.parametrize(("num_entries", "length", "most"), [(4000, 8, 256), (40, 2**20, 4)])
+async def test_what_waits_to_be_reckoned_is_small(meter, num_entries, length, most):
+    """Of all the neighbours that a job had, a few are held until then, by number and by length; all may be gigabytes."""
+    features = np.zeros((num_entries, length), np.float32)
+    features[:, 0] = 1
+    image = torch.zeros(1, length)
+    image[0, 1] = 1
+    meter.note(TOY, PRESET, _made(image, chosen=_chosen(features)))
+    held = weakref.ref(features)
+    del features
+    gc.collect()
+    assert held() is None
+    (waiting,) = meter._windows[TOY].pending
+    assert 2 <= len(waiting.chosen.weights) <= most
+    await meter.measure()
+    kernel = GaussianKernel(PRESET.latent_bandwidth)
+    apart = float(kernel.gram(torch.eye(2)[:1], torch.eye(2)[1:]))
+    assert _told(meter, "gain") == pytest.approx(1 - apart)
+
+
 async def test_jobs_are_told_through_the_runner(bench, make_job):
     """Images of a repeated prompt, guided and not: one number a model, and the images that are not guided gained nothing."""
     for number in range(3):
