@@ -1,7 +1,9 @@
 """A worker's models, one after the other: downloaded, loaded, warmed up; and how far each is, told as it goes."""
 
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Event
 
 from app.domain.ids import ModelId
 from app.domain.model import ModelSpec
@@ -40,12 +42,18 @@ async def load_all(specs: Sequence[ModelSpec], loading: Loading) -> dict[ModelId
 
 
 async def _load_one(spec: ModelSpec, loading: Loading) -> LoadedModel:
-    progress, name = loading.progress, spec.model_id
+    progress, name, is_abandoned = loading.progress, spec.model_id, Event()
 
     def receive(done_bytes: int, total_bytes: int) -> None:
+        if is_abandoned.is_set():
+            raise InterruptedError("the worker stops")
         progress.receive(name, done_bytes, total_bytes)
 
-    await loading.thread.run(lambda: loading.fetch(spec, receive))
+    try:
+        await loading.thread.run(lambda: loading.fetch(spec, receive))
+    except CancelledError:
+        is_abandoned.set()  # a download's threads would keep the process for as long as it takes
+        raise
     progress.enter(name, "loading")
     model = await load_model(spec, loading.thread, load=loading.load, metrics=loading.metrics)
     if loading.warms_up:

@@ -17,7 +17,7 @@ _KINDS = ("json", "txt", "model", "safetensors")
 def fetch_pipeline(source: str, revision: str | None, on_bytes: OnBytes) -> None:
     """Downloads the parts of a hub id's pipeline into the hub's cache; `on_bytes(done, total)` from threads of its own.
 
-    The total grows while files are found. A folder, a built-in model and what is in the cache is left alone. What cannot be had
+    The total grows while files are found. An InterruptedError of `on_bytes` breaks the download off. A folder, a built-in model and what is in the cache is left alone. What cannot be had
     is no error here: whoever loads the pipeline downloads what is missing, and says what is wrong.
     """
     if source.startswith("builtin:") or Path(source).exists():
@@ -64,7 +64,8 @@ def _counting(on_bytes: OnBytes, over: Event) -> type[Any]:
             super().__init__(*args, **{**members, "file": io.StringIO(), "leave": False})
 
         def display(self, *_: Any, **__: Any) -> bool:  # also where the total has grown
-            self._tell()
+            with suppress(InterruptedError):  # a bar that is closed is drawn once more
+                self._tell()
             return True
 
         def update(self, n: float | None = 1) -> bool | None:

@@ -1,6 +1,8 @@
 """Models are downloaded, loaded and warmed up in turn, and each stage is told when it begins."""
 
 import asyncio
+import threading
+import time
 
 import pytest
 from structlog.testing import capture_logs
@@ -89,6 +91,27 @@ async def test_bytes_are_told_while_they_come(load):
     _, shown, told = await load(Noting(), fetch=fetch)
     assert shown[:10] == [ModelProgress("downloading", done_bytes, 100) for done_bytes in range(0, 100, 10)]
     assert [progress.stage for progress in told].count("downloading") == 1
+
+
+async def test_a_download_ends_with_the_worker(load):
+    """Its threads would keep the process for as long as the rest of a model takes."""
+    begun, broken_off = threading.Event(), threading.Event()
+
+    def fetch(_spec, on_bytes):
+        try:
+            for done_bytes in range(1000):
+                on_bytes(done_bytes, 1000)
+                begun.set()
+                time.sleep(0.01)
+        except InterruptedError:
+            broken_off.set()
+
+    loading = asyncio.create_task(load(Noting(), fetch=fetch))
+    assert await asyncio.to_thread(begun.wait, 5)
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert await asyncio.to_thread(broken_off.wait, 5)
 
 
 async def test_the_first_image_is_of_the_models_own_size_and_short(load):
