@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import structlog
 from opentelemetry import trace
 
 from app.settings import traces_wanted
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 _log = structlog.get_logger(__name__)
 
@@ -43,6 +47,24 @@ def _is_installed() -> bool:
 
 @contextmanager
 def _exporting(name: str) -> Iterator[None]:
+    provider = None
+    try:
+        provider = _open_provider(name)
+    except ValueError as error:
+        _log.warning("traces_not_exported", reason=f"a variable of OpenTelemetry is wrong: {error}")
+    if provider is None:
+        yield
+        return
+    trace.set_tracer_provider(provider)
+    _log.info("traces_exported", service=name)
+    try:
+        yield
+    finally:
+        provider.shutdown()
+
+
+def _open_provider(name: str) -> "TracerProvider":
+    """What sends spans. ValueError for a number of OpenTelemetry's own variables that makes no sense."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - of the extra
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415 - likewise
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - likewise
@@ -58,9 +80,4 @@ def _exporting(name: str) -> Iterator[None]:
         shutdown_on_exit=False,
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
-    _log.info("traces_exported", service=name)
-    try:
-        yield
-    finally:
-        provider.shutdown()
+    return provider

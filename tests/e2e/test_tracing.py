@@ -195,6 +195,7 @@ def test_without_an_endpoint_nothing_is_set_up():
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http/protobuf is what there is"),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-4"}, "max_queue_size must be a positive integer"),
         ({"OTEL_TRACES_EXPORTER": "none"}, None),
         ({"OTEL_SDK_DISABLED": "TRUE"}, None),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
