@@ -20,8 +20,8 @@ async def accept(job: Job, deps: Deps, idempotency: Idempotency | None = None) -
         origin = Origin(str(request_id), carried())
         try:
             accepted = await deps.jobs.accept(replace(job, origin=origin), idempotency)
-        except QueueFull:
-            deps.metrics.jobs_refused.labels(job.model).inc()
+        except QueueFull as error:
+            deps.metrics.jobs_refused.labels(job.model, error.code).inc()
             raise
     if accepted.job_id == job.job_id:
         deps.metrics.jobs_accepted.labels(job.model).inc()

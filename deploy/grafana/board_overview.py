@@ -196,12 +196,12 @@ OVERVIEW = Board(
                 ),
                 Panel(
                     "Jobs accepted, ended, refused",
-                    "Jobs a second: made durable, ended by state, refused because a queue was full, cancelled.",
+                    "Jobs a second: made durable, ended by state, refused by the code of the answer, cancelled.",
                     "ops",
                     [
                         rate("sparke_jobs_accepted_total", "", MODEL, "accepted"),
                         rate("sparke_jobs_finished_total", "state", MODEL),
-                        rate("sparke_jobs_refused_total", "", MODEL, "refused"),
+                        rate("sparke_jobs_refused_total", "reason", MODEL, "refused, {{reason}}"),
                         rate("sparke_jobs_cancelled_total", legend="cancels"),
                     ],
                 ),

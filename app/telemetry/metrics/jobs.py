@@ -45,10 +45,10 @@ class JobMetrics(Declarations):
     )
     jobs_refused = Declared(
         Counter,
-        "Jobs refused because a queue was full, or the tenant's images of the day were spent, by model.",
+        "Jobs refused, by model and the code of the answer: a queue was full, or the tenant's images of the day were spent.",
         process=API,
-        labels=(MODEL,),
-        compare="With `sparke_jobs_accepted_total`: above 0 for long means too few workers.",
+        labels=(MODEL, Label("reason", ("queue_full", "insufficient_quota"))),
+        compare="With `sparke_jobs_accepted_total`: `queue_full` above 0 for long means too few workers.",
     )
     jobs_cancelled = Declared(
         Counter,

@@ -37,6 +37,17 @@ def test_with_a_rate_the_headers_tell_of_it_and_a_429_of_its_own_reason(serve_ap
     assert (full.headers[LIMIT], full.headers[REMAINING]) == ("1", "0")
 
 
+def test_what_was_refused_is_counted_by_its_reason(serve_api, own_database):
+    """A full queue wants more workers; a tenant whose images of the day are spent does not."""
+    own = own_database.model_copy(update={"images_per_day": 2, "max_waiting_jobs_per_tenant": 1})
+    with httpx.Client(base_url=serve_api(own)) as http:
+        answers = [http.post("/v1/jobs", json={**JOB, "n": n}) for n in (3, 1, 1)]
+        told = http.get("/metrics").text
+    assert [answer.status_code for answer in answers] == [429, 202, 429]
+    for reason in ("insufficient_quota", "queue_full"):
+        assert f'sparke_jobs_refused_total{{model="{JOB["model"]}",reason="{reason}"}} 1.0' in told
+
+
 def test_images_a_day_are_charged_once_and_refused_with_what_is_left(serve_api, own_database):
     """A repetition is the same job; what is refused or cancelled is not charged; waiting is of no use to a client."""
     own = own_database.model_copy(update={"images_per_day": 5})
