@@ -115,14 +115,15 @@ def test_prometheus_scrapes_the_ports_that_are_served(compose, image_environment
 
 
 def test_redis_keeps_what_it_acknowledged_and_is_reached_from_inside_only(compose):
-    """Append-only, synced at every write, never evicting, on a volume, on no network of the outside."""
+    """Append-only, synced at every write, never evicting, bounded, on a volume, on no network of the outside."""
     redis = compose["services"]["redis"]
     words = redis["command"]
     assert words[0] == "redis-server"
-    options = dict(zip(words[1::2], words[2::2], strict=True))
+    options = dict(zip(words[1::2], map(_with_defaults, words[2::2]), strict=True))
     assert options == {
         "--appendonly": "yes",
         "--appendfsync": "always",
+        "--maxmemory": "4gb",
         "--maxmemory-policy": "noeviction",
         "--stream-node-max-entries": "1",
     }

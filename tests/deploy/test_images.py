@@ -59,7 +59,7 @@ def compose(root):
 @pytest.fixture
 def redis_url(compose, tmp_path):
     """The Redis of the compose file, on a port of loopback."""
-    port, options = _free_port(), compose["redis"]["command"][1:]
+    port, options = _free_port(), [_with_defaults(word) for word in compose["redis"]["command"][1:]]
     words = [*("--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)), *options]
     with subprocess.Popen([str(find_server().path), *words], stdout=subprocess.DEVNULL) as server:
         with Redis(port=port, retry=Retry(ConstantBackoff(0.1), 100)) as client:
@@ -76,7 +76,7 @@ def start(images, compose, redis_url, tmp_path, root):
     def _start(name, words=None, **ports):
         service = compose[name]
         environment = {
-            variable: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+            variable: _with_defaults(value)
             for variable, value in service["environment"].items()
             if value is not None
         }
@@ -100,9 +100,14 @@ def start(images, compose, redis_url, tmp_path, root):
         process.communicate()
 
 
+def _with_defaults(text):
+    """`${NAME:-default}` as compose reads it where no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
 def _volume(mount, folder, root):
     """Where a mount of the compose file leads, and what stands for it here: a named volume is its user's folder."""
-    source, place = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", mount).split(":")[:2]
+    source, place = _with_defaults(mount).split(":")[:2]
     if source.startswith("./"):
         return place, root / source
     (folder / source).mkdir(exist_ok=True)
