@@ -1,7 +1,9 @@
 """The `sparke` command. Results go to standard output, everything else to standard error."""
 
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -180,12 +182,20 @@ def submit_batch(
 
 
 def main() -> None:
-    """The entry point: an error of the service is one message on standard error and an exit code."""
+    """The entry point: an error of the service is one message on standard error and an exit code.
+
+    SIGTERM is asked for at once: the first process of a container has none by default, and a worker takes seconds to load torch.
+    """
+    signal.signal(signal.SIGTERM, _end)
     try:
         cli()
     except ServiceError as error:
         print(f"sparke: {error.message}", file=sys.stderr)  # noqa: T201 - what a command line does
         sys.exit(1)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

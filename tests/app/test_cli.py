@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +184,22 @@ def test_no_command_but_worker_loads_torch():
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_command_ends_at_sigterm_while_it_loads():
+    """It has a handler before torch is there: the kernel keeps signals without one from a container's first process."""
+    command = [sys.executable, "-P", "-m", "app.cli", "worker", "--redis-url", "redis://127.0.0.1:1/0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not _catches(process.pid, signal.SIGTERM):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    (mask,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_help_names_every_command():

@@ -160,11 +160,21 @@ def test_a_worker_has_time_to_finish_its_batch(compose):
     assert grace_s > Settings().drain_timeout_s + 10
 
 
+def test_the_api_has_time_to_finish_its_answers(compose):
+    """Docker kills it later than it gives up by itself."""
+    grace_s = int(compose["services"]["api"]["stop_grace_period"].removesuffix("s"))
+    settings = Settings()
+    assert grace_s >= settings.stop_notice_s + settings.stop_timeout_s + 10
+
+
 def test_our_containers_have_no_rights_that_they_do_not_need(compose):
     """Read-only root, no capabilities, no new ones."""
     for name in ("api", "worker", "worker-gpu"):
         service = compose["services"][name]
         assert service["read_only"] is True
+        assert (
+            service["init"] is True
+        )  # the first process of a container has to ask for SIGTERM, which takes imports first
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["tmpfs"] == ["/tmp"]  # noqa: S108 - a mount of the container
