@@ -23,7 +23,7 @@ bgrewriteaof; copy K K; del K; evalsha sha 1 K; exists K; get K; hdel K f; hexis
 hkeys K; hlen K; hmget K f; hscan K 0; hset K f v; hsetnx K f v; hvals K; info; memory|usage K; mget K; persist K
 pexpire K 1; ping; pttl K; publish C m; rename K K; sadd K m; scan 0; scard K; script|load text; select 0; set K v
 sismember K m; smembers K; srem K m; subscribe C; unlink K; wait 0 1; xack K g 1-0; xadd K * f v
-xautoclaim K g c 0 0; xclaim K g c 0 1-0; xdel K 1-0; xgroup|create K g 0; xinfo|stream K; xlen K; xpending K g
+xautoclaim K g c 0 0; xclaim K g c 0 1-0; xdel K 1-0; xgroup|create K g 0; xinfo|groups K; xinfo|stream K; xlen K; xpending K g
 xrange K - +; xreadgroup GROUP g c STREAMS K >; xrevrange K + -; xtrim K MAXLEN 1; zadd K 1 m; zcard K; zcount K 0 1
 zpopmin K; zrange K 0 1; zrangebylex K - +; zrangebyscore K 0 1; zrem K m; zremrangebylex K - +; zremrangebyscore K 0 1
 zrevrange K 0 1; zrevrangebylex K + -; zscan K 0; zscore K m
@@ -32,7 +32,7 @@ ROLES: Mapping[str, str] = {
     "an API process": (
         "bgrewriteaof copy del evalsha exists get hdel hexists hget hgetall hincrby hkeys hlen hmget hscan hset hsetnx hvals"
         " info memory|usage mget persist pexpire ping pttl publish rename sadd scan scard script|load select set sismember"
-        " smembers srem subscribe unlink wait xadd xdel xinfo|stream xlen xrange xrevrange xtrim zadd zcard zcount zpopmin"
+        " smembers srem subscribe unlink wait xadd xdel xinfo|groups xinfo|stream xlen xrange xrevrange xtrim zadd zcard zcount zpopmin"
         " zrange zrangebylex zrangebyscore zrem zremrangebylex zremrangebyscore zrevrange zrevrangebylex zscan zscore"
     ),
     "a worker": (

@@ -14,7 +14,7 @@ class StoreGauges:
         self._deps = deps
 
     async def read(self) -> None:
-        """Sets them. Raises StoreUnavailable. Cost: eight commands for each model, and one."""
+        """Sets them. Raises StoreUnavailable. Cost: seven commands for each model, and two."""
         for model in self._deps.catalogue:
             await self._read_queue(model)
         await self._read_memories()
