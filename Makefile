@@ -55,10 +55,13 @@ test-service: $(STAMP) ## The rest: workers, Redis, commands, whole services
 	@$(BIN)/python -m pytest tests $(ENGINE_TESTS:%=--ignore=%) $(HTTP_TESTS:%=--ignore=%)
 
 SLOW := -m "slow and not gpu" --timeout 1800
+# Alerts, fail-overs and restarts within seconds: beside others they would be late.
+TIMED_TESTS := $(addprefix tests/benchmarks/,test_monitoring.py test_failover.py test_rolling.py)
 
 .PHONY: test-slow
-test-slow: $(STAMP) ## The tests marked slow: their parts side by side
+test-slow: $(STAMP) ## The tests marked slow: two parts side by side, then those that are about seconds
 	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=line test-slow-e2e test-slow-rest
+	@$(BIN)/python -m pytest $(TIMED_TESTS) $(SLOW)
 
 .PHONY: test-slow-e2e
 test-slow-e2e: $(STAMP) ## The part of them that is of whole services
@@ -66,7 +69,7 @@ test-slow-e2e: $(STAMP) ## The part of them that is of whole services
 
 .PHONY: test-slow-rest
 test-slow-rest: $(STAMP) ## The rest: training, benchmarks, chaos, the wheel
-	@$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/deploy $(SLOW)
+	@$(BIN)/python -m pytest tests --ignore=tests/e2e --ignore=tests/deploy $(TIMED_TESTS:%=--ignore=%) $(SLOW)
 
 .PHONY: test-gpu
 test-gpu: $(STAMP) ## The tests that need a CUDA device
