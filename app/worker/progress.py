@@ -135,14 +135,16 @@ class Drawn:
             self._bar = self._open(
                 f"{model}: {_WORDS[progress.stage]}", is_counted=progress.done_bytes is not None
             )
-        if self._bar is not None and progress.done_bytes is not None:
-            self._bar.total = progress.total_bytes
-            self._bar.update(progress.done_bytes - self._bar.n)
+        bar = self._bar  # another thread may take it away meanwhile
+        if bar is not None and progress.done_bytes is not None:
+            bar.total = progress.total_bytes
+            bar.update(progress.done_bytes - bar.n)
 
     def tick(self) -> None:
         """Lets the time move."""
-        if self._bar is not None:
-            self._bar.refresh()
+        bar = self._bar
+        if bar is not None:
+            bar.refresh()
 
     def _open(self, text: str, *, is_counted: bool) -> Any:
         form = _COUNTED if is_counted else "{desc} ... {elapsed}"

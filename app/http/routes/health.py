@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.domain.ids import ModelId
-from app.errors import NoWorker, ServiceError, StoreUnavailable, Unavailable
+from app.errors import CorruptRecord, NoWorker, ServiceError, StoreUnavailable, Unavailable
 from app.http.answers import LiveAnswer, LoadingAnswer, ReadyAnswer
 from app.http.auth import is_loopback
 from app.http.deps import DepsOf
@@ -97,7 +97,7 @@ async def metrics(deps: DepsOf) -> Response:
         async with asyncio.timeout(_STORE_S):
             await of_store.read()
             workers = await deps.registry.list_workers()
-    except (StoreUnavailable, TimeoutError):
+    except (StoreUnavailable, CorruptRecord, TimeoutError):
         deps.metrics.store_errors.labels("redis").inc()
         of_store.clear()
         workers = []

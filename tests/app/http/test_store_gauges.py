@@ -13,6 +13,7 @@ from app.jobs.place import JobPlace
 from app.jobs.queue import JobQueue
 from app.jobs.types import JobLimits, WorkerInfo
 from app.jobs.workers import WorkerRegistry, now_ms
+from app.memory.keys import COUNTED_KEY
 from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
 
@@ -115,3 +116,18 @@ def test_a_redis_that_hangs_does_not_hold_a_scrape(serve_api, settings, tmp_path
         assert 'sparke_store_errors_total{store="redis"} 1.0' in text
         assert "sparke_redis_memory_used_bytes NaN" in text
         assert _value(url, "jobs_open") == 0
+
+
+def test_a_count_that_cannot_be_read_takes_only_what_redis_tells(serve_api, own_database):
+    """The process tells of itself all the same."""
+    url = serve_api(own_database)
+    while _value(url, "memory_entries") is None:  # nobody counts again soon after
+        time.sleep(0.05)
+
+    async def spoil(redis):
+        await redis.set(COUNTED_KEY, b"no count")
+
+    asyncio.run(_with_queue(own_database.redis_url, spoil))
+    answer = httpx.get(f"{url}/metrics")
+    assert answer.status_code == 200
+    assert "sparke_http_requests_total" in answer.text
