@@ -37,10 +37,11 @@ serve: $(STAMP) ## Run the service: PORT=8000 DATA_DIR=./data
 
 ENGINE_TESTS := tests/sparke_engine tests/benchmarks
 HTTP_TESTS := tests/app/http
+FUZZ_TESTS := tests/app/http/test_fuzz.py
 
 .PHONY: test
 test: $(STAMP) ## The default test suite (under 15 minutes on two cores): its parts side by side, two at a time, the longest first
-	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=line test-service test-http test-engine
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=line test-service test-http test-engine test-fuzz
 
 .PHONY: test-engine
 test-engine: $(STAMP) ## The part of it that needs no service
@@ -48,7 +49,11 @@ test-engine: $(STAMP) ## The part of it that needs no service
 
 .PHONY: test-http
 test-http: $(STAMP) ## The part that is the HTTP interface's
-	@$(BIN)/python -m pytest $(HTTP_TESTS)
+	@$(BIN)/python -m pytest $(HTTP_TESTS) $(FUZZ_TESTS:%=--ignore=%)
+
+.PHONY: test-fuzz
+test-fuzz: $(STAMP) ## What the HTTP interface is sent by chance: in a process of its own, with no server of other tests beside it
+	@$(BIN)/python -m pytest $(FUZZ_TESTS)
 
 .PHONY: test-service
 test-service: $(STAMP) ## The rest: workers, Redis, commands, whole services
