@@ -232,7 +232,7 @@ async def _freeze_again_and_again(worker: Worker) -> None:
 ROUNDS = (  # causes of one round last side by side
     (Cause("both API replicas killed", ("SparkeApiDown",), _replicas_killed),),
     (Cause("Redis killed", ("SparkeStoreAway", "SparkeApiErrors"), _redis_killed),),
-    (Cause("Redis stopped (SIGSTOP)", ("SparkeStoreAway", "SparkeApiDown"), _redis_paused),),
+    (Cause("Redis stopped (SIGSTOP)", ("SparkeStoreAway",), _redis_paused),),
     (
         Cause("Redis at 96 % of its maxmemory", ("SparkeRedisFull",), _redis_filled),
         Cause("a file in place of the folder of images", ("SparkeStoreAway",), _images_away),
