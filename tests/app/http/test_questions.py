@@ -114,9 +114,9 @@ def test_a_question_counts_among_the_accepted(http):
         return float(line.removeprefix(name))
 
     before = accepted()
-    _remember(http, "counted", "a star")
+    _remember(http, "tallied", "a star")
     assert accepted() == before + 1
-    assert _search(http, "counted").status_code == 200
+    assert _search(http, "tallied").status_code == 200
     assert accepted() == before + 2
 
 

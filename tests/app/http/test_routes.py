@@ -64,10 +64,9 @@ def test_not_ready_without_a_worker(serve_api: ServeApi, settings: Settings):
     assert httpx.get(f"{url}/readyz?exclude=redis").status_code == 400
 
 
-def test_the_backlog_counts_what_waits_for_a_first_worker(serve_api: ServeApi, settings: Settings):
+def test_the_backlog_counts_what_waits_for_a_first_worker(serve_api: ServeApi, own_database: Settings):
     """A job and a question that no worker is there for are both counted, so that one can be started for them."""
-    waiting = {"redis_url": f"{settings.redis_url}?db=7", "no_worker_grace_s": 600.0}
-    url = serve_api(settings.model_copy(update=waiting))
+    url = serve_api(own_database.model_copy(update={"no_worker_grace_s": 600.0}))
     assert httpx.post(f"{url}/v1/jobs", json={"prompt": "a star"}).status_code == 202
     assert 'sparke_jobs_open{model="toy"} 1.0' in httpx.get(f"{url}/metrics").text
     with ThreadPoolExecutor() as pool:
