@@ -141,14 +141,22 @@ def _copy_redis(server: redis.Redis, source: Path, target: Path) -> None:
     shutil.copy2(source / "dump.rdb", target)
     server.config_set("auto-aof-rewrite-percentage", 0)
     _until(lambda: not server.info("persistence")["aof_rewrite_in_progress"], "it is being written anew")
-    shutil.copytree(source / "appendonlydir", target / "appendonlydir")
+    _copy_append_only(source, target)
     server.config_set("auto-aof-rewrite-percentage", 100)
+
+
+def _copy_append_only(source: Path, target: Path) -> None:
+    """A folder of files since Redis 7, and one file before."""
+    if (folder := source / "appendonlydir").exists():
+        shutil.copytree(folder, target / folder.name)
+    else:
+        shutil.copy2(source / "appendonly.aof", target)
 
 
 def _restore_redis(new: Machines, backup: Path, *, of: str) -> None:
     if of == "append-only files":
         new.redis_dir.mkdir()
-        shutil.copytree(backup / "appendonlydir", new.redis_dir / "appendonlydir")
+        _copy_append_only(backup, new.redis_dir)
         new.start_redis()
         return
     # with `appendonly yes` and no such files it would begin empty, and not look at the snapshot
