@@ -41,7 +41,7 @@ FUZZ_TESTS := tests/app/http/test_fuzz.py
 
 .PHONY: test
 test: $(STAMP) ## The default test suite (under 15 minutes on two cores): its parts side by side, two at a time, the longest first
-	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=line test-service test-http test-engine test-fuzz
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=line test-service test-whole test-engine test-http test-fuzz
 
 .PHONY: test-engine
 test-engine: $(STAMP) ## The part of it that needs no service
@@ -56,8 +56,12 @@ test-fuzz: $(STAMP) ## What the HTTP interface is sent by chance: in a process o
 	@$(BIN)/python -m pytest $(FUZZ_TESTS)
 
 .PHONY: test-service
-test-service: $(STAMP) ## The rest: workers, Redis, commands, whole services
-	@$(BIN)/python -m pytest tests $(ENGINE_TESTS:%=--ignore=%) $(HTTP_TESTS:%=--ignore=%)
+test-service: $(STAMP) ## The part that is of workers, Redis and commands
+	@$(BIN)/python -m pytest tests/app $(HTTP_TESTS:%=--ignore=%)
+
+.PHONY: test-whole
+test-whole: $(STAMP) ## The rest: whole services, what they are deployed with, documents, architecture
+	@$(BIN)/python -m pytest tests --ignore=tests/app $(ENGINE_TESTS:%=--ignore=%)
 
 SLOW := -m "slow and not gpu" --timeout 1800
 # Alerts, fail-overs and restarts within seconds: beside others they would be late.
