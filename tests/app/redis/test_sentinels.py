@@ -16,7 +16,7 @@ from app.redis.listener import Listener
 from app.redis.scripts import load_script
 from app.redis.server_binary import find_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
