@@ -15,18 +15,10 @@ from pathlib import Path
 
 from chaos_check import MODEL
 from chaos_redis import ChaosRedis, OneServer
-from sentinel_scene import free_ports
+from processes import MORTAL_API, free_ports
 
 WORKER, REPLICA, REDIS = "worker", "API", "Redis"
 _WORKER = Path(__file__).parent / "chaos_worker.py"
-# `sparke api`, but it does not outlive us, whatever becomes of us.
-_API = """
-import sys
-from app.cli import main
-from app.serve import die_with_parent
-die_with_parent(int(sys.argv.pop(1)))
-main()
-"""
 _CATALOGUE = f"""
 [[models]]
 model_id = "{MODEL}"
@@ -153,7 +145,7 @@ class Scene:
 
     def _start_replica(self, port: int) -> subprocess.Popen[bytes]:
         self.started[REPLICA] += 1
-        return self._start(["-c", _API, str(os.getpid()), "api", "--port", str(port)])
+        return self._start(["-c", MORTAL_API, str(os.getpid()), "api", "--port", str(port)])
 
     def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import httpx
 from monitoring_prometheus import Prometheus
 from monitoring_prometheus import start as start_prometheus
 from monitoring_worker import Mood
+from processes import MORTAL_API, free_ports
 
 from app.domain.ids import TenantId
 from app.redis.connection import connect
@@ -25,14 +25,6 @@ TENANTS = ("acme", "bolt")
 MAX_WAITING_JOBS = 120
 LEASE_S = 3.0
 _WORKER = Path(__file__).with_name("monitoring_worker.py")
-# `sparke api`, but it does not outlive us, whatever becomes of us.
-_API = """
-import sys
-from app.cli import main
-from app.serve import die_with_parent
-die_with_parent(int(sys.argv.pop(1)))
-main()
-"""
 _CATALOGUE = f"""
 [[models]]
 model_id = "{TOY}"
@@ -113,7 +105,7 @@ class Scene:
         (folder / "models.toml").write_text(_CATALOGUE, encoding="utf-8")
         Mood().write(folder / "mood.json")
         server = EmbeddedRedis.start(folder)
-        *ports, first, second, third, prometheus = _free_ports(6)
+        *ports, first, second, third, prometheus = free_ports(6)
         scene = cls(folder, server, asyncio.run(_make_keys(server.url)), ports)
         scene.replicas = [scene._start_replica(port) for port in ports]
         for model, port in ((TOY, first), (TOY, second), (DEMO, third)):
@@ -198,7 +190,7 @@ class Scene:
         return self._start(arguments, SPARKE_MODELS=model, SPARKE_WORKER_METRICS_PORT=str(port))
 
     def _start_replica(self, port: int) -> subprocess.Popen[bytes]:
-        return self._start(["-c", _API, str(os.getpid()), "api", "--port", str(port)])
+        return self._start(["-c", MORTAL_API, str(os.getpid()), "api", "--port", str(port)])
 
     def _start(self, arguments: list[str], **more: str) -> subprocess.Popen[bytes]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
@@ -227,12 +219,3 @@ async def _sees(http: httpx.AsyncClient, url: str, num_workers: int) -> bool:
     except httpx.TransportError:
         return False
     return answer.is_success and answer.json()["workers"]["ready"] >= num_workers
-
-
-def _free_ports(number: int) -> list[int]:
-    """Ports that nobody has now, all different."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

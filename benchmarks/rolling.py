@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 from chaos_scene import REPLICA, WORKER, Scene
-from sentinel_scene import free_ports
+from processes import free_ports
 
 KINDS = ("waits", "streams", "follows", "asks")
 _NOTICE_S = 3.0

@@ -5,7 +5,6 @@ Start it from the main thread: all of them die with the one that they came of.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
+from processes import free_ports
 from redis.exceptions import RedisError
 
 from app.redis.server_binary import find_server
@@ -242,12 +242,3 @@ class SentinelScene:
         launched = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
         with (folder / "log").open("ab") as log:
             return subprocess.Popen(launched, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603 - ours
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody has now, all different."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

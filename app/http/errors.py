@@ -62,6 +62,7 @@ from app.errors import (
 from app.http.answers import ErrorMember
 from app.http.member_faults import MAX_NAME_CHARS, MEMBER_CODES, explain_members
 from app.http.rate_limit import refused_headers
+from app.telemetry.metrics.http import METHODS
 
 PROBLEM_JSON = "application/problem+json"
 MAX_RETRY_AFTER_S = 120  # the official client does not retry at all beyond it
@@ -142,8 +143,6 @@ _HTTP_PROBLEMS: Mapping[int, tuple[str, str]] = {
     415: ("Unsupported media type", "unsupported_media_type"),
     431: ("Request head too large", "head_too_large"),
 }
-
-_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 def answer_for(error: ServiceError) -> Answer:
@@ -332,7 +331,7 @@ def _allowed_methods(request: Request) -> list[str]:
     routes = request.app.router.routes
     return [
         method
-        for method in _METHODS
+        for method in METHODS
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
     ]
 

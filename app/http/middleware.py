@@ -18,13 +18,13 @@ from app.http.headers import add_headers
 from app.http.protocol import MAX_HEAD_BYTES, MAX_QUERY_MEMBERS
 from app.http.rate_limit import token_headers
 from app.telemetry.metrics import Metrics
+from app.telemetry.metrics.http import METHODS
 from app.telemetry.tracing import context_of, note_error, span
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PROBES = frozenset(
     {"/livez", "/readyz", "/metrics"}
 )  # asked every few seconds, and nobody looks for one of them
-_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _TRACE_HEADERS = ("traceparent", "tracestate")
 
 _log = structlog.get_logger(__name__)
@@ -139,7 +139,7 @@ def _describe(current: Span, scope: Scope, status: int | None) -> None:
 
 def _method_of(scope: Scope) -> str:
     method: str = scope["method"]
-    return method if method in _METHODS else "_OTHER"
+    return method if method in METHODS else "_OTHER"
 
 
 def _refusal_of(scope: Scope) -> ASGIApp | None:

@@ -17,12 +17,7 @@ _LOOKS = (
     (re.compile(r"(?i)(\b\w*(?:signature|password)=)[^\s\"'&,;]+"), r"\1" + REDACTED),
     (re.compile(r"(://[^\s:/@\"']*:)[^\s/@\"']+(?=@)"), r"\1" + REDACTED),
 )
-_WORKING_ON = (
-    "request_id",
-    "job_id",
-    "run_id",
-    "batch_id",
-)  # bound wherever somebody's prompt may be in hand
+_WORKING_ON = ("request_id", "job_id", "run_id")  # bound wherever somebody's prompt may be in hand
 
 Processor = Callable[[WrappedLogger, str, EventDict], EventDict]
 

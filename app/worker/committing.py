@@ -8,7 +8,7 @@ from app.domain.job import JobResult
 from app.errors import CorruptRecord, ServiceError, StoreUnavailable
 from app.jobs.types import Cancelled, Committed, ReservedJob
 from app.telemetry.metrics import Metrics
-from app.telemetry.metrics.jobs import OTHER
+from app.telemetry.metrics.declaring import OTHER
 from app.worker.patience import Patience
 
 

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from app.domain.ids import ModelId, image_id
-from app.domain.job import Job, JobResult, JobState
+from app.domain.job import Job, JobState
 from app.domain.request import GenerationRequest
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.images.store import image_key
 from app.jobs.transitions import EXPIRED
-from app.jobs.types import Cancelled, Committed, Progress, ReservedJob, Standing
+from app.jobs.types import Committed, Progress, ReservedJob, Standing
 from app.memory.codec import MemoryEntry, encode_entry
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Attribute, span
 from app.worker.batcher import batch_key
 from app.worker.cap_keeper import CapKeeper
-from app.worker.committing import Committer, Finished
+from app.worker.committing import Commits, Committer, Finished
 from app.worker.device import DeviceThread
 from app.worker.diversity import DiversityMeter, MadeImages
 from app.worker.ending import JobEnder
@@ -44,7 +44,7 @@ from sparke_engine.errors import OutputMismatch
 _log = structlog.get_logger(__name__)
 
 
-class JobEnds(Protocol):
+class JobEnds(Commits, Protocol):
     """How a job begins and ends. All check the fence: an answer of LOST or None is that of a job which is not ours."""
 
     async def begin(self, reserved: ReservedJob) -> Standing:
@@ -57,17 +57,6 @@ class JobEnds(Protocol):
 
     async def show(self, reserved: ReservedJob, index: int, number: int, storage_key: str) -> bool:
         """Tell of a preview; False where the job is no more ours."""
-        ...
-
-    async def commit(
-        self,
-        reserved: ReservedJob,
-        result: JobResult,
-        entries: Sequence[bytes],
-        *,
-        seen_version: int | None = None,
-    ) -> Committed | Cancelled | None:
-        """Remember the entries, unless all was forgotten since `seen_version`, and end the job; at once or not at all."""
         ...
 
     async def fail(self, reserved: ReservedJob, failure: Failure) -> JobState | None:

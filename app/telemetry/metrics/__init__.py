@@ -5,10 +5,10 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, disable_created_metrics
 
-from app.telemetry.metrics.declaring import Process
+from app.telemetry.metrics.declaring import OTHER, Process
 from app.telemetry.metrics.device import DeviceMetrics, ImageMetrics, WorkerMetrics
 from app.telemetry.metrics.http import METHODS, BatchMetrics, FileMetrics, HttpMetrics, WebhookMetrics
-from app.telemetry.metrics.jobs import FAILURE_REASONS, OTHER, JobMetrics, QueueMetrics
+from app.telemetry.metrics.jobs import FAILURE_REASONS, JobMetrics, QueueMetrics
 from app.telemetry.metrics.memory import DiversityMetrics, MemoryMetrics
 from app.telemetry.metrics.redis import RedisMetrics
 

@@ -28,6 +28,7 @@ class Label:
 
 
 MODEL = Label("model", about="a model of the catalogue")
+OTHER = "other"  # the value of a label for whatever is none of the known ones
 
 
 class Declared(Generic[Metric]):

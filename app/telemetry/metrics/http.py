@@ -2,15 +2,15 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from app.telemetry.metrics.declaring import API, BOTH, Declarations, Declared, Label
+from app.telemetry.metrics.declaring import API, BOTH, OTHER, Declarations, Declared, Label
 
 _REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other")
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _ROUTE = Label(
     "route",
     about="a route's template such as `/v1/jobs/{job_id}`, never a path; `unmatched` where there is none",
 )
-_METHOD = Label("method", METHODS)
+_METHOD = Label("method", (*METHODS, OTHER))
 _STATUS = Label("status", about="an HTTP status; `none` where the client went away before an answer")
 _ENDS_OF_BATCHES = Label("state", ("completed", "failed", "expired", "cancelled"))
 _OUTCOMES_OF_WEBHOOKS = Label(

@@ -2,13 +2,12 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from app.telemetry.metrics.declaring import API, BOTH, MODEL, WORKER, Declarations, Declared, Label
+from app.telemetry.metrics.declaring import API, BOTH, MODEL, OTHER, WORKER, Declarations, Declared, Label
 
 _WAIT_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 _ANSWER_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _END = Label("state", ("succeeded", "failed", "cancelled", "expired"))
 _QUESTION = Label("kind", ("search", "preview", "stats"))
-OTHER = "other"
 FAILURE_REASONS = (
     "invalid_request",
     "reference_not_found",
