@@ -22,7 +22,7 @@ async def primary(replicated):
 
 async def test_what_a_replica_has_is_acknowledged(replicated, primary):
     """Command and script give their answers, and the replica has what they wrote by then."""
-    replicas, replica = Replicas(primary, number=1, timeout_s=5), connect(replicated.replica_url)
+    replicas, replica = Replicas(primary, number=1, timeout_s=10), connect(replicated.replica_url)
     assert (await replicas.command("HSET", "some", "member", "1")).checked() == 1
     assert await replica.hget("some", "member") == b"1"
     remove = load_script(primary, "app.jobs", "admit")
@@ -40,7 +40,7 @@ async def test_what_it_has_not_is_refused_and_stands(replicated, primary):
         written.checked()
     assert await primary.get("some") == b"thing"
     replicated.resume()
-    assert (await Replicas(primary, number=1, timeout_s=5).command("SET", "some", "thing")).checked()
+    assert (await Replicas(primary, number=1, timeout_s=10).command("SET", "some", "thing")).checked()
 
 
 async def test_a_repetition_that_changes_nothing_is_no_acknowledgement(replicated):
@@ -76,5 +76,7 @@ async def test_a_server_that_forgot_the_script_learns_it(primary):
     script = load_script(primary, "app.jobs", "admit")
     for _ in range(2):
         await primary.script_flush()
-        written = await Replicas(primary, number=1, timeout_s=5).run(script, ["{m:toy}:open"], ["a/b", 5, 10])
+        written = await Replicas(primary, number=1, timeout_s=10).run(
+            script, ["{m:toy}:open"], ["a/b", 5, 10]
+        )
         assert written.checked() == [1]
