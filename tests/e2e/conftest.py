@@ -80,7 +80,7 @@ class Service:
         """Asks for images."""
         body = {"prompt": "a star", **members}
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        return httpx.post(f"{self.url}/v1/images/generations", json=body, headers=headers, timeout=60)
+        return httpx.post(f"{self.url}/v1/images/generations", json=body, headers=headers, timeout=300)
 
     @property
     def pids(self) -> list[int]:

@@ -2,13 +2,14 @@
 
 import base64
 import io
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from PIL import Image
 # The names of the conftest, which pytest imports under no name that a test could import.
 Service = Any
 Start = Callable[..., Service]
+
+QUICK = {"SPARKE_HEARTBEAT_INTERVAL_S": "0.3", "SPARKE_HEARTBEAT_TTL_S": "1.5"}
+"""A worker that was killed is given up soon."""
 
 
 def _memory(answer: httpx.Response) -> tuple[int, list[int]]:
@@ -115,11 +119,10 @@ def _num_ready(service: Service) -> int:
 
 def test_a_worker_killed_with_a_job_in_hand(start: Start, tmp_path: Path):
     """The request waits, and another worker makes its image, once: one entry, and the next request sees it."""
-    quick = {"SPARKE_HEARTBEAT_INTERVAL_S": "0.3", "SPARKE_HEARTBEAT_TTL_S": "1.5"}
-    service = start(tmp_path / "data", **quick)
+    service = start(tmp_path / "data", **QUICK)
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(service.generate, steps=8_000)
-        _until(lambda: _is_busy(service.worker_pids[0]), "the worker did not begin")
+        _running(service)
         os.kill(service.worker_pids[0], signal.SIGKILL)
         answer = pending.result()
     assert _memory(answer) == (0, [0])
@@ -128,18 +131,17 @@ def test_a_worker_killed_with_a_job_in_hand(start: Start, tmp_path: Path):
 
 def test_a_worker_killed_with_an_edit_in_hand(start: Start, tmp_path: Path):
     """Another worker begins with the same picture: at a little strength the image is near it."""
-    quick = {"SPARKE_HEARTBEAT_INTERVAL_S": "0.3", "SPARKE_HEARTBEAT_TTL_S": "1.5"}
-    service, picture = start(tmp_path / "data", **quick), io.BytesIO()
+    service, picture = start(tmp_path / "data", **QUICK), io.BytesIO()
     Image.new("RGB", (64, 64), (20, 20, 20)).save(picture, "PNG")
 
     def edit() -> httpx.Response:
         fields = {"prompt": "a star", "steps": "8000", "edit_strength": "0.1"}
         files = {"image": ("a.png", picture.getvalue())}
-        return httpx.post(f"{service.url}/v1/images/edits", data=fields, files=files, timeout=120)
+        return httpx.post(f"{service.url}/v1/images/edits", data=fields, files=files, timeout=300)
 
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(edit)
-        _until(lambda: _is_busy(service.worker_pids[0]), "the worker did not begin")
+        _running(service)
         os.kill(service.worker_pids[0], signal.SIGKILL)
         answer = pending.result()
     assert _memory(answer) == (0, [0])
@@ -151,39 +153,40 @@ def test_a_worker_killed_with_an_edit_in_hand(start: Start, tmp_path: Path):
 
 def test_a_job_that_kills_its_workers_ends_as_poison(start: Start, tmp_path: Path):
     """After as many workers as the setting allows, the request is told so, and not to try again; others are served."""
-    quick = {
-        "SPARKE_HEARTBEAT_INTERVAL_S": "0.3",
-        "SPARKE_HEARTBEAT_TTL_S": "1.5",
-        "SPARKE_MAX_ATTEMPTS": "2",
-    }
-    service = start(tmp_path / "data", **quick)
+    service = start(tmp_path / "data", **QUICK, SPARKE_MAX_ATTEMPTS="2")
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(service.generate, steps=10_000_000)
-        for _ in range(2):
-            _until(
-                lambda: bool(service.worker_pids) and _is_busy(service.worker_pids[0]), "no worker began", 60
-            )
-            _until(lambda: _num_ready(service) == 1, "the worker did not get ready", 60)
-            _until(lambda: _is_busy(service.worker_pids[0]), "the worker did not begin", 60)
-            os.kill(service.worker_pids[0], signal.SIGKILL)
-            _until(lambda: not service.worker_pids or not _is_busy(service.worker_pids[0]), "it did not die")
+        events = f"{service.url}/v1/jobs/{_running(service)}/events"
+        with httpx.stream("GET", events, timeout=300) as followed:
+            told = [json.loads(line[6:])["type"] for line in _killing(service, followed.iter_lines())]
         answer = pending.result()
+    assert [kind for kind in told if kind != "progress"] == [
+        "queued",
+        "running",
+        "queued",
+        "running",
+        "failed",
+    ]
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "poison")
     assert answer.headers["x-should-retry"] == "false"
     assert _memory(service.generate()) == (0, [0])
     assert 'sparke_dead_letters{model="toy"} 1.0' in httpx.get(f"{service.url}/metrics").text
 
 
-def _is_busy(pid: int) -> bool:
-    """True where the process has used half a second of a core within the last second."""
+def _running(service: Service) -> str:
+    """The job that a worker has begun with."""
+    listed = f"{service.url}/v1/jobs?status=running"
+    _until(lambda: bool(httpx.get(listed).json()["data"]), "no worker began")
+    return str(httpx.get(listed).json()["data"][0]["id"])
 
-    def cpu_s() -> float:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    before_s = cpu_s()
-    time.sleep(1)
-    return cpu_s() - before_s > 0.3
+def _killing(service: Service, lines: Iterator[str]) -> Iterator[str]:
+    """The events of a stream; whoever begins with the job is killed."""
+    for line in lines:
+        if line.startswith("data: "):
+            if '"running"' in line:
+                os.kill(service.worker_pids[0], signal.SIGKILL)
+            yield line
 
 
 def test_it_stops_while_it_still_loads(tmp_path: Path):
