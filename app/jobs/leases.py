@@ -45,10 +45,12 @@ class JobReclaimer:
         *,
         lease_s: float,
         clock_ms: Callable[[], int] = now_ms,
+        monotonic_s: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
     ) -> None:
         self._redis = redis
         self._lease_s = lease_s
+        self._monotonic_s = monotonic_s
         self._steps = Transitions(redis, limits, clock_ms, metrics=metrics)
         self._resumes_at_s = 0.0
 
@@ -57,12 +59,12 @@ class JobReclaimer:
 
         Raises StoreUnavailable. Cost: one command, and about five for each expired lease.
         """
-        if time.monotonic() < self._resumes_at_s:
+        if self._monotonic_s() < self._resumes_at_s:
             return Reclaimed()
         try:
             return await self._reclaim(model)
         except StoreUnavailable:
-            self._resumes_at_s = time.monotonic() + self._lease_s
+            self._resumes_at_s = self._monotonic_s() + self._lease_s
             raise
 
     @redis_errors

@@ -29,15 +29,15 @@ from app.redis.listener import Listener
 from app.telemetry.metrics import Metrics
 
 _MAX_TURNS = 64  # turns in vain that one look takes
-_POLL_S = 1.0  # how often to look without having been woken
 _RECHECK_ENTRIES = 1000
-_RECHECK_S = 10.0  # how often to look for entries that were delivered to us but never reached us
+_RECHECK_POLLS = 10  # how often, in looks, to look for entries that were delivered to us but never reached us
 
 
 class JobQueue:
     """The queue as one worker sees it. One task at a time calls `reserve`; the other methods may run beside it.
 
-    As an async context manager it listens for wake-ups on a connection of its own; without, `reserve` only polls.
+    As an async context manager it listens for wake-ups on a connection of its own; without, `reserve` only polls. It looks
+    every `poll_s` without having been woken.
     """
 
     def __init__(
@@ -47,13 +47,15 @@ class JobQueue:
         *,
         clock_ms: Callable[[], int] = now_ms,
         metrics: Metrics | None = None,
+        poll_s: float = 1.0,
     ) -> None:
         self._redis = redis
+        self._poll_s = poll_s
         self._steps = Transitions(redis, limits, clock_ms, metrics=metrics)
         self._wake = asyncio.Event()
         self._listener = Listener(redis, [keys.WAKE_CHANNEL], lambda _channel, _model: self._wake.set())
         self._held: set[tuple[ModelId, str]] = set()
-        self._recheck_at_s = time.monotonic() + _RECHECK_S
+        self._recheck_at_s = time.monotonic() + _RECHECK_POLLS * self._poll_s
         self._look_again_at_s = 0.0
         self._num_looks = 0
         self._is_listening = False
@@ -91,7 +93,7 @@ class JobQueue:
                 remaining_s = until_s - time.monotonic()
                 if reserved or remaining_s <= 0:
                     return reserved
-                await wait_at_most(self._wake, min(remaining_s, _POLL_S))
+                await wait_at_most(self._wake, min(remaining_s, self._poll_s))
         except BaseException:
             # What this call started is held by nobody now: the next one finds it among our pending entries.
             self._held -= {(JobPlace.of(job.job).model, job.stream_id) for job in reserved}
@@ -215,9 +217,9 @@ class JobQueue:
                 await self._start_all(view, await self._read_pending(view))
             is_exhausted = await self._take_all(view) and is_exhausted
         if recheck:
-            self._recheck_at_s = time.monotonic() + _RECHECK_S
+            self._recheck_at_s = time.monotonic() + _RECHECK_POLLS * self._poll_s
         if is_exhausted:
-            self._look_again_at_s = time.monotonic() + _POLL_S
+            self._look_again_at_s = time.monotonic() + self._poll_s
 
     async def _take_all(self, view: "_View") -> bool:
         """Starts entries that nobody was given yet, and where there are none releases jobs, one for each turn.

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -34,12 +35,14 @@ class JobWaiter:
         no_worker_grace_s: float = 10.0,
         poll_s: float = 1.0,
         outage_s: float = 10.0,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._registry = registry
         self._no_worker_grace_s = no_worker_grace_s
         self._poll_s = poll_s
         self._outage_s = outage_s
+        self._monotonic_s = monotonic_s
         self._wakeups = Wakeups(redis, [FINISHED_CHANNEL])
         self._served_until_s: dict[ModelId, float] = {}
         self._lets_go = False
@@ -64,7 +67,7 @@ class JobWaiter:
         WaitTimeout (which does not), Unavailable after `let_go`, NotFound, CorruptRecord, StoreUnavailable; NotReplicated where the end is not where it must.
         """
         with self._wakeups.of(tenant_id, job_id) as finished:
-            return await self._wait(tenant_id, job_id, finished, time.monotonic() + timeout_s)
+            return await self._wait(tenant_id, job_id, finished, self._monotonic_s() + timeout_s)
 
     async def _wait(
         self, tenant_id: TenantId, job_id: JobId, finished: asyncio.Event, until_s: float
@@ -85,12 +88,12 @@ class JobWaiter:
                 unserved_since_s = await self._note_service(record.job.model, unserved_since_s)
                 if (
                     unserved_since_s is not None
-                    and time.monotonic() - unserved_since_s >= self._no_worker_grace_s
+                    and self._monotonic_s() - unserved_since_s >= self._no_worker_grace_s
                 ):
                     await self._store.fail_if_queued(tenant_id, job_id, NO_WORKER)
                     unserved_since_s = None
                     continue
-            remaining_s = until_s - time.monotonic()
+            remaining_s = until_s - self._monotonic_s()
             if remaining_s <= 0:
                 raise WaitTimeout(
                     f"job {job_id} is {record.state.value} and was not done in time; ask for less at once"
@@ -99,18 +102,18 @@ class JobWaiter:
 
     async def _read(self, tenant_id: TenantId, job_id: JobId, until_s: float) -> JobRecord:
         """The record; where Redis is away, once it is back. StoreUnavailable where that takes too long."""
-        patient_until_s = min(until_s, time.monotonic() + self._outage_s)
+        patient_until_s = min(until_s, self._monotonic_s() + self._outage_s)
         while True:
             try:
                 return await self._store.get(tenant_id, job_id)
             except StoreUnavailable:
-                if time.monotonic() + self._poll_s >= patient_until_s:
+                if self._monotonic_s() + self._poll_s >= patient_until_s:
                     raise
             await asyncio.sleep(self._poll_s)
 
     async def _note_service(self, model: ModelId, unserved_since_s: float | None) -> float | None:
         """Since when the model has been without a worker. One that was there is taken to be there for `poll_s`."""
-        now_s = time.monotonic()
+        now_s = self._monotonic_s()
         if now_s < self._served_until_s.get(model, 0.0):
             return None
         try:

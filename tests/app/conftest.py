@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from patience import eventually
+from processes import free_port, free_ports
 from redis.asyncio import Redis
 from redis.exceptions import ClusterCrossSlotError, RedisError
 
@@ -62,24 +63,13 @@ async def redis_6_2(tmp_path: Path, redis_6_2_path: Path) -> AsyncIterator[Redis
         await client.aclose()
 
 
-def _free_cluster_port() -> int:
-    """A port that is free, as is the one 10,000 above it, where a node listens to its fellows."""
-    while True:
-        with socket.socket() as asked, socket.socket() as bus:
-            asked.bind(("127.0.0.1", 0))
-            port = int(asked.getsockname()[1])
-            with suppress(OSError, OverflowError):
-                bus.bind(("", port + 10_000))
-                return port
-
-
 @pytest.fixture
 async def cluster_node(tmp_path: Path) -> AsyncIterator[Redis]:
     """A client of a cluster's only node, which refuses scripts and commands whose keys lie in two slots."""
     path = tmp_path / "c.sock"
     process = await asyncio.create_subprocess_exec(
         str(find_server().path),
-        *("--cluster-enabled", "yes", "--port", str(_free_cluster_port()), "--unixsocket", str(path)),
+        *("--cluster-enabled", "yes", "--port", str(free_port()), "--unixsocket", str(path)),
         *("--dir", str(tmp_path)),
         stdout=asyncio.subprocess.DEVNULL,
     )
@@ -123,7 +113,7 @@ class Replicated:
 @pytest.fixture
 async def replicated(tmp_path: Path) -> AsyncIterator[Replicated]:
     """A Redis with a replica that follows it."""
-    ports, processes = [_free_port(), _free_port()], []
+    ports, processes = free_ports(2), []
     try:
         for index, port in enumerate(ports):
             follows = ("--replicaof", "127.0.0.1", str(ports[0])) if index else ()
@@ -148,31 +138,22 @@ async def replicated(tmp_path: Path) -> AsyncIterator[Replicated]:
             await process.wait()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 async def _wait_for_replica(url: str) -> None:
-    client = connect(url, timeout_s=1)
-    for _ in range(500):
+    client = connect(url)
+
+    async def follows() -> bool:
         with suppress(RedisError):
-            if await client.execute_command("WAIT", 1, 100) == 1:
-                break
-        await asyncio.sleep(0.02)
-    else:
-        pytest.fail("the replica does not follow")
+            return await client.execute_command("WAIT", 1, 100) == 1
+        return False
+
+    await eventually(follows, "the replica does not follow")
     await client.aclose()
 
 
 async def _wait_for_cluster(client: Redis, path: Path) -> None:
-    for _ in range(500):
-        if await asyncio.to_thread(path.exists):
-            break
-        await asyncio.sleep(0.01)
+    async def is_up() -> bool:
+        return (await client.execute_command("CLUSTER INFO"))["cluster_state"] == "ok"
+
+    await eventually(path.exists, "the node does not listen")
     await client.execute_command("CLUSTER ADDSLOTS", *range(NUM_SLOTS))
-    for _ in range(500):
-        if (await client.execute_command("CLUSTER INFO"))["cluster_state"] == "ok":
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("the cluster does not come up")
+    await eventually(is_up, "the cluster does not come up")

@@ -1,6 +1,8 @@
 """Jobs, results and entries to put through the queue, on a clock that tests move."""
 
 import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +15,7 @@ from app.domain.request import Diversity, GenerationRequest
 from app.domain.result import GeneratedImage, GenerationResult
 from app.images.store import image_key
 from app.jobs.arrivals import Turn
+from app.jobs.keys import GROUP, stream_key
 from app.jobs.leases import JobReclaimer
 from app.jobs.place import JobPlace
 from app.jobs.queue import JobQueue
@@ -47,9 +50,9 @@ class Bench:
         """The API's side."""
         return JobStore(redis or self.redis, self.limits, clock_ms=self.clock_ms)
 
-    def queue(self, redis: Redis | None = None) -> JobQueue:
+    def queue(self, redis: Redis | None = None, *, poll_s: float = 1.0) -> JobQueue:
         """A worker's side."""
-        return JobQueue(redis or self.redis, self.limits, clock_ms=self.clock_ms)
+        return JobQueue(redis or self.redis, self.limits, clock_ms=self.clock_ms, poll_s=poll_s)
 
     def registry(self, ttl_s: float = 60.0) -> WorkerRegistry:
         """The live workers."""
@@ -61,9 +64,30 @@ class Bench:
             redis or self.redis, self.limits, self.registry(), interval_s=0, clock_ms=self.clock_ms
         )
 
-    def reclaimer(self, redis: Redis | None = None, *, lease_s: float = 0.0) -> JobReclaimer:
+    def reclaimer(
+        self,
+        redis: Redis | None = None,
+        *,
+        lease_s: float = 0.0,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> JobReclaimer:
         """Takes back what workers hold; with a lease of 0 s every worker is late."""
-        return JobReclaimer(redis or self.redis, self.limits, lease_s=lease_s, clock_ms=self.clock_ms)
+        return JobReclaimer(
+            redis or self.redis,
+            self.limits,
+            lease_s=lease_s,
+            clock_ms=self.clock_ms,
+            monotonic_s=monotonic_s,
+        )
+
+    async def leave_idle(self, stream_id: str, *, idle_s: float) -> None:
+        """Lets a lease be as old as it would be after a time in which nobody extended it."""
+        [entry] = await self.redis.xpending_range(stream_key(MODEL), GROUP, stream_id, stream_id, 1)
+        await self.redis.xclaim(
+            *(stream_key(MODEL), GROUP, entry["consumer"], 0, [stream_id]),
+            idle=int(1000 * idle_s),
+            justid=True,
+        )
 
     def memories(self) -> MemoryStore:
         """The memories' reader."""

@@ -1,6 +1,5 @@
 """A job is held on a lease; who does not extend it loses it, and a job that workers die of ends with a dead letter."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -22,6 +21,7 @@ MODEL = ModelId("toy")
 MODELS = (MODEL,)
 WORKER = WorkerId("w1")
 OTHER = WorkerId("w2")
+LEASE_S = 1000.0  # no test lasts for so long
 
 
 async def _reserve_one(bench, **members):
@@ -35,13 +35,13 @@ async def _reserve_one(bench, **members):
 async def test_a_lease_that_is_extended_is_not_taken(bench):
     """Three leases long the worker extends it, and keeps the job; then it is silent for one, and loses it."""
     queue, reserved = await _reserve_one(bench)
-    reclaimer = bench.reclaimer(lease_s=0.3)
-    for _ in range(9):
-        await asyncio.sleep(0.1)
+    reclaimer = bench.reclaimer(lease_s=LEASE_S)
+    for _ in range(3):
+        await bench.leave_idle(reserved.stream_id, idle_s=LEASE_S)
         assert await queue.extend_leases(WORKER) == 0
         assert await reclaimer.reclaim(MODEL) == Reclaimed()
     assert await queue.standing(reserved) is Standing.OURS
-    await asyncio.sleep(0.35)
+    await bench.leave_idle(reserved.stream_id, idle_s=LEASE_S)
     assert await reclaimer.reclaim(MODEL) == Reclaimed(num_redelivered=1)
     assert await queue.extend_leases(WORKER) == 1
     assert await queue.standing(reserved) is Standing.LOST
@@ -235,13 +235,15 @@ async def test_after_an_outage_nothing_is_taken_for_a_lease(bench, redis):
 
     _, reserved = await _reserve_one(bench)
     client = Shaky(connection_pool=redis.connection_pool)
-    reclaimer = bench.reclaimer(client, lease_s=0.3)
+    await bench.leave_idle(reserved.stream_id, idle_s=LEASE_S)
+    at_s = 5.0
+    reclaimer = bench.reclaimer(client, lease_s=LEASE_S, monotonic_s=lambda: at_s)
     with pytest.raises(StoreUnavailable):
         await reclaimer.reclaim(MODEL)
     client.is_away = False
-    await asyncio.sleep(0.2)
+    at_s += LEASE_S - 1
     assert await reclaimer.reclaim(MODEL) == Reclaimed()
-    await asyncio.sleep(0.2)
+    at_s += 1
     assert await reclaimer.reclaim(MODEL) == Reclaimed(num_redelivered=1)
     assert reserved.fence == 1
 

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.ids import ModelId, TenantId, WorkerId
 from app.domain.job import JobState
@@ -194,12 +195,12 @@ async def test_a_worker_gets_jobs_of_its_models_alone(bench):
 
 async def test_a_waiting_worker_is_woken_by_a_job(bench):
     """`reserve` returns long before its time is up, and before its next look."""
-    async with bench.queue() as queue:
-        waiting = asyncio.create_task(queue.reserve(MODELS, WORKER, 1, 60_000))
+    async with bench.queue(poll_s=600) as queue:
+        waiting = asyncio.create_task(queue.reserve(MODELS, WORKER, 1, 600_000))
         await asyncio.sleep(0.1)
         job = bench.job()
         await bench.store().accept(job)
-        [reserved] = await asyncio.wait_for(waiting, 0.7)
+        [reserved] = await asyncio.wait_for(waiting, PATIENCE_S)
         assert reserved.job == job
 
 

@@ -1,6 +1,7 @@
 """Jobs on a Redis with a replica: what is acknowledged survives the first server."""
 
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.ids import ModelId
 from app.domain.job import JobState
@@ -16,14 +17,13 @@ pytestmark = pytest.mark.anyio
 
 MODEL = ModelId("toy")
 KEY = Idempotency("mine", "fingerprint")
-PATIENT_S, FROZEN_S = 10.0, 0.2
-"""How long a replica that follows may take, on however busy a machine, and how long one that is frozen is waited for."""
+FROZEN_S = 0.2  # how long one is waited for that is frozen
 
 
 @pytest.fixture
 async def bench(replicated, make_bench):
     """A bench on the first server."""
-    client = connect(replicated.url)
+    client = connect(replicated.url, timeout_s=2 * PATIENCE_S)
     yield make_bench(client)
     await client.aclose()
 
@@ -36,7 +36,7 @@ def _store(bench, timeout_s: float) -> JobStore:
 async def test_an_acknowledged_job_survives_a_fail_over(bench, replicated, make_bench):
     """Accepted, then the first server dies at once: the replica has the job, and a worker gets it there."""
     job = bench.job()
-    await _store(bench, PATIENT_S).accept(job)
+    await _store(bench, PATIENCE_S).accept(job)
     promoted = await replicated.fail_over()
     after = make_bench(promoted, now_ms=bench.now_ms)
     worker_id = await after.live("w1")
@@ -57,12 +57,12 @@ async def test_a_job_that_is_not_acknowledged_runs_and_its_key_finds_it(bench, r
     [reserved] = await queue.reserve((MODEL,), worker_id, 4, 0)
     assert reserved.job == job
     replicated.resume()
-    assert (await _store(bench, PATIENT_S).accept(again, KEY)).job_id == job.job_id
+    assert (await _store(bench, PATIENCE_S).accept(again, KEY)).job_id == job.job_id
 
 
 async def test_an_end_is_answered_once_a_replica_has_it(bench, replicated):
     """Who waits for a job that ended while the replica is frozen hears that; after the thaw it gets the record."""
-    store = _store(bench, PATIENT_S)
+    store = _store(bench, PATIENCE_S)
     job, worker_id, queue = bench.job(), await bench.live("w1"), bench.queue()
     await store.accept(job)
     [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
@@ -70,16 +70,16 @@ async def test_an_end_is_answered_once_a_replica_has_it(bench, replicated):
     await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
     async with JobWaiter(bench.redis, _store(bench, FROZEN_S), bench.registry()) as waiter:
         with pytest.raises(NotReplicated):
-            await waiter.wait(job.tenant_id, job.job_id, 5)
+            await waiter.wait(job.tenant_id, job.job_id, PATIENCE_S)
     replicated.resume()
     async with JobWaiter(bench.redis, store, bench.registry()) as waiter:
-        record = await waiter.wait(job.tenant_id, job.job_id, 5)
+        record = await waiter.wait(job.tenant_id, job.job_id, PATIENCE_S)
     assert record.state is JobState.SUCCEEDED
 
 
 async def test_a_cancel_is_acknowledged_once_a_replica_has_it(bench, replicated):
     """Frozen, it is refused although the job has ended; thawed, the second call acknowledges the first."""
-    store, job = _store(bench, PATIENT_S), bench.job()
+    store, job = _store(bench, PATIENCE_S), bench.job()
     await store.accept(job)
     replicated.pause()
     with pytest.raises(NotReplicated):
@@ -91,11 +91,11 @@ async def test_a_cancel_is_acknowledged_once_a_replica_has_it(bench, replicated)
 async def test_what_was_forgotten_stays_so_after_a_fail_over(bench, replicated, make_bench):
     """Acknowledged once a replica has it; while that is frozen, nobody is told so."""
     job, queue = bench.job(num_images=3), bench.queue()
-    await _store(bench, PATIENT_S).accept(job)
+    await _store(bench, PATIENCE_S).accept(job)
     [reserved] = await queue.reserve((MODEL,), await bench.live("w1"), 4, 0)
     await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
     memory, deed = bench.memory(), MemoryForgetter.forget_versions
-    assert await deed(_forgetter(bench, PATIENT_S), memory, [2]) == Forgotten(1, 4)
+    assert await deed(_forgetter(bench, PATIENCE_S), memory, [2]) == Forgotten(1, 4)
     replicated.pause()
     for act in (
         deed(_forgetter(bench, FROZEN_S), memory, [1]),
@@ -104,7 +104,7 @@ async def test_what_was_forgotten_stays_so_after_a_fail_over(bench, replicated, 
         with pytest.raises(NotReplicated):
             await act
     replicated.resume()
-    await _forgetter(bench, PATIENT_S).forget_all(memory)
+    await _forgetter(bench, PATIENCE_S).forget_all(memory)
     promoted = await replicated.fail_over()
     assert await make_bench(promoted).memories().count(memory) == 0
     await promoted.aclose()

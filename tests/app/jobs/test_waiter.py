@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from patience import PATIENCE_S, eventually
 
 from app.domain.ids import ModelId, WorkerId
 from app.domain.job import JobRecord, JobState
@@ -18,7 +19,11 @@ pytestmark = pytest.mark.anyio
 MODEL = ModelId("toy")
 
 
-def _waiter(bench, *, grace_s: float = 10.0, poll_s: float = 30.0) -> JobWaiter:
+WAIT_S = 600.0
+"""How long is waited for jobs; who is not woken looks as seldom, unless a test says otherwise."""
+
+
+def _waiter(bench, *, grace_s: float = 10.0, poll_s: float = WAIT_S) -> JobWaiter:
     return JobWaiter(bench.redis, bench.store(), bench.registry(), no_worker_grace_s=grace_s, poll_s=poll_s)
 
 
@@ -28,11 +33,11 @@ async def test_every_waiter_is_woken_by_the_end(bench):
     job, queue = bench.job(), bench.queue()
     await bench.store().accept(job)
     async with _waiter(bench) as waiter:
-        waits = [asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60)) for _ in range(2)]
+        waits = [asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, WAIT_S)) for _ in range(2)]
         [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
         await asyncio.sleep(0.1)
         await queue.commit(reserved, bench.result(reserved), bench.entries(reserved))
-        records = await asyncio.wait_for(asyncio.gather(*waits), 5)
+        records = await asyncio.wait_for(asyncio.gather(*waits), PATIENCE_S)
     assert [record.result for record in records] == [bench.result(reserved)] * 2
 
 
@@ -44,7 +49,7 @@ async def test_a_failure_is_returned_with_its_reason(bench):
     [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
     await queue.fail(reserved, Failure("oom", "out of memory"))
     async with _waiter(bench) as waiter:
-        record = await waiter.wait(job.tenant_id, job.job_id, 5)
+        record = await waiter.wait(job.tenant_id, job.job_id, PATIENCE_S)
     assert (record.state, record.failure) == (JobState.FAILED, Failure("oom", "out of memory"))
 
 
@@ -56,7 +61,7 @@ async def test_a_waiter_waits_through_a_redelivery(bench):
     await bench.store().accept(job)
     [lost] = await bench.queue().reserve((MODEL,), WorkerId("w1"), 1, 0)
     async with _waiter(bench, grace_s=0.1, poll_s=0.05) as waiter:
-        wait = asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60))
+        wait = asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, WAIT_S))
         await asyncio.sleep(0.5)
         await bench.reclaimer().reclaim(MODEL)
         await asyncio.sleep(0.3)
@@ -64,7 +69,7 @@ async def test_a_waiter_waits_through_a_redelivery(bench):
         queue = bench.queue()
         [again] = await queue.reserve((MODEL,), await bench.live("w2"), 1, 0)
         await queue.commit(again, bench.result(again), bench.entries(again))
-        record = await asyncio.wait_for(wait, 5)
+        record = await asyncio.wait_for(wait, PATIENCE_S)
     assert (record.state, record.fence) == (JobState.SUCCEEDED, 2)
     assert await bench.queue().commit(lost, bench.result(lost), bench.entries(lost)) is None
     assert await bench.memories().count(bench.memory()) == 1
@@ -77,10 +82,13 @@ async def test_a_short_outage_is_waited_for_and_a_long_one_told(bench):
     await bench.store().accept(job)
     [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
     await queue.commit(reserved, bench.result(reserved), [])
-    for num_failures, ends in ((3, JobState.SUCCEEDED), (10**6, StoreUnavailable)):
+    for num_failures, outage_s, ends in (
+        (3, PATIENCE_S, JobState.SUCCEEDED),
+        (10**6, 0.5, StoreUnavailable),
+    ):
         store = _Away(bench.store(), num_failures)
-        waiter = JobWaiter(bench.redis, store, bench.registry(), poll_s=0.02, outage_s=0.5)
-        [end] = await asyncio.gather(waiter.wait(job.tenant_id, job.job_id, 60), return_exceptions=True)
+        waiter = JobWaiter(bench.redis, store, bench.registry(), poll_s=0.02, outage_s=outage_s)
+        [end] = await asyncio.gather(waiter.wait(job.tenant_id, job.job_id, WAIT_S), return_exceptions=True)
         assert (end.state if isinstance(end, JobRecord) else type(end)) is ends
 
 
@@ -110,25 +118,47 @@ async def test_a_job_that_nobody_serves_is_given_up_after_a_grace(bench):
     began_s = time.monotonic()
     async with _waiter(bench, grace_s=0.3, poll_s=0.05) as waiter:
         with pytest.raises(NoWorker):
-            await asyncio.wait_for(waiter.wait(job.tenant_id, job.job_id, 60), 5)
+            await asyncio.wait_for(waiter.wait(job.tenant_id, job.job_id, WAIT_S), PATIENCE_S)
     assert time.monotonic() - began_s >= 0.3
     assert await bench.queue().reserve((MODEL,), await bench.live("w1"), 1, 0) == []
 
 
 async def test_a_worker_that_comes_within_the_grace_is_in_time(bench):
     """Once a worker is there the grace is forgotten, however long the job stays queued."""
-    job = bench.job()
+    job, registry, at_s = bench.job(), _Asked(bench.redis), 0.0
     await bench.store().accept(job)
-    async with _waiter(bench, grace_s=0.4, poll_s=0.05) as waiter:
-        wait = asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60))
-        await asyncio.sleep(0.1)
+    async with JobWaiter(
+        *(bench.redis, bench.store(), registry),
+        no_worker_grace_s=10.0,
+        poll_s=0.02,
+        monotonic_s=lambda: at_s,
+    ) as waiter:
+        wait = asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, WAIT_S))
+        await eventually(lambda: registry.answers[-1:] == [False])
         worker_id = await bench.live("w1")
-        await asyncio.sleep(0.6)
+        for at_s in (9.0, 11.0, 300.0):  # noqa: B007 - the clock
+            num_before = len(registry.answers)
+            await eventually(lambda: len(registry.answers) > num_before)  # noqa: B023 - called at once
+        await asyncio.sleep(0.1)
         assert not wait.done()
+        assert registry.answers[-3:] == [True] * 3
         queue = bench.queue()
         [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
         await queue.commit(reserved, bench.result(reserved), [])
-        assert (await asyncio.wait_for(wait, 5)).state is JobState.SUCCEEDED
+        assert (await asyncio.wait_for(wait, PATIENCE_S)).state is JobState.SUCCEEDED
+
+
+class _Asked(WorkerRegistry):
+    """Keeps what was answered to who asked whether a model is served."""
+
+    def __init__(self, redis):
+        super().__init__(redis, ttl_s=WAIT_S)
+        self.answers = []
+
+    async def serving(self, model):
+        """As the registry does."""
+        self.answers.append(await super().serving(model))
+        return self.answers[-1]
 
 
 async def test_waiting_ends_in_time_and_leaves_the_job(bench):
@@ -148,7 +178,7 @@ async def test_an_unknown_job_is_not_waited_for(bench):
     job = bench.job()
     async with _waiter(bench) as waiter:
         with pytest.raises(NotFound):
-            await waiter.wait(job.tenant_id, job.job_id, 60)
+            await waiter.wait(job.tenant_id, job.job_id, WAIT_S)
 
 
 async def test_a_lost_notification_costs_one_look(bench):
@@ -158,7 +188,7 @@ async def test_a_lost_notification_costs_one_look(bench):
     await bench.store().accept(job)
     [reserved] = await queue.reserve((MODEL,), worker_id, 1, 0)
     waiter = _waiter(bench, poll_s=0.1)  # not entered: it listens to nothing
-    wait = asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, 60))
+    wait = asyncio.create_task(waiter.wait(job.tenant_id, job.job_id, WAIT_S))
     await asyncio.sleep(0.05)
     await queue.commit(reserved, bench.result(reserved), [])
-    assert (await asyncio.wait_for(wait, 5)).state is JobState.SUCCEEDED
+    assert (await asyncio.wait_for(wait, PATIENCE_S)).state is JobState.SUCCEEDED

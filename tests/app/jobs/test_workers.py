@@ -1,8 +1,7 @@
 """Heartbeats."""
 
-import asyncio
-
 import pytest
+from patience import eventually
 
 from app.domain.ids import ModelId, WorkerId
 from app.jobs.keys import worker_index_key, worker_key
@@ -27,11 +26,16 @@ async def test_a_live_worker_tells_what_it_serves(bench):
 
 async def test_a_silent_worker_is_dead_and_forgotten(redis):
     """When the heartbeat has run out, nothing is left of the worker, in the index neither."""
-    registry = WorkerRegistry(redis, ttl_s=0.1)
-    await registry.beat(WorkerInfo(WorkerId("w1"), "ready", (MODEL,), 5))
-    assert await registry.is_alive(WorkerId("w1"))
-    await asyncio.sleep(0.15)
-    assert not await registry.is_alive(WorkerId("w1"))
+    registry, worker_id = WorkerRegistry(redis, ttl_s=60), WorkerId("w1")
+    await registry.beat(WorkerInfo(worker_id, "ready", (MODEL,), 5))
+    assert await registry.is_alive(worker_id)
+    assert 0 < await redis.pttl(worker_key(worker_id)) <= 60_000
+    await redis.pexpire(worker_key(worker_id), 1)
+
+    async def is_dead():
+        return not await registry.is_alive(worker_id)
+
+    await eventually(is_dead)
     assert await registry.list_workers() == []
     assert await redis.zcard(worker_index_key()) == 0
 

@@ -1,6 +1,7 @@
 """Writes that count only once a replica has them, between two real servers."""
 
 import pytest
+from patience import PATIENCE_S
 
 from app.errors import NotReplicated
 from app.redis.connection import connect
@@ -15,14 +16,14 @@ PAIR = ["{t:acme}:some", "{t:acme}:other", "{t:acme}:third", "{t:acme}:fourth"]
 @pytest.fixture
 async def primary(replicated):
     """A client of the first server."""
-    client = connect(replicated.url)
+    client = connect(replicated.url, timeout_s=2 * PATIENCE_S)
     yield client
     await client.aclose()
 
 
 async def test_what_a_replica_has_is_acknowledged(replicated, primary):
     """Command and script give their answers, and the replica has what they wrote by then."""
-    replicas, replica = Replicas(primary, number=1, timeout_s=10), connect(replicated.replica_url)
+    replicas, replica = Replicas(primary, number=1, timeout_s=PATIENCE_S), connect(replicated.replica_url)
     assert (await replicas.command("HSET", "some", "member", "1")).checked() == 1
     assert await replica.hget("some", "member") == b"1"
     remove = load_script(primary, "app.jobs", "admit")
@@ -40,13 +41,13 @@ async def test_what_it_has_not_is_refused_and_stands(replicated, primary):
         written.checked()
     assert await primary.get("some") == b"thing"
     replicated.resume()
-    assert (await Replicas(primary, number=1, timeout_s=10).command("SET", "some", "thing")).checked()
+    assert (await Replicas(primary, number=1, timeout_s=PATIENCE_S).command("SET", "some", "thing")).checked()
 
 
 async def test_a_repetition_that_changes_nothing_is_no_acknowledgement(replicated):
     """Over a connection that wrote nothing else, a command whose first call the frozen replica lacks is refused again."""
     replicated.pause()
-    first, second = (connect(replicated.url) for _ in range(2))
+    first, second = (connect(replicated.url, timeout_s=2 * PATIENCE_S) for _ in range(2))
     for client in (first, second):
         written = await Replicas(client, number=1, timeout_s=0.2).command("HSETNX", "some", "member", "1")
         with pytest.raises(NotReplicated):
@@ -57,7 +58,7 @@ async def test_a_repetition_that_changes_nothing_is_no_acknowledgement(replicate
 
 async def test_the_mark_lies_in_the_slot_and_goes(primary):
     """Beside what was written lies a key of the same hash tag, which expires."""
-    await Replicas(primary, number=1).command("SET", "sparke:{t:acme}:thing", "1")
+    await Replicas(primary, number=1, timeout_s=PATIENCE_S).command("SET", "sparke:{t:acme}:thing", "1")
     [mark] = [name for name in await primary.keys("*") if not name.endswith(b":thing")]
     assert b"{t:acme}" in mark
     assert 0 < await primary.pttl(mark) <= 60_000
@@ -76,7 +77,7 @@ async def test_a_server_that_forgot_the_script_learns_it(primary):
     script = load_script(primary, "app.jobs", "admit")
     for _ in range(2):
         await primary.script_flush()
-        written = await Replicas(primary, number=1, timeout_s=10).run(
+        written = await Replicas(primary, number=1, timeout_s=PATIENCE_S).run(
             script, ["{m:toy}:open"], ["a/b", 5, 10]
         )
         assert written.checked() == [1]

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trustme
+from patience import PATIENCE_S, eventually
 from redis.exceptions import RedisError
 from sentinel_scene import MASTER, SentinelScene
 
@@ -16,7 +17,7 @@ from app.redis.listener import Listener
 from app.redis.scripts import load_script
 from app.redis.server_binary import find_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def whole(sentinels):
 
 @asynccontextmanager
 async def _connected(url, **options):
-    client = connect(url, **options)
+    client = connect(url, **{"timeout_s": 2 * PATIENCE_S, **options})
     try:
         yield client
     finally:
@@ -72,19 +73,23 @@ async def test_a_killed_masters_work_goes_on_at_the_next(whole):
     async with _connected(whole.url) as client:
         script = load_script(client, "app.jobs", "admit")
         assert await script(["{m:toy}:open"], ["acme/job", 5, 10]) == [1]
-        assert await client.execute_command("WAIT", 2, 5000) == 2
+        assert await client.execute_command("WAIT", 2, int(1000 * PATIENCE_S)) == 2
         killed = await asyncio.to_thread(lambda: whole.master_port)
         whole.send(killed, signal.SIGKILL)
-        with pytest.raises(RedisError):
+        try:
             await client.set("too", "early")
-        assert await _until_written(client, "after", "1") < 20
+        except RedisError:
+            pass
+        else:  # it took as long as the fail-over did
+            assert await asyncio.to_thread(lambda: whole.master_port) != killed
+        assert await _until_written(client, "after", "1") < PATIENCE_S
         assert await script(["{m:toy}:open"], ["acme/job", 5, 10]) == [1]
         assert await client.zscore("{m:toy}:open", "acme/job") == 5
         assert await asyncio.to_thread(lambda: whole.master_port) != killed
 
 
 async def test_nobody_goes_on_with_a_master_that_was_replaced_while_it_lives(whole):
-    """In a planned fail-over the former one takes writes for seconds: within one, no connection of ours is there."""
+    """In a planned fail-over the former one takes writes for seconds: no connection of ours is there any more while it does."""
     async with _connected(whole.url) as client:
         await client.client_setname("ours")
         former = await asyncio.to_thread(lambda: whole.master_port)
@@ -92,25 +97,26 @@ async def test_nobody_goes_on_with_a_master_that_was_replaced_while_it_lives(who
         while await asyncio.to_thread(lambda: whole.master_port) == former:
             await client.set("busy", "1")
             await asyncio.sleep(0.01)
-        await asyncio.sleep(1.0)
-        await client.set("where", "new")
         with whole.server(former) as server:
-            assert server.client_list() is not None
-            assert b"ours" not in {one["name"].encode() for one in server.client_list()}
+            await eventually(lambda: "ours" not in {one["name"] for one in server.client_list()})
+            assert server.role()[0] == b"master", (
+                "a server that becomes a replica ends all connections itself"
+            )
+        await client.set("where", "new")
         with whole.server(await asyncio.to_thread(lambda: whole.master_port)) as server:
             assert server.get("where") == b"new"
 
 
 async def test_nobody_waits_for_a_frozen_master(whole):
     """What was sent to it is sent to the next as soon as that is named; thawed, it is asked nothing any more."""
-    async with _connected(whole.url, timeout_s=60) as client:
+    async with _connected(whole.url, timeout_s=2 * PATIENCE_S) as client:
         await client.set("count", 0)
-        await client.execute_command("WAIT", 2, 5000)
+        await client.execute_command("WAIT", 2, int(1000 * PATIENCE_S))
         frozen = await asyncio.to_thread(lambda: whole.master_port)
         whole.send(frozen, signal.SIGSTOP)
         began_s = time.monotonic()
         await client.set("count", 1)
-        assert time.monotonic() - began_s < 30
+        assert time.monotonic() - began_s < PATIENCE_S
         whole.send(frozen, signal.SIGCONT)
         for _ in range(50):
             assert await client.get("count") == b"1"
@@ -126,7 +132,7 @@ async def test_a_listener_hears_the_next_master(whole):
     ):
         former = await asyncio.to_thread(lambda: whole.master_port)
         await asyncio.to_thread(whole.fail_over)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await _until_another(whole, former)
             while not heard.is_set():
                 with whole.server(whole.master_port) as master:
@@ -249,7 +255,7 @@ async def test_all_of_it_over_tls(tmp_path):
         async with _connected(scene.url) as client:
             assert await check_server(client)
             scene.send(scene.master_port, signal.SIGKILL)
-            assert await _until_written(client, "after", "1") < 20
+            assert await _until_written(client, "after", "1") < PATIENCE_S
         async with _connected(scene.url.replace("ca.pem", "other.pem")) as client:
             with pytest.raises(ConfigurationError, match="not to be trusted"):
                 await check_server(client)

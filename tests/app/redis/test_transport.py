@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import redis
 import trustme
+from patience import PATIENCE_S
 
 from app.errors import ConfigurationError, StoreUnavailable
 from app.redis.connection import check_server, connect
@@ -38,7 +39,7 @@ def there(tmp_path_factory):
 
 
 async def _check(url):
-    client = connect(url, timeout_s=3)
+    client = connect(url, timeout_s=PATIENCE_S)
     try:
         return await check_server(client)
     finally:
