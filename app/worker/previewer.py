@@ -44,7 +44,10 @@ class Previewer:
     A job's previews end with the first that cannot be shown: they are a courtesy, and the job goes on.
     """
 
-    def __init__(self, events: PreviewEvents, images: PreviewSink, encoders: Executor) -> None:
+    def __init__(
+        self, events: PreviewEvents, images: PreviewSink, encoders: Executor, *, late_s: float = LATE_S
+    ) -> None:
+        self._late_s = late_s
         self._events = events
         self._images = images
         self._encoders = encoders
@@ -59,7 +62,7 @@ class Previewer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._showing:
-            await asyncio.wait(self._showing.values(), timeout=LATE_S)
+            await asyncio.wait(self._showing.values(), timeout=self._late_s)
         await asyncio.gather(*(end_task(task) for task in self._showing.values()))
 
     def of(self, reserved: ReservedJob) -> Previews | None:

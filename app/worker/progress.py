@@ -52,7 +52,10 @@ class LoadProgress:
         models: Sequence[ModelId],
         tell: Callable[[Mapping[ModelId, ModelProgress]], None],
         shown: Shown,
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._monotonic_s = monotonic_s
         self._states: dict[ModelId, ModelProgress] = dict.fromkeys(models, ModelProgress("waiting"))
         self._tell = tell
         self._shown = shown
@@ -74,7 +77,7 @@ class LoadProgress:
         while True:
             await asyncio.sleep(_TICK_S)
             self._shown.tick()
-            if self._is_untold and time.monotonic() - self._told_at_s >= _TELL_EVERY_S:
+            if self._is_untold and self._monotonic_s() - self._told_at_s >= _TELL_EVERY_S:
                 self._tell_now()
 
     def _set(self, model: ModelId, progress: ModelProgress, *, is_new: bool) -> None:
@@ -85,7 +88,7 @@ class LoadProgress:
             self._loop.call_soon_threadsafe(self._tell_now)
 
     def _tell_now(self) -> None:
-        self._is_untold, self._told_at_s = False, time.monotonic()
+        self._is_untold, self._told_at_s = False, self._monotonic_s()
         self._tell(self._states)
 
 

@@ -34,7 +34,7 @@ from app.worker.models import LoadedModel, embed_on_device
 from app.worker.patience import Patience
 from app.worker.pictures import read_picture, remove_or_leave
 from app.worker.png import ImageOrigin, encode_png, image_metadata
-from app.worker.previewer import Previewer
+from app.worker.previewer import LATE_S, Previewer
 from app.worker.references import ReadReferences, ReferenceReader
 from app.worker.watch import BatchStopped, BatchWatch
 from sparke_engine.diffusion.engine import DenoisingPlan, OnStep, Sample, SampleGroup
@@ -97,6 +97,7 @@ class RunnerParts:
     clock_ms: Callable[[], int]
     service_version: str
     metrics: Metrics
+    previews_late_s: float = LATE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,10 @@ class BatchRunner:
             return
         reserved = [one.reserved for one in prepared]
         async with (
-            Previewer(self._parts.jobs, self._parts.images, self._parts.encoders) as previewer,
+            Previewer(
+                *(self._parts.jobs, self._parts.images, self._parts.encoders),
+                late_s=self._parts.previews_late_s,
+            ) as previewer,
             BatchWatch(self._parts.jobs, reserved, self._ender.let_go) as watch,
         ):
             showing = [one.showing(previewer) for one in prepared]

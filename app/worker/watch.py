@@ -4,6 +4,7 @@ Its jobs may have been cancelled, or given to others.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
@@ -43,10 +44,13 @@ class BatchWatch:
         standings: Standings,
         batch: Sequence[ReservedJob],
         let_go: Callable[[ReservedJob, Standing], Awaitable[None]],
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._standings = standings
         self._batch = tuple(batch)
         self._let_go = let_go
+        self._monotonic_s = monotonic_s
         self._gone: set[JobId] = set()
         self._loop = asyncio.get_running_loop()
         self._question: asyncio.Task[None] | None = None
@@ -75,9 +79,9 @@ class BatchWatch:
 
     def _ask(self, progress: Progress) -> None:
         if self._is_open and (self._question is None or self._question.done()):
-            is_due = self._loop.time() - self._told_at_s >= TELL_EVERY_S
+            is_due = self._monotonic_s() - self._told_at_s >= TELL_EVERY_S
             if is_due:
-                self._told_at_s = self._loop.time()
+                self._told_at_s = self._monotonic_s()
             self._question = self._loop.create_task(self._look(progress if is_due else None))
 
     async def _look(self, progress: Progress | None) -> None:

@@ -15,7 +15,6 @@ from app.domain.request import Diversity, GenerationRequest
 from app.domain.result import GeneratedImage, GenerationResult
 from app.images.store import image_key
 from app.jobs.arrivals import Turn
-from app.jobs.keys import GROUP, stream_key
 from app.jobs.leases import JobReclaimer
 from app.jobs.place import JobPlace
 from app.jobs.queue import JobQueue
@@ -78,15 +77,6 @@ class Bench:
             lease_s=lease_s,
             clock_ms=self.clock_ms,
             monotonic_s=monotonic_s,
-        )
-
-    async def leave_idle(self, stream_id: str, *, idle_s: float) -> None:
-        """Lets a lease be as old as it would be after a time in which nobody extended it."""
-        [entry] = await self.redis.xpending_range(stream_key(MODEL), GROUP, stream_id, stream_id, 1)
-        await self.redis.xclaim(
-            *(stream_key(MODEL), GROUP, entry["consumer"], 0, [stream_id]),
-            idle=int(1000 * idle_s),
-            justid=True,
         )
 
     def memories(self) -> MemoryStore:

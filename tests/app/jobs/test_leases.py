@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from leases import leave_idle
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.domain.ids import ModelId, WorkerId
@@ -37,11 +38,11 @@ async def test_a_lease_that_is_extended_is_not_taken(bench):
     queue, reserved = await _reserve_one(bench)
     reclaimer = bench.reclaimer(lease_s=LEASE_S)
     for _ in range(3):
-        await bench.leave_idle(reserved.stream_id, idle_s=LEASE_S)
+        await leave_idle(bench.redis, MODEL, idle_s=LEASE_S)
         assert await queue.extend_leases(WORKER) == 0
         assert await reclaimer.reclaim(MODEL) == Reclaimed()
     assert await queue.standing(reserved) is Standing.OURS
-    await bench.leave_idle(reserved.stream_id, idle_s=LEASE_S)
+    await leave_idle(bench.redis, MODEL, idle_s=LEASE_S)
     assert await reclaimer.reclaim(MODEL) == Reclaimed(num_redelivered=1)
     assert await queue.extend_leases(WORKER) == 1
     assert await queue.standing(reserved) is Standing.LOST
@@ -235,7 +236,7 @@ async def test_after_an_outage_nothing_is_taken_for_a_lease(bench, redis):
 
     _, reserved = await _reserve_one(bench)
     client = Shaky(connection_pool=redis.connection_pool)
-    await bench.leave_idle(reserved.stream_id, idle_s=LEASE_S)
+    await leave_idle(bench.redis, MODEL, idle_s=LEASE_S)
     at_s = 5.0
     reclaimer = bench.reclaimer(client, lease_s=LEASE_S, monotonic_s=lambda: at_s)
     with pytest.raises(StoreUnavailable):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from patience import PATIENCE_S
 from prometheus_client import CollectorRegistry
 
 from app.domain.ids import LatentSpace, LoraName, MemoryName, ModelId, TenantId, WorkerId, make_job_id
@@ -149,6 +150,7 @@ class Bench:
         self.device = DeviceThread()
         self.encoders = ThreadPoolExecutor(2)
         self.stop = asyncio.Event()
+        self.ahead_ms = 0  # how far the worker's clock is before that of whoever else there is
         self.caps = BatchCaps(max_images=16)
         self.memories = MemoryCache(self.memory_store, budget_bytes=10**8, metrics=self.metrics)
         self.jobs_seen = SimpleNamespace(  # the queue as the runner sees it; tests may come in between
@@ -165,14 +167,19 @@ class Bench:
             jobs=self.jobs_seen,
             images=images or self.images,
             encoders=self.encoders,
-            patience=Patience(self.stop, now_ms, self.metrics),
+            patience=Patience(self.stop, self.clock_ms, self.metrics),
             caps=CapKeeper(self.caps, self.metrics, now_ms),
             diversity=self.diversity,
-            clock_ms=now_ms,
+            clock_ms=self.clock_ms,
+            previews_late_s=PATIENCE_S,
             service_version="0.1.0",
             metrics=self.metrics,
         )
         self.runner = BatchRunner(self.parts)
+
+    def clock_ms(self) -> int:
+        """The worker's clock."""
+        return now_ms() + self.ahead_ms
 
     async def reserve(self, *jobs: Job) -> list[ReservedJob]:
         """Accept the jobs and reserve them all, in their order."""

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.job import JobState
 from app.jobs.leases import JobReclaimer
@@ -31,7 +32,7 @@ class SteppingEngine(ToyEngine):
             self.num_steps = done
             on_step(done, num_steps)
             self.began.set()
-            assert self.go.wait(20)
+            assert self.go.wait(PATIENCE_S)
             threading.Event().wait(0.02)
 
         return super().generate(groups, plan, step)
@@ -56,7 +57,7 @@ async def test_a_cancelled_job_ends_at_a_step(open_bench, make_job, tmp_path):
     """Long before its last step; nothing of it is remembered or kept."""
     engine = SteppingEngine()
     bench = open_bench(engine=engine)
-    reserved = await bench.reserve(make_job(1, steps=300))
+    reserved = await bench.reserve(make_job(1, steps=2000))
     job = reserved[0].job
 
     async def cancel():
@@ -64,7 +65,7 @@ async def test_a_cancelled_job_ends_at_a_step(open_bench, make_job, tmp_path):
 
     (record,) = await _while_running(bench, engine, reserved, cancel)
     assert (record.state, record.failure.code) == (JobState.CANCELLED, "cancelled")
-    assert engine.num_steps < 100
+    assert engine.num_steps < 1000
     assert await bench.version() == 0
     assert _files(tmp_path) == []
     labels = {"model": "toy", "state": "cancelled"}
@@ -123,12 +124,12 @@ async def test_a_job_that_was_given_to_another_worker_is_left_at_a_step(open_ben
     """Its lease ran out while it was made: the old worker stops, and keeps its hands off it."""
     engine = SteppingEngine()
     bench = open_bench(engine=engine)
-    reserved = await bench.reserve(make_job(1, steps=300))
+    reserved = await bench.reserve(make_job(1, steps=2000))
     (record,) = await _while_running(
         bench, engine, reserved, lambda: JobReclaimer(bench.redis, JobLimits(), lease_s=0).reclaim("toy")
     )
     assert (record.state, record.num_attempts) == (JobState.QUEUED, 1)
-    assert engine.num_steps < 100
+    assert engine.num_steps < 1000
     (again,) = await open_bench("two").reserve(reserved[0].job)
     assert (again.fence, again.num_attempts, again.runs_alone) == (2, 1, True)
     assert _files(tmp_path) == []

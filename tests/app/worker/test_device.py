@@ -6,6 +6,7 @@ import traceback
 import weakref
 
 import pytest
+from patience import PATIENCE_S
 
 from app.errors import Unavailable
 from app.worker.device import DeviceThread
@@ -108,12 +109,12 @@ async def test_close_finishes_the_running_call_and_refuses_the_rest(device):
 
     def slow():
         started.set()
-        release.wait(10)
+        release.wait(PATIENCE_S)
         return "done"
 
     running = asyncio.create_task(device.run(slow))
     waiting = asyncio.create_task(device.run(lambda: "never"))
-    assert await asyncio.to_thread(started.wait, 10)
+    assert await asyncio.to_thread(started.wait, PATIENCE_S)
     closing = asyncio.create_task(asyncio.to_thread(device.close))
     while True:
         try:
@@ -137,11 +138,11 @@ async def test_a_cancelled_waiter_is_passed_over(device):
 
     def slow():
         started.set()
-        return release.wait(10)
+        return release.wait(PATIENCE_S)
 
     running = asyncio.create_task(device.run(slow))
     cancelled = asyncio.create_task(device.run(lambda: ran.append("cancelled")))
-    assert await asyncio.to_thread(started.wait, 10)
+    assert await asyncio.to_thread(started.wait, PATIENCE_S)
     cancelled.cancel()
     await asyncio.sleep(0)
     release.set()
@@ -157,11 +158,11 @@ def test_a_waiter_whose_loop_is_gone_does_no_harm():
 
     def slow():
         started.set()
-        return release.wait(10)
+        return release.wait(PATIENCE_S)
 
     async def leave():
         waiter = asyncio.create_task(device.run(slow))
-        await asyncio.to_thread(started.wait, 10)
+        await asyncio.to_thread(started.wait, PATIENCE_S)
         waiter.cancel()
 
     asyncio.run(leave())

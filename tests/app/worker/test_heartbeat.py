@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.ids import ModelId, WorkerId
 from app.errors import StoreUnavailable
@@ -34,7 +35,7 @@ class NotingRegistry:
     async def next_beat(self):
         """Wait for another beat."""
         self.heard.clear()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await self.heard.wait()
 
 

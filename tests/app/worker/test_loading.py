@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from patience import PATIENCE_S
 from structlog.testing import capture_logs
 
 from app.domain.ids import LatentSpace, ModelId
@@ -58,9 +59,9 @@ async def load():
     """A function that loads the toy; what was shown, what was told, and the models."""
     thread = DeviceThread()
 
-    async def run(engine, *, fetch=fetch_nothing, warms_up=True):
+    async def run(engine, *, fetch=fetch_nothing, warms_up=True, clock_s=time.monotonic):
         seen, told = Seen(), []
-        progress = LoadProgress([TOY.model_id], told.append, seen)
+        progress = LoadProgress([TOY.model_id], told.append, seen, monotonic_s=clock_s)
         metrics = Metrics.of_process("worker")
         loading = Loading(thread, lambda _spec: engine, fetch, metrics, progress, warms_up)
         ticking = asyncio.create_task(progress.tick())
@@ -88,7 +89,7 @@ async def test_bytes_are_told_while_they_come(load):
         for done_bytes in range(0, 100, 10):
             on_bytes(done_bytes, 100)
 
-    _, shown, told = await load(Noting(), fetch=fetch)
+    _, shown, told = await load(Noting(), fetch=fetch, clock_s=lambda: 9.0)
     assert shown[:10] == [ModelProgress("downloading", done_bytes, 100) for done_bytes in range(0, 100, 10)]
     assert [progress.stage for progress in told].count("downloading") == 1
 
@@ -99,19 +100,19 @@ async def test_a_download_ends_with_the_worker(load):
 
     def fetch(_spec, on_bytes):
         try:
-            for done_bytes in range(1000):
-                on_bytes(done_bytes, 1000)
+            for done_bytes in range(10**6):
+                on_bytes(done_bytes, 10**6)
                 begun.set()
                 time.sleep(0.01)
         except InterruptedError:
             broken_off.set()
 
     loading = asyncio.create_task(load(Noting(), fetch=fetch))
-    assert await asyncio.to_thread(begun.wait, 5)
+    assert await asyncio.to_thread(begun.wait, PATIENCE_S)
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await loading
-    assert await asyncio.to_thread(broken_off.wait, 5)
+    assert await asyncio.to_thread(broken_off.wait, PATIENCE_S)
 
 
 async def test_the_first_image_is_of_the_models_own_size_and_short(load):

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from patience import eventually
 from prometheus_client import CollectorRegistry
 
 from app.domain.ids import ModelId, WorkerId
@@ -67,7 +68,7 @@ class NotingRunner:
             raise self.error
 
 
-def _loop(source, runner, stop, *, window_ms=0, cap_images=MAX_IMAGES):
+def _loop(source, runner, stop, *, window_ms=0, cap_images=MAX_IMAGES, clock_ms=now_ms):
     metrics = Metrics(CollectorRegistry())
     return WorkerLoop(
         LoopParts(
@@ -76,8 +77,8 @@ def _loop(source, runner, stop, *, window_ms=0, cap_images=MAX_IMAGES):
             batcher=Batcher(max_images=MAX_IMAGES, window_ms=window_ms, cap_of=lambda _key: cap_images),
             models=(ModelId("toy"),),
             worker_id=WorkerId("one"),
-            patience=Patience(stop, now_ms, metrics),
-            clock_ms=now_ms,
+            patience=Patience(stop, clock_ms, metrics),
+            clock_ms=clock_ms,
             stop=stop,
             metrics=metrics,
         )
@@ -92,18 +93,14 @@ def reserved(make_job):
     )
 
 
-async def _until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the condition is what a fake has noted
-            await asyncio.sleep(0.005)
-
-
 async def test_no_more_is_held_than_fills_a_batch_that_was_learned_to_be_small(reserved):
     """What a worker cannot run now an idle one can: a cap of two images is two images reserved, and not a large batch's."""
     jobs = [reserved(number) for number in range(4)]
     source, runner, stop = ListSource(jobs[:1], jobs[1:2], jobs[2:]), NotingRunner(), asyncio.Event()
-    task = asyncio.create_task(_loop(source, runner, stop, window_ms=200, cap_images=2).run())
-    await _until(lambda: len(runner.batches) == 2)
+    task = asyncio.create_task(
+        _loop(source, runner, stop, window_ms=200, cap_images=2, clock_ms=lambda: 5_000).run()
+    )
+    await eventually(lambda: len(runner.batches) == 2)
     stop.set()
     await task
     assert runner.batches == [jobs[:2], jobs[2:]]
@@ -118,8 +115,12 @@ async def test_compatible_jobs_that_come_apart_run_together(reserved):
     """Within the window the loop reserves again, never more than there is room for, and runs one batch."""
     first, second = reserved(1), reserved(2)
     source, runner, stop = ListSource([first], [second]), NotingRunner(), asyncio.Event()
-    task = asyncio.create_task(_loop(source, runner, stop, window_ms=200).run())
-    await _until(lambda: runner.batches)
+    at_ms = 5_000
+    task = asyncio.create_task(_loop(source, runner, stop, window_ms=200, clock_ms=lambda: at_ms).run())
+    await eventually(lambda: len(source.asked) > 3)
+    assert runner.batches == []
+    at_ms += 200
+    await eventually(lambda: runner.batches)
     stop.set()
     await task
     assert runner.batches == [[first, second]]
@@ -162,7 +163,7 @@ async def test_an_outage_is_waited_for(reserved):
     source = ListSource(StoreUnavailable("away"), StoreUnavailable("away"), [job])
     runner, stop = NotingRunner(), asyncio.Event()
     task = asyncio.create_task(_loop(source, runner, stop).run())
-    await _until(lambda: runner.batches)
+    await eventually(lambda: runner.batches)
     stop.set()
     await task
     assert runner.batches == [[job]]
@@ -182,7 +183,7 @@ async def test_no_more_is_reserved_than_fills_a_batch(reserved):
     jobs = [reserved(number, steps=number) for number in range(1, 5)]
     source, runner, stop = ListSource(jobs), NotingRunner(), asyncio.Event()
     task = asyncio.create_task(_loop(source, runner, stop).run())
-    await _until(lambda: len(runner.batches) == 4)
+    await eventually(lambda: len(runner.batches) == 4)
     stop.set()
     await task
     assert source.asked[:4] == [4, 1, 2, 3]

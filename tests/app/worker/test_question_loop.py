@@ -5,6 +5,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
+from patience import PATIENCE_S
 from prometheus_client import CollectorRegistry
 
 from app.domain.ids import ModelId, WorkerId
@@ -77,13 +78,13 @@ async def test_a_few_run_at_once_and_all_are_answered():
     """No more are taken than run; who else is there may take the rest."""
     asking = Asking(10)
     running = asyncio.create_task(asking.loop().run())
-    await asyncio.wait_for(asking.full.wait(), 5)
+    await asyncio.wait_for(asking.full.wait(), PATIENCE_S)
     await asyncio.sleep(0.02)
     assert (asking.most, len(asking.waiting)) == (MAX_AT_ONCE, 10 - MAX_AT_ONCE)
     asking.go.set()
-    await asyncio.wait_for(asking.done.wait(), 5)
+    await asyncio.wait_for(asking.done.wait(), PATIENCE_S)
     asking.stop.set()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, PATIENCE_S)
     assert (sorted(asking.answered), asking.most, asking.given_back) == (list(range(10)), MAX_AT_ONCE, [])
 
 
@@ -91,10 +92,10 @@ async def test_a_stop_lets_what_runs_end():
     """Nothing more is taken."""
     asking = Asking(6)
     running = asyncio.create_task(asking.loop().run())
-    await asyncio.wait_for(asking.full.wait(), 5)
+    await asyncio.wait_for(asking.full.wait(), PATIENCE_S)
     asking.stop.set()
     asking.go.set()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, PATIENCE_S)
     assert (asking.answered, len(asking.waiting)) == ([0, 1, 2, 3], 2)
 
 
@@ -102,7 +103,7 @@ async def test_cut_short_it_gives_back_what_runs():
     """And that is no attempt."""
     asking = Asking(2)
     running = asyncio.create_task(asking.loop().run())
-    await asyncio.wait_for(asking.full.wait(), 5)
+    await asyncio.wait_for(asking.full.wait(), PATIENCE_S)
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
@@ -114,7 +115,7 @@ async def test_a_fault_ends_the_loop_and_counts():
     asking = Asking(2, broken={0})
     asking.go.set()
     with pytest.raises(RuntimeError, match="a fault"):
-        await asyncio.wait_for(asking.loop().run(), 5)
+        await asyncio.wait_for(asking.loop().run(), PATIENCE_S)
     assert (0, False) in asking.given_back
 
 
@@ -124,7 +125,7 @@ async def test_an_outage_is_waited_for():
     asking.errors = [StoreUnavailable("away")]
     asking.go.set()
     running = asyncio.create_task(asking.loop().run())
-    await asyncio.wait_for(asking.done.wait(), 5)
+    await asyncio.wait_for(asking.done.wait(), PATIENCE_S)
     asking.stop.set()
     await running
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from patience import eventually
 from PIL import Image
 
 from app.domain.ids import MemoryName, image_id
@@ -324,9 +325,8 @@ async def test_a_job_past_its_deadline_never_reaches_the_device(open_bench, make
     """It is expired, and counted so, before the engine is asked, and its batch-mates run."""
     engine = ScriptedEngine()
     bench = open_bench(engine=engine)
-    reserved = await bench.reserve(make_job(1, prompt="late", deadline_at_ms=now_ms() + 300), make_job(2))
-    while now_ms() < reserved[0].job.deadline_at_ms:
-        await bench.runner._parts.patience.pause(0.05)
+    reserved = await bench.reserve(make_job(1, prompt="late", deadline_at_ms=now_ms() + 600_000), make_job(2))
+    bench.ahead_ms = 600_000
     await bench.runner.run(reserved)
     records = [await bench.jobs.get(one.job.tenant_id, one.job.job_id) for one in reserved]
     assert (records[0].state, records[0].failure.code) == (JobState.EXPIRED, "expired")
@@ -364,8 +364,15 @@ async def test_an_image_store_that_comes_back_costs_nothing(open_bench, make_job
 
 async def test_an_image_store_that_stays_away_fails_the_job_at_its_deadline(open_bench, make_job):
     """Nothing is remembered of a job whose images could not be kept, and the message names no path."""
-    bench = open_bench(images=ShakyImages(10**6))
-    (record,) = await bench.run(make_job(1, deadline_at_ms=now_ms() + 600))
+    images = ShakyImages(10**6)
+    bench = open_bench(images=images)
+    (reserved,) = await bench.reserve(make_job(1, deadline_at_ms=now_ms() + 600_000))
+    running = bench.start([reserved])
+    await eventually(lambda: images.num_failures < 10**6 - 1)
+    assert not running.done()
+    bench.ahead_ms = 600_000
+    await running
+    record = await bench.jobs.get(reserved.job.tenant_id, reserved.job.job_id)
     assert record.failure.code == "store_unavailable"
     assert "secret" not in record.failure.message
     assert await bench.version() == 0

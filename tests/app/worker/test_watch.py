@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+from patience import eventually
 
 from app.domain.ids import WorkerId
 from app.errors import StoreUnavailable
@@ -14,9 +15,11 @@ pytestmark = pytest.mark.anyio
 
 
 class Told:
-    """Answers as told, job by job; counts how often it was asked at a time."""
+    """Answers as told, job by job, once it may; counts how often it was asked at a time."""
 
     def __init__(self):
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self.standings: dict[str, Standing] = {}
         self.is_away = False
         self.told: list[Progress | None] = []
@@ -28,7 +31,8 @@ class Told:
         self.num_asked += 1
         self.num_at_once += 1
         self.most_at_once = max(self.most_at_once, self.num_at_once)
-        await asyncio.sleep(0.01)
+        await self.may_answer.wait()
+        await asyncio.sleep(0)
         self.num_at_once -= 1
         if self.is_away:
             raise StoreUnavailable("away")
@@ -41,10 +45,11 @@ def batch(make_job):
     return [ReservedJob(make_job(number), 1, WorkerId("one"), f"{number}-0") for number in (1, 2)]
 
 
-async def _step(watch):
-    """A step on another thread, as of a device, and time for its answer."""
-    await asyncio.to_thread(watch.on_step, 1, 9)
-    await asyncio.sleep(0.05)
+async def _step(watch, step=1):
+    """A step on another thread, as of a device, and its answer."""
+    before = watch._question
+    await asyncio.to_thread(watch.on_step, step, 9)
+    await eventually(lambda: watch._question is not before and watch._question.done())
 
 
 async def test_batch_mates_of_a_cancelled_job_go_on(batch):
@@ -70,9 +75,10 @@ async def test_batch_mates_of_a_cancelled_job_go_on(batch):
 
 
 async def test_steps_wait_for_no_answer_and_one_question_is_asked_at_a_time(batch):
-    """A hundred steps in a moment ask little, and an outage changes nothing."""
+    """A hundred steps while no answer comes ask once, and an outage changes nothing."""
     told = Told()
     told.is_away = True
+    told.may_answer.clear()
 
     async def let_go(_reserved, _standing):
         raise AssertionError("nobody is gone")
@@ -87,8 +93,9 @@ async def test_steps_wait_for_no_answer_and_one_question_is_asked_at_a_time(batc
 
         await asyncio.to_thread(hundred_steps)
         assert done.is_set()
-        await asyncio.sleep(0.1)
-    assert 2 <= told.num_asked <= 20
+        await eventually(lambda: told.num_asked)
+        told.may_answer.set()
+    assert told.num_asked == len(batch)
     assert told.most_at_once == len(batch)
     assert not any(watch.is_gone(one) for one in batch)
 
@@ -111,17 +118,15 @@ async def test_nothing_is_asked_after_the_end(batch):
 
 async def test_progress_is_told_now_and_then(batch):
     """The first step is told of every job; the next ones only after a while, though each is asked about."""
-    told = Told()
+    told, at_s = Told(), 9.0
 
     async def let_go(_reserved, _standing):
         pytest.fail("nobody cancelled")
 
-    async with BatchWatch(told, batch, let_go) as watch:
+    async with BatchWatch(told, batch, let_go, monotonic_s=lambda: at_s) as watch:
         for step in range(1, 4):
-            await asyncio.to_thread(watch.on_step, step, 9)
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(TELL_EVERY_S)
-        await asyncio.to_thread(watch.on_step, 8, 9)
-        await asyncio.sleep(0.05)
+            await _step(watch, step)
+        at_s += TELL_EVERY_S
+        await _step(watch, 8)
     first, last = Progress(1, 9), Progress(8, 9)
     assert told.told == [first, first, None, None, None, None, last, last]
