@@ -150,6 +150,21 @@ def test_every_alert_and_recording_is_tested(rules, root):
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == alerts
 
 
+def test_what_is_reckoned_from_traffic_asks_for_some(rules):
+    """A share, a mean or a quantile of jobs alarms only where there are enough of them; shares of memory and of scrapes are none."""
+    of_gauges = {"SparkeRedisFull", "SparkeDeviceMemoryFull", "SparkeTargetDown"}
+    reckoned = {
+        rule["alert"]: rule["expr"]
+        for rule in rules
+        if "alert" in rule and re.search(r" / |:ratio|:p95|:mean|avg_over_time", rule["expr"])
+    }
+    floor = re.compile(
+        r"\band (?:on \([^)]*\) )?(?:sum by \([^)]*\) \(increase\([^)]*\)\)|[\w:]+) > [1-9]\d*$", re.MULTILINE
+    )
+    assert {name for name, expression in reckoned.items() if not floor.search(expression)} == of_gauges
+    assert len(reckoned) > len(of_gauges) + 5
+
+
 @promtool
 def test_promtool_accepts_configuration_and_rules(root):
     """Prometheus' own check, warnings included."""
