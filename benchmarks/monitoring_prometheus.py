@@ -166,7 +166,7 @@ def panels_of_dashboards() -> list[tuple[str, str, list[str]]]:
     for path in sorted((ROOT / "deploy/grafana/dashboards").glob("*.json")):
         for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
             texts = [target["expr"] for target in panel.get("targets", [])]
-            filled = [re.sub(r"\$(model|instance)\b", ".*", text) for text in texts]
+            filled = [re.sub(r"\$(namespace|model|instance)\b", ".*", text) for text in texts]
             if filled:
                 found.append((path.stem, panel["title"], filled))
     return found

@@ -1,13 +1,13 @@
 """The dashboard diversity: Do images differ?"""
 
 from panels import Board, Panel, Query, Row
-from queries import MODEL, lately, quantiles, rate
+from queries import HERE, MODEL, lately, quantiles, rate
 
 DIVERSITY = Board(
     "diversity",
     "SPARKE: diversity",
     "Do images differ? The scores of the last images, what pushes them, and the memories behind that.",
-    (("model", "sparke_diversity_score"),),
+    (("namespace", "sparke_build_info"), ("model", "sparke_diversity_score")),
     (
         Row(
             "Now",
@@ -35,7 +35,7 @@ DIVERSITY = Board(
                     "Entries of memories",
                     "Entries in the memories of all tenants.",
                     "short",
-                    [Query(f"sum(max by (model) (sparke_memory_entries{{{MODEL}}}))")],
+                    [Query(f"sum(max by (namespace, model) (sparke_memory_entries{{{MODEL}}}))")],
                     kind="number",
                 ),
             ),
@@ -58,7 +58,7 @@ DIVERSITY = Board(
                     "Likeness",
                     "How alike two of the last images of one prompt are, free of how many images and prompts they are of.",
                     "percentunit",
-                    [Query(f"model:sparke_likeness:mean{{{MODEL}}}", "{{model}}")],
+                    [Query(f"model:sparke_likeness:mean{{{MODEL}}}", "{{model}} {{namespace}}")],
                 ),
                 Panel(
                     "Diversity gain",
@@ -104,7 +104,12 @@ DIVERSITY = Board(
                     "Entries",
                     "Entries in the memories of all tenants in the model's latent space.",
                     "short",
-                    [Query(f"max by (model) (sparke_memory_entries{{{MODEL}}})", "{{model}}")],
+                    [
+                        Query(
+                            f"max by (namespace, model) (sparke_memory_entries{{{MODEL}}})",
+                            "{{model}} {{namespace}}",
+                        )
+                    ],
                 ),
                 Panel(
                     "Entries appended and forgotten",
@@ -137,7 +142,7 @@ DIVERSITY = Board(
                     "Copies of memories",
                     "Size of all workers' copies of memories.",
                     "bytes",
-                    [Query("sum(sparke_memory_cache_bytes)", "all workers")],
+                    [Query(f"sum(sparke_memory_cache_bytes{{{HERE}}})", "all workers")],
                 ),
                 Panel(
                     "Searching memories",

@@ -1,13 +1,13 @@
 """The dashboard overview: Is the service well?"""
 
 from panels import Board, Panel, Query, Row
-from queries import MODEL, USERS, lately, quantiles, rate
+from queries import HERE, MODEL, USERS, lately, quantiles, rate
 
 OVERVIEW = Board(
     "overview",
     "SPARKE: overview",
     "Is the service well? Requests, jobs, stores, and the alerts that fire.",
-    (("model", "sparke_jobs_open"),),
+    (("namespace", "sparke_build_info"), ("model", "sparke_jobs_open")),
     (
         Row(
             "Now",
@@ -16,7 +16,11 @@ OVERVIEW = Board(
                     "Alerts",
                     "Alerts that fire now.",
                     "none",
-                    [Query('count(ALERTS{alertname=~"Sparke.+",alertstate="firing"}) or vector(0)')],
+                    [
+                        Query(
+                            f'count(ALERTS{{{HERE},alertname=~"Sparke.+",alertstate="firing"}}) or vector(0)'
+                        )
+                    ],
                     red=1,
                     kind="number",
                     width=3,
@@ -25,7 +29,7 @@ OVERVIEW = Board(
                     "API replicas",
                     "Replicas that Prometheus reaches.",
                     "none",
-                    [Query('sum(up{job="sparke-api"}) or vector(0)')],
+                    [Query(f'sum(up{{job="sparke-api",{HERE}}}) or vector(0)')],
                     "SparkeApiDown",
                     1,
                     is_low_bad=True,
@@ -38,8 +42,8 @@ OVERVIEW = Board(
                     "none",
                     [
                         Query(  # 0 where no worker tells of a model: a panel of one number shows the last that there was
-                            f"model:sparke_worker_ready:sum{{{MODEL}}} or on (model) 0 * model:sparke_jobs_open:max{{{MODEL}}}",
-                            "{{model}}",
+                            f"model:sparke_worker_ready:sum{{{MODEL}}} or on (namespace, model) 0 * model:sparke_jobs_open:max{{{MODEL}}}",
+                            "{{model}} {{namespace}}",
                         )
                     ],
                     "SparkeNoWorkerReady",
@@ -86,7 +90,7 @@ OVERVIEW = Board(
                     "Server errors",
                     "Share of the answers to users with a status of 500 or more.",
                     "percentunit",
-                    [Query("sparke_http_errors:ratio5m")],
+                    [Query(f"max(sparke_http_errors:ratio5m{{{HERE}}})")],
                     "SparkeApiErrors",
                     kind="number",
                     width=3,
@@ -98,12 +102,12 @@ OVERVIEW = Board(
             (
                 Panel(
                     "What fires, and since when",
-                    "Each alert that fires, by model, store or instance; a click leads to its runbook.",
+                    "Each alert that fires, by installation, model, store or instance; a click leads to its runbook.",
                     "none",
                     [
                         Query(
-                            'max by (alertname, severity, model, store, instance) (ALERTS{alertname=~"Sparke.+",alertstate="firing"})',
-                            "{{alertname}} {{severity}} {{model}}{{store}}{{instance}}",
+                            f'max by (alertname, severity, namespace, model, store, instance) (ALERTS{{{HERE},alertname=~"Sparke.+",alertstate="firing"}})',
+                            "{{alertname}} {{severity}} {{model}}{{store}}{{instance}} {{namespace}}",
                         )
                     ],
                     red=1,
@@ -141,7 +145,7 @@ OVERVIEW = Board(
                     "s",
                     quantiles(
                         "sparke_http_request_seconds",
-                        match='route="/v1/images/generations"',
+                        match=f'{HERE},route="/v1/images/generations"',
                         shares=(0.5, 0.95, 0.99),
                     ),
                 ),
@@ -149,13 +153,13 @@ OVERVIEW = Board(
                     "Time of a request by route, p95",
                     "One request in twenty takes longer; those that wait for images are among them.",
                     "s",
-                    [Query("route:sparke_http_request_seconds:p95_5m", "{{route}}")],
+                    [Query(f"route:sparke_http_request_seconds:p95_5m{{{HERE}}}", "{{route}} {{namespace}}")],
                 ),
                 Panel(
                     "Requests in flight",
                     "Requests that are being answered now, by replica.",
                     "none",
-                    [Query("sparke_http_requests_in_flight", "{{instance}}")],
+                    [Query(f"sparke_http_requests_in_flight{{{HERE}}}", "{{instance}}")],
                 ),
             ),
         ),
@@ -167,9 +171,9 @@ OVERVIEW = Board(
                     "Unfinished jobs, those that no worker holds yet, and those that workers hold.",
                     "none",
                     [
-                        Query(f"model:sparke_jobs_open:max{{{MODEL}}}", "{{model}} open"),
-                        Query(f"model:sparke_jobs_waiting:max{{{MODEL}}}", "{{model}} waiting"),
-                        Query(f"model:sparke_jobs_running:sum{{{MODEL}}}", "{{model}} running"),
+                        Query(f"model:sparke_jobs_open:max{{{MODEL}}}", "{{model}} open {{namespace}}"),
+                        Query(f"model:sparke_jobs_waiting:max{{{MODEL}}}", "{{model}} waiting {{namespace}}"),
+                        Query(f"model:sparke_jobs_running:sum{{{MODEL}}}", "{{model}} running {{namespace}}"),
                     ],
                 ),
                 Panel(
@@ -179,7 +183,7 @@ OVERVIEW = Board(
                     [
                         Query(
                             f"model:sparke_jobs_open:max{{{MODEL}}} / model:sparke_jobs_finished:rate5m{{{MODEL}}}",
-                            "{{model}}",
+                            "{{model}} {{namespace}}",
                         )
                     ],
                     "SparkeBacklogGrowing",
@@ -209,7 +213,7 @@ OVERVIEW = Board(
                     "Share of jobs that fail",
                     "Failed and expired jobs of all that ended, but for what clients asked wrongly.",
                     "percentunit",
-                    [Query(f"model:sparke_job_failures:ratio5m{{{MODEL}}}", "{{model}}")],
+                    [Query(f"model:sparke_job_failures:ratio5m{{{MODEL}}}", "{{model}} {{namespace}}")],
                     "SparkeJobsFailing",
                 ),
                 Panel(
@@ -241,7 +245,9 @@ OVERVIEW = Board(
                         lately("sparke_jobs_redelivered_total", "", MODEL, "redelivered"),
                         lately("sparke_jobs_repaired_total", legend="repaired"),
                         lately("sparke_jobs_fence_lost_total", "", MODEL, "fence lost"),
-                        Query(f"sum(max by (model) (sparke_dead_letters{{{MODEL}}}))", "dead letters"),
+                        Query(
+                            f"sum(max by (namespace, model) (sparke_dead_letters{{{MODEL}}}))", "dead letters"
+                        ),
                     ],
                     "SparkeJobsRepaired",
                 ),
@@ -260,7 +266,7 @@ OVERVIEW = Board(
                     "Open batches",
                     "Batches of all tenants that have not ended.",
                     "none",
-                    [Query("max(sparke_batches_open)", "open")],
+                    [Query(f"sum(max by (namespace) (sparke_batches_open{{{HERE}}}))", "open")],
                 ),
                 Panel(
                     "Lines of batches",
@@ -278,7 +284,7 @@ OVERVIEW = Board(
                     "Events not yet delivered",
                     "Ends of jobs and batches of which a webhook has not heard.",
                     "none",
-                    [Query("sum(sparke_webhooks_waiting)", "waiting")],
+                    [Query(f"sum(sparke_webhooks_waiting{{{HERE}}})", "waiting")],
                 ),
                 Panel(
                     "Attempts to deliver",
@@ -290,7 +296,7 @@ OVERVIEW = Board(
                     "Oldest event not delivered",
                     "Its age; events are given up after two days.",
                     "s",
-                    [Query("max(sparke_webhooks_oldest_seconds)", "oldest")],
+                    [Query(f"max(sparke_webhooks_oldest_seconds{{{HERE}}})", "oldest")],
                     "SparkeWebhooksStuck",
                 ),
             ),
@@ -304,8 +310,8 @@ OVERVIEW = Board(
                     "percentunit",
                     [
                         Query(
-                            "max(sparke_redis_memory_used_bytes) / max(sparke_redis_memory_limit_bytes)",
-                            "used",
+                            f"max by (namespace) (sparke_redis_memory_used_bytes{{{HERE}}}) / max by (namespace) (sparke_redis_memory_limit_bytes{{{HERE}}})",
+                            "used {{namespace}}",
                         )
                     ],
                     "SparkeRedisFull",
@@ -330,13 +336,18 @@ OVERVIEW = Board(
                     "Uploads in flight",
                     "Uploads of files and pictures that come in now, by replica.",
                     "none",
-                    [Query("sparke_file_uploads_in_flight", "{{instance}}")],
+                    [Query(f"sparke_file_uploads_in_flight{{{HERE}}}", "{{instance}}")],
                 ),
                 Panel(
                     "Versions",
                     "Processes by component and version: one version, but for a rollout.",
                     "none",
-                    [Query("count by (component, version) (sparke_build_info)", "{{component}} {{version}}")],
+                    [
+                        Query(
+                            f"count by (component, version) (sparke_build_info{{{HERE}}})",
+                            "{{component}} {{version}}",
+                        )
+                    ],
                 ),
             ),
         ),

@@ -7,7 +7,11 @@ WORKERS = Board(
     "workers",
     "SPARKE: workers",
     "What each worker does: its batches, its device, its copies of memories.",
-    (("model", "sparke_worker_ready"), ("instance", "sparke_worker_ready")),
+    (
+        ("namespace", "sparke_build_info"),
+        ("model", "sparke_worker_ready"),
+        ("instance", "sparke_worker_ready"),
+    ),
     (
         Row(
             "Now",
@@ -112,7 +116,7 @@ WORKERS = Board(
                     "An image",
                     "Device time of a batch by its images, over fifteen minutes.",
                     "s",
-                    [Query(f"model:sparke_batch_seconds:an_image15m{{{MODEL}}}", "{{model}}")],
+                    [Query(f"model:sparke_batch_seconds:an_image15m{{{MODEL}}}", "{{model}} {{namespace}}")],
                 ),
                 Panel(
                     "Guidance",

@@ -16,7 +16,7 @@ from write_dashboards import BOARDS
 
 from app.telemetry.metrics import Metrics
 
-_OF_EVERY_TARGET = {"job", "instance"}
+_OF_EVERY_TARGET = {"job", "instance", "namespace"}
 _NAME = re.compile(r"\b((?:\w+:)?(?:sparke_\w+|up|ALERTS|process_\w+)(?::\w+)?)\b(?:\{([^}]*)\})?")
 
 promtool = pytest.mark.skipif(
@@ -74,7 +74,7 @@ def dashboards(root):
 def _grouped(expression):
     """The labels of all `by (...)` and `on (...)`, but for a histogram's own."""
     lists = re.findall(r"\b(?:by|on) \(([^)]*)\)", expression)
-    return {label.strip() for labels in lists for label in labels.split(",")} - {"le"}
+    return {label.strip() for labels in lists for label in labels.split(",")} - {"le", ""}
 
 
 def _faults(expression, known):
@@ -94,6 +94,11 @@ def _faults(expression, known):
 
 def _panels(dashboard):
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def _filled(expression):
+    """A panel's expression as Grafana sends it where all is chosen."""
+    return re.sub(r"\$(namespace|model|instance)\b", ".*", expression.replace("$__rate_interval", "1m"))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +197,7 @@ def test_promtool_runs_the_rules_own_tests(root):
 def test_promtool_parses_every_panel(dashboards, root, tmp_path):
     """Panels' expressions are PromQL; Grafana's own variables are filled in first."""
     expressions = [
-        target["expr"].replace("$__rate_interval", "1m").replace("$model", ".*").replace("$instance", ".*")
+        _filled(target["expr"])
         for dashboard in dashboards.values()
         for panel in _panels(dashboard)
         for target in panel["targets"]
@@ -343,10 +348,7 @@ def test_a_limit_of_a_share_is_on_panels_of_shares(dashboards, rules):
 def test_numbers_of_workers_are_0_where_there_is_none(dashboards, root, tmp_path):
     """A number that has no value now shows the last that it had: so workers that are gone would be ready for an hour."""
     asked = {
-        (name, panel["title"]): target["expr"]
-        .replace("$__rate_interval", "1m")
-        .replace("$model", ".*")
-        .replace("$instance", ".*")
+        (name, panel["title"]): _filled(target["expr"])
         for name, dashboard in dashboards.items()
         for panel in _panels(dashboard)
         for target in panel["targets"]
