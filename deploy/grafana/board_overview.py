@@ -238,18 +238,46 @@ OVERVIEW = Board(
                     0.1,
                 ),
                 Panel(
-                    "Left by crashes",
-                    "Within an hour: jobs given to others, brought back by sweeps, lost to another worker; and dead letters.",
-                    "none",
+                    "Jobs that changed hands",
+                    "Jobs within an hour that workers took from a silent one, and that workers found to be another's, or ended.",
+                    "suffix: jobs",
                     [
-                        lately("sparke_jobs_redelivered_total", "", MODEL, "redelivered"),
-                        lately("sparke_jobs_repaired_total", legend="repaired"),
-                        lately("sparke_jobs_fence_lost_total", "", MODEL, "fence lost"),
-                        Query(
-                            f"sum(max by (namespace, model) (sparke_dead_letters{{{MODEL}}}))", "dead letters"
-                        ),
+                        lately("sparke_jobs_redelivered_total", "", MODEL, "taken over"),
+                        lately("sparke_jobs_fence_lost_total", "", MODEL, "lost"),
                     ],
+                    "SparkeJobsRedelivered",
+                    1,
+                ),
+                Panel(
+                    "Jobs repaired",
+                    "Jobs within fifteen minutes that sweeps brought back or ended.",
+                    "suffix: jobs",
+                    [Query(f"sum(increase(sparke_jobs_repaired_total{{{HERE}}}[15m]))", "repaired")],
                     "SparkeJobsRepaired",
+                ),
+                Panel(
+                    "Jobs given up",
+                    "Jobs within half an hour that became dead letters: each worker that began them died.",
+                    "suffix: jobs",
+                    [
+                        Query(
+                            f"clamp_min(max by (namespace, model) (delta(sparke_dead_letters{{{MODEL}}}[30m])), 0)",
+                            "{{model}} {{namespace}}",
+                        )
+                    ],
+                    "SparkeDeadLetters",
+                    1,
+                ),
+                Panel(
+                    "Dead letters kept",
+                    "Dead letters that are kept now, however old; the last thousand or so of a model.",
+                    "suffix: letters",
+                    [
+                        Query(
+                            f"max by (namespace, model) (sparke_dead_letters{{{MODEL}}})",
+                            "{{model}} {{namespace}}",
+                        )
+                    ],
                 ),
                 Panel(
                     "Time of a question",

@@ -268,6 +268,19 @@ def test_panels_have_units_thresholds_and_a_sentence(dashboards):
                 assert defaults["unit"] in {"bytes", "Bps"}, panel["title"]
 
 
+def test_a_panel_shows_things_of_one_kind(dashboards):
+    """Counts of an hour, counts of now, rates and shares are each in a panel of their own: one axis is of one thing."""
+    kinds = (r"increase\(.*?\[(\w+)\]", r"delta\(.*?\[(\w+)\]", r"\brate\(.*?\[([\w$]+)\]")
+    for name, dashboard in dashboards.items():
+        for panel in _panels(dashboard):
+            found = {
+                tuple(sorted(match for kind in kinds for match in re.findall(kind, target["expr"])))
+                for target in panel["targets"]
+                if panel["fieldConfig"]["defaults"]["unit"] not in {"s", "percentunit"}
+            }
+            assert len(found) <= 1, (name, panel["title"], found)
+
+
 def test_panels_lie_beside_each_other(dashboards):
     """Ids are unique; no panel covers another or leaves the page."""
     for dashboard in dashboards.values():
