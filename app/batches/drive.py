@@ -50,6 +50,7 @@ class BatchDrive:
         self._metrics = metrics
         self._is_crowded = is_crowded
         self._input_key = input_key(held.tenant_id, held.batch_id)
+        self._is_counted = False
 
     async def run(self) -> bool:
         """True once the batch has ended and nothing of it is left to do; False where others wait for its turn."""
@@ -57,6 +58,7 @@ class BatchDrive:
         while True:
             record = await self._held.read()
             if record.state.is_ended:
+                await self._count_end(record.state)
                 await self._stores.inputs.delete(self._input_key)
                 return True
             if time.monotonic() >= until_s and self._is_crowded():
@@ -149,8 +151,13 @@ class BatchDrive:
 
     async def _end(self, before: BatchState, after: BatchState, fields: Fields) -> None:
         await self._held.end(before, after, self._limits.ttl_s, fields)
-        self._metrics.batches_ended.labels(after.value).inc()
-        _log.info("batch_ended", batch_id=self._held.batch_id, state=after.value)
+
+    async def _count_end(self, state: BatchState) -> None:
+        """Counts and logs an end that this drive brought about, once: also one whose answer was lost, and no other."""
+        if not self._is_counted and await self._held.was_ended_here():
+            self._is_counted = True
+            self._metrics.batches_ended.labels(state.value).inc()
+            _log.info("batch_ended", batch_id=self._held.batch_id, state=state.value)
 
     async def _collect(self, batch: Batch, in_flight: set[int], *, are_over: bool = False) -> int:
         """Counts the lines whose jobs have ended, all of them where they `are_over`. How many that were."""

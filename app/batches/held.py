@@ -120,6 +120,12 @@ class HeldBatch:
         _unless_lost(await self._end(places, arguments))
 
     @redis_errors
+    async def was_ended_here(self) -> bool:
+        """Whether the batch has ended under this very lease, with an answer or without one."""
+        found: Any = await self._redis.hget(self._key, "ended_by")
+        return bool(found == self._token.encode())
+
+    @redis_errors
     async def advance(
         self, before: Cursor, after: Cursor, lines: Sequence[int], *, num_failed: int = 0
     ) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from app.domain.encoding import EncodeRequest
 from app.domain.ids import JobId, TenantId, make_job_id
-from app.domain.job import Job, JobKind, JobState
+from app.domain.job import Job, JobKind
 from app.domain.request import GenerationRequest
 from app.errors import InvalidValue, StoreUnavailable
 from app.http.deps import Deps
@@ -111,8 +111,7 @@ async def accept_job(
 
 async def cancel_job(tenant_id: TenantId, job_id: JobId, deps: Deps) -> None:
     """Cancels a job; one that has ended stays as it is. Raises NotFound, StoreUnavailable."""
-    if await deps.jobs.cancel(tenant_id, job_id) is JobState.CANCELLED:
-        deps.metrics.jobs_cancelled.inc()
+    await deps.jobs.cancel(tenant_id, job_id)
 
 
 async def discard_pictures(job_id: JobId, keys: Iterable[str], deps: Deps) -> None:

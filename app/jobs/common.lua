@@ -34,13 +34,19 @@ end
 
 -- The same of its end, after which the events live as long as the record; and an entry in the tenant's outbox where it
 -- has webhooks, but not of a batch's lines and of questions. `keys` begins as KEYS of the scripts that end jobs: job, waiting, released,
--- events, webhooks, outbox, usage.
-local function tell_end(keys, job_id, ttl_ms, state)
+-- events, webhooks, outbox, usage. `name` is that of the call that ended it: who repeats it shall know that it was theirs.
+local function tell_end(keys, job_id, ttl_ms, state, name)
+  redis.call('HSET', keys[1], 'ended_by', name)
   tell(keys[4], 'type', state)
   redis.call('PEXPIRE', keys[4], ttl_ms)
   local json, lane, at_ms, quiet = unpack(redis.call('HMGET', keys[1], 'job', 'lane', 'finished_at_ms', 'quiet'))
   if lane ~= 'batch' and not quiet then tell_webhooks(keys[5], keys[6], 'job.' .. state, job_id, at_ms, json) end
   settle(keys[1], keys[7], state, at_ms)
+end
+
+-- 1 where the job ended by a call of this name: by this very one, or by one before it whose answer was lost. Else 0.
+local function is_ended_by(job, name)
+  return redis.call('HGET', job, 'ended_by') == name and 1 or 0
 end
 
 -- Gives a tenant a turn after all others in each lane whose turns are in `keys` from `first` on, unless it has one, and

@@ -25,7 +25,10 @@ WAKE_CHANNEL = "sparke:wake"  # messages `<model>`: its workers may find jobs
 
 
 def job_key(tenant_id: TenantId, job_id: JobId) -> str:
-    """Hash: the job's record. Lives until it is terminal, then `job_ttl_s`; that of a question `question_ttl_s`."""
+    """Hash: the job's record. Lives until it is terminal, then `job_ttl_s`; that of a question `question_ttl_s`.
+
+    Its field `ended_by` is the name under which the end was asked for, see `app.jobs.end_names`.
+    """
     return f"sparke:{{t:{tenant_id}}}:job:{job_id}"
 
 

@@ -14,6 +14,7 @@ from app.domain.result import Failure
 from app.errors import CorruptRecord
 from app.jobs import codec, keys
 from app.jobs.arrivals import Arrivals
+from app.jobs.end_names import EndNames
 from app.jobs.place import JobPlace
 from app.jobs.types import JobLimits, Progress, ReservedJob, Standing
 from app.memory.codec import without_prompt
@@ -76,6 +77,7 @@ class Transitions:
         """`metrics`: where the ends that these steps bring about are counted."""
         self._redis = redis
         self._metrics = metrics
+        self._names = EndNames()
         self._replicas = replicas or Replicas(redis)
         self._limits = limits
         self.clock_ms = clock_ms
@@ -106,16 +108,17 @@ class Transitions:
             _EXPIRED_JSON,
         ]
         limits: list[Any] = [self._limits.max_attempts, _POISON_JSON]
+        name = self._names.ask(place)
         outcome, *details = await self._start(
-            place.end_keys, [*arguments, *_channels(place), *limits, keys.EVENTS_CHANNEL]
+            place.end_keys, [*arguments, *_channels(place), *limits, keys.EVENTS_CHANNEL, name]
         )
-        if outcome in (b"expired", b"dead"):
-            details = [_LANES[details[0]]]
+        is_over = outcome in (b"expired", b"dead")
+        if is_over and details[1] and self._names.is_to_count(place, name):
             is_late = outcome == b"expired"
             self._count(
                 place, JobState.EXPIRED if is_late else JobState.FAILED, EXPIRED if is_late else POISON
             )
-        return [outcome, *details]
+        return [outcome, _LANES[details[0]]] if is_over else [outcome, *details]
 
     async def begin(self, reserved: ReservedJob) -> Standing:
         """Counts that the worker begins to run a job that it has started, unless it is to end or is not its own."""
@@ -125,11 +128,14 @@ class Transitions:
     async def cancel(self, place: JobPlace) -> tuple[Ended | None, Written]:
         """Cancels a job, or asks for it where it runs; the state after that, None where the job is unknown."""
         arguments: list[Any] = [place.job_id, _CANCELLED_JSON, self.clock_ms(), self._ttl_ms(place)]
-        arguments += [*_channels(place), keys.EVENTS_CHANNEL]
+        name = self._names.ask(place)
+        arguments += [*_channels(place), keys.EVENTS_CHANNEL, name]
         written = await self._replicas.run(self._cancel, place.end_keys, arguments)
         if not written.reply:
             return None, written
-        state, waiting, stream_id = written.reply
+        state, waiting, stream_id, is_ours = written.reply
+        if is_ours and self._names.is_to_count(place, name):
+            self._count_cancel(place)
         return Ended(_LANES[waiting], stream_id.decode(), JobState(state.decode())), written
 
     async def commit(
@@ -148,7 +154,7 @@ class Transitions:
         place = JobPlace.of(reserved.job)
         bare = [without_prompt(entry) for entry in entries]
         either = [*entries, *bare] if bare != list(entries) else entries
-        seen = "" if seen_version is None else seen_version
+        seen, name = "" if seen_version is None else seen_version, self._names.ask(place)
         for _ in range(_MAX_RENAMES):
             memory = MemoryKey(place.tenant_id, result.latent_space, result.memory_name)
             touched = [
@@ -159,7 +165,7 @@ class Transitions:
             ]
             arguments: list[Any] = [place.job_id, reserved.fence, self.clock_ms(), self._ttl_ms(place)]
             arguments += [codec.encode_result(result), *_channels(place), _CANCELLED_JSON]
-            arguments += [index_member(memory), seen, len(entries)]
+            arguments += [index_member(memory), seen, name, len(entries)]
             reply: Any = await self._commit(touched, [*arguments, *either])
             if reply[0] != b"renamed":
                 break
@@ -171,9 +177,9 @@ class Transitions:
         if reply[0] == b"lost":
             return None
         state = JobState(reply[0].decode())
-        self._count(place, state, CANCELLED)
-        ended = Ended(_LANES[reply[1]], reserved.stream_id, state)
-        return ended, int(reply[2]) if len(reply) > 2 and reply[2] else None
+        if reply[3] and self._names.is_to_count(place, name):
+            self._count(place, state, CANCELLED)
+        return Ended(_LANES[reply[1]], reserved.stream_id, state), int(reply[2]) if reply[2] else None
 
     async def end(
         self,
@@ -190,15 +196,16 @@ class Transitions:
         """
         fence = "" if expected.fence is None else expected.fence
         arguments: list[Any] = [place.job_id, expected.state, fence, state, codec.FAILURE.dump_json(failure)]
-        times = [self.clock_ms(), self._ttl_ms(place)]
+        times, name = [self.clock_ms(), self._ttl_ms(place)], self._names.ask(place)
         reply: Any = await self._end(
             place.end_keys,
-            [*arguments, *times, *_channels(place), _CANCELLED_JSON, "1" if is_dead else ""],
+            [*arguments, *times, *_channels(place), _CANCELLED_JSON, "1" if is_dead else "", name],
         )
         if not reply[0]:
             return None
         became = JobState(reply[3].decode())
-        self._count(place, became, failure)
+        if reply[5] and self._names.is_to_count(place, name):
+            self._count(place, became, failure)
         return Ended(_LANES[reply[1]], reply[2].decode(), became, is_dead=bool(reply[4]))
 
     async def requeue(
@@ -209,17 +216,15 @@ class Transitions:
         `is_forgiven`: the attempt does not count. The old entry is left to the caller, except where the job has ended.
         """
         conditions: list[Any] = ["" if fence is None else fence, stream_id, "1" if is_forgiven else ""]
-        times = [self.clock_ms(), self._ttl_ms(place)]
-        reply: Any = await self._requeue(
-            place.end_keys,
-            [place.job_id, *conditions, _CANCELLED_JSON, *times, *_channels(place), keys.EVENTS_CHANNEL],
-        )
+        times, name = [self.clock_ms(), self._ttl_ms(place)], self._names.ask(place)
+        arguments = [place.job_id, *conditions, _CANCELLED_JSON, *times, *_channels(place)]
+        reply: Any = await self._requeue(place.end_keys, [*arguments, keys.EVENTS_CHANNEL, name])
         outcome = Requeued(reply[0].decode())
+        if outcome is Requeued.CANCELLED and self._names.is_to_count(place, name):
+            self._count(place, JobState.CANCELLED, CANCELLED)
         if outcome is Requeued.QUEUED:
             await self.arrivals.enter(place)
         elif outcome is not Requeued.OVER:
-            is_dead = outcome is Requeued.DEAD
-            self._count(place, JobState.FAILED if is_dead else JobState.CANCELLED, POISON)
             await self.close(place, Ended(_LANES[reply[1]], stream_id, is_dead=outcome is Requeued.DEAD))
         return outcome
 
@@ -280,6 +285,10 @@ class Transitions:
             self._metrics.jobs_finished.labels(place.model_id, state).inc()
         if state in (JobState.FAILED, JobState.EXPIRED):
             self._metrics.count_failure(place.model_id, failure.code)
+
+    def _count_cancel(self, place: JobPlace) -> None:
+        if self._metrics is not None and not place.is_question:
+            self._metrics.jobs_cancelled.inc()
 
     def _ttl_ms(self, place: JobPlace) -> int:
         """How long the record of the job is kept once it has ended."""

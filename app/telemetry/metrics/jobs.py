@@ -51,13 +51,14 @@ class JobMetrics(Declarations):
     )
     jobs_cancelled = Declared(
         Counter,
-        "Cancels by clients of jobs that had not begun; a repeated one counts again. Running ones count among the finished.",
+        "Jobs that were cancelled before they ran, each once: by clients, with their batch or with their tenant. Cancelled ones that "
+        "ran are among the finished.",
         process=API,
     )
     jobs_finished = Declared(
         Counter,
         "Jobs that this process ended, by model and terminal state. Questions about memories are counted elsewhere, and a "
-        "job that a client cancelled before it ran is in `sparke_jobs_cancelled_total` alone.",
+        "job that was cancelled before it ran is in `sparke_jobs_cancelled_total` alone.",
         process=BOTH,
         labels=(MODEL, _END),
         compare="`failed` and `expired` with `succeeded`.",
