@@ -3,11 +3,13 @@
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
+import structlog
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from structlog.typing import ExcInfo
 
 # Before anything imports the engine: its annotations' shapes are checked at run time under pytest, and only there.
 # An int may stand for a float, as in every type checker. `demo` states no shapes in annotations and stays out: beartype
@@ -18,6 +20,24 @@ install_import_hook(
         for name in ("baselines", "core", "diffusion", "errors", "guidance", "memory_bank", "scores", "types")
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
+
+
+def _write_error(stream: TextIO, exc_info: ExcInfo) -> None:
+    from app.telemetry.faults import describe_error  # noqa: PLC0415 - after the hook, as everything of ours
+
+    stream.write(describe_error(exc_info[1], shows_all=True) + "\n")
+
+
+# What is logged in this process. structlog's own default has rich write errors where that is installed, with the locals of all frames, down
+# to those of the event loop: much that no test wants read and repeated, least of all in a thread beside others.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S", utc=False),
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=_write_error),
+    ]
 )
 
 settings.register_profile("shared_cores", deadline=None)  # an example's time says nothing on a busy machine

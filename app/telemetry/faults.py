@@ -17,6 +17,8 @@ _TENSORS = (
     "torch",
     "sparke_engine",
 )  # whose frames call C++ code, which has none and speaks of shapes and devices
+_MAX_CAUSES = 32  # of one error; beyond it those in the middle are left out
+_MAX_GROUPS = 8  # one within the other
 _HEADS = {
     True: "The above exception was the direct cause of the following exception:",
     False: "During handling of the above exception, another exception occurred:",
@@ -27,26 +29,48 @@ def describe_error(error: BaseException, *, shows_all: bool = False) -> str:
     """The error's traceback with those of its causes, without locals. Messages that may hold a prompt are withheld.
 
     Messages of our own errors, of the operating system, Redis, the object store and torch are shown. Those of other
-    libraries often repeat what they were given.
+    libraries often repeat what they were given. However many causes an error has, its description is bounded.
     """
     return "\n".join(_lines(error, shows_all=shows_all, seen=set()))
 
 
-def _lines(error: BaseException, *, shows_all: bool, seen: set[int]) -> Iterator[str]:
-    seen.add(id(error))
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is not None and id(cause) not in seen:
-        yield from _lines(cause, shows_all=shows_all, seen=seen)
-        yield f"\n{_HEADS[error.__cause__ is not None]}\n"
+def _lines(error: BaseException, *, shows_all: bool, seen: set[int], depth: int = 0) -> Iterator[str]:
+    chain = _chain(error, seen)
+    num_left_out = max(0, len(chain) - _MAX_CAUSES)
+    for index, one in enumerate(chain):
+        if 0 <= index - _MAX_CAUSES // 2 < num_left_out:
+            if index == _MAX_CAUSES // 2:
+                yield f"\n[{num_left_out} causes left out]"
+            continue
+        if index:
+            yield f"\n{_HEADS[one.__cause__ is not None]}\n"
+        yield from _own_lines(one, shows_all=shows_all)
+        if isinstance(one, BaseExceptionGroup):
+            if depth == _MAX_GROUPS:
+                yield "[groups within it left out]"
+                continue
+            for inner in one.exceptions:
+                if id(inner) not in seen:
+                    yield from _lines(inner, shows_all=shows_all, seen=seen, depth=depth + 1)
+
+
+def _chain(error: BaseException, seen: set[int]) -> list[BaseException]:
+    """The error behind its causes, the first one first; without those that were seen."""
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        chain.append(one)
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return chain[::-1]
+
+
+def _own_lines(error: BaseException, *, shows_all: bool) -> Iterator[str]:
     if error.__traceback__ is not None:
         yield "Traceback (most recent call last):"
         yield "".join(traceback.format_tb(error.__traceback__)).rstrip("\n")
     said = str(error) if shows_all or _is_plain(error) else WITHHELD if str(error) else ""
     yield f"{name_of(error)}: {said}" if said else name_of(error)
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            if id(inner) not in seen:
-                yield from _lines(inner, shows_all=shows_all, seen=seen)
 
 
 def name_of(error: BaseException) -> str:

@@ -19,9 +19,9 @@ from app.telemetry.redaction import REDACTED
 def stream():
     """A stream to log to; afterwards logging is as it was."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, config = root.handlers[:], root.level, structlog.get_config()
     yield io.StringIO()
-    structlog.reset_defaults()
+    structlog.configure(**config)
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)

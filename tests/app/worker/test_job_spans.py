@@ -50,10 +50,10 @@ class Talkative(ToyEngine):
 def lines():
     """Logs this process at debug; what it wrote."""
     root, stream = logging.getLogger(), io.StringIO()
-    before = root.handlers[:], root.level
+    before, config = (root.handlers[:], root.level), structlog.get_config()
     configure_logs("json", "debug", stream=stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    structlog.reset_defaults()
+    structlog.configure(**config)
     root.handlers[:], level = before
     root.setLevel(level)
     logging.captureWarnings(False)
