@@ -3,17 +3,18 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import sparke_engine.scores
+from tests.documents import example, read
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "scores.md").read_text(encoding="utf-8")
+PAGE = read("docs/scores.md")
 
 
 def test_the_example_runs() -> None:
     """Red stars are fewer modes than all stars, lie among them, and do not cover them."""
-    (code,) = re.findall(r"<!-- executed: scores -->\n```python\n(.*?)```", PAGE, re.DOTALL)
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", example("scores")], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     numbers = [float(number) for number in re.findall(r"\d+\.\d+", ended.stdout)]
     modes, of_all, distance, precision, recall, _, coverage = numbers

@@ -1,18 +1,16 @@
-"""The documents say what is so: examples run, links lead somewhere, and what is named exists."""
+"""The examples of the documents run, and do what the text around them says."""
 
 import ast
 import base64
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -22,34 +20,13 @@ from PIL import Image
 from standardwebhooks import Webhook
 
 from app.catalogue import parse_catalogue
-from app.settings import Settings
 from sparke_engine.demo.evaluate import judge_pictures
 from sparke_engine.demo.export import load_judge
 from sparke_engine.demo.scene import BACKGROUNDS, COLOURS, SHAPES
+from tests.documents import example
 
-ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-DOCUMENTS = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *(path for folder in ("docs", "deploy", "docker") for path in (ROOT / folder).rglob("*.md")),
-    ]
-)
 READY = "SPARKE is ready: "
-
-
-def read(name: str) -> str:
-    """A document of the repository."""
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def example(name: str) -> str:
-    """The one code block of the README below the comment that names it."""
-    found = re.findall(
-        rf"<!-- (?:executed|checked): {name} -->\n```\w+\n(.*?)```", read("README.md"), re.DOTALL
-    )
-    assert len(found) == 1, f"the README has {len(found)} examples {name}"
-    return str(found[0])
 
 
 def clean_env(**variables: str) -> dict[str, str]:
@@ -103,7 +80,7 @@ def service(data_dir: Path) -> Iterator[str]:
 
 
 def at(service: str, code: str) -> str:
-    """An example that asks this service instead of the README's."""
+    """An example that asks this service in place of the one at port 8000."""
     assert "http://localhost:8000" in code
     return code.replace("http://localhost:8000", service)
 
@@ -153,6 +130,17 @@ def test_the_edit_examples_draw_what_they_ask_for(service: str, tmp_path: Path):
         np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("star", "heart")
     )
     assert np.array_equal(star[:8], heart[:8])
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
+def test_the_references_example_runs(service: str, tmp_path: Path):
+    """A picture of one's own is a memory of one entry, and an image is led away from it."""
+    run(["bash", "-euo", "pipefail", "-c", at(service, example("curl"))], tmp_path)
+    said = run(["bash", "-euo", "pipefail", "-c", at(service, example("references"))], tmp_path)
+    assert json.loads(said)["id"] == "demo.brand"
+    answer = json.loads((tmp_path / "unlike.json").read_text())
+    assert answer["novelty_version"] == 1
+    assert answer["data"][0]["diversity"]["push"] > 0
 
 
 def test_the_stream_example_draws_what_it_asks_for(service: str, tmp_path: Path):
@@ -286,64 +274,7 @@ def test_the_library_example_runs(tmp_path: Path):
 
 def test_the_catalogue_example_is_one():
     """The entry for SDXL is accepted as it stands, and with the LoRA below it."""
-    (spec,) = parse_catalogue(example("catalogue"), folder=None, name="README.md").values()
+    (spec,) = parse_catalogue(example("catalogue"), folder=None, name="models.md").values()
     assert (spec.model_id, spec.dtype) == ("sdxl", "float16")
-    (spec,) = parse_catalogue(example("catalogue") + example("loras"), folder=None, name="README.md").values()
+    (spec,) = parse_catalogue(example("catalogue") + example("loras"), folder=None, name="models.md").values()
     assert [(lora.name, lora.default_scale) for lora in spec.loras] == [("ink", 0.8)]
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(path: Path):
-    """Every link within the repository names a file that exists, and a heading of it if it names one."""
-    broken = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
-        if re.match(r"[a-z]+:", target):
-            continue
-        name, _, anchor = unquote(target).partition("#")
-        there = path if not name else (path.parent / name).resolve()
-        if not there.exists() or (anchor and anchor not in headings(there)):
-            broken.append(target)
-    assert broken == []
-
-
-def headings(path: Path) -> set[str]:
-    """The anchors that a Markdown file offers."""
-    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_what_is_named_exists(path: Path):
-    """Every file, test, setting and make target that a document names is there."""
-    text = path.read_text(encoding="utf-8")
-    missing = []
-    for name in re.findall(
-        r"`((?:app|sparke_engine|tests|docs|deploy|docker|benchmarks|\.ci)/[\w./:-]+)`", text
-    ):
-        file, _, test = name.partition("::")
-        if not (ROOT / file).exists() or (test and test not in functions(ROOT / file)):
-            missing.append(name)
-    settings = {f"SPARKE_{name.upper()}" for name in Settings.model_fields}
-    settings |= set(re.findall(r"\$\{(SPARKE_[A-Z_]+)", read("docker-compose.yml")))
-    settings |= set(re.findall(r'envvar="(SPARKE_[A-Z_]+)"', read("app/cli.py")))
-    missing += [name for name in re.findall(r"\bSPARKE_[A-Z_]*[A-Z]\b", text) if name not in settings]
-    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
-    missing += [
-        f"make {name}"
-        for name in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)
-        if name not in targets
-    ]
-    assert missing == []
-
-
-def functions(path: Path) -> set[str]:
-    """The names of a file's functions."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-
-
-@pytest.mark.parametrize("page", ["configuration", "logs", "metrics", "schedulers"])
-def test_a_written_page_is_current(page: str):
-    """`make docs` would change nothing."""
-    written = runpy.run_path(str(ROOT / "docs" / f"write_{page}.py"))["render"]()
-    assert read(f"docs/{page}.md") == written
