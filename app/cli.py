@@ -45,7 +45,7 @@ RedisUrl = Annotated[str | None, typer.Option(help="A shared Redis [SPARKE_REDIS
 
 @cli.callback()
 def about() -> None:
-    """Text to image that remembers. Every setting is also a variable SPARKE_*; see the README."""
+    """Text to image that remembers. Every setting is also a variable SPARKE_*; see docs/configuration.md."""
 
 
 @cli.command()

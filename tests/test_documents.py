@@ -27,6 +27,15 @@ def test_links_lead_somewhere(path: Path):
     assert broken == []
 
 
+def test_the_index_has_every_page():
+    """`docs/README.md` links to each page of docs and of its guide, and says in a line what is in it."""
+    pages = {path for folder in ("docs", "docs/guide") for path in (ROOT / folder).glob("*.md")}
+    rows = re.findall(r"^\| \[[^\]]+\]\(([^)#]+)\) \| \S.* \|$", read("docs/README.md"), re.MULTILINE)
+    linked = Counter((ROOT / "docs" / row).resolve() for row in rows)
+    assert sorted(path.name for path in pages - {ROOT / "docs/README.md"} - set(linked)) == []
+    assert [path.name for path, number in linked.items() if number > 1] == []
+
+
 def test_every_example_has_one_name_and_a_test():
     """No two examples have the same name, and each that says it is run or checked is."""
     names = Counter(name for name, _ in examples())

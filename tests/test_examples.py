@@ -272,6 +272,12 @@ def test_the_library_example_runs(tmp_path: Path):
     assert run([sys.executable, "-c", code], tmp_path) == "12 4 (64, 64)\n"
 
 
+def test_the_librarys_references_example_runs(tmp_path: Path):
+    """Four stars and four images that were led away from them are in the bank; the reference holds its four pictures."""
+    code = example("library-references") + "\nprint(len(bank), len(brand), len(images))\n"
+    assert run([sys.executable, "-c", code], tmp_path) == "8 4 4\n"
+
+
 def test_the_catalogue_example_is_one():
     """The entry for SDXL is accepted as it stands, and with the LoRA below it."""
     (spec,) = parse_catalogue(example("catalogue"), folder=None, name="models.md").values()
