@@ -24,6 +24,7 @@ _FEW_STEPS = {
     "LCMScheduler",
     "TCDScheduler",
 }  # read DDIM's configuration, though diffusers does not list them beside it
+_STRAIGHT = {"cpu", "cuda", "mps"}  # diffusers takes these for a whole pipeline, and no number of a device
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -54,9 +55,8 @@ def load_engine(  # noqa: PLR0913 - each is a choice of its own
         return ToyEngine(replace(_resolve(preset, preset_named("toy")), **(preset_changes or {})))
     if dtype not in DTYPES:
         raise InvalidArgument(f"a model's dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
-    pipe = load_pipeline(source, revision=revision, dtype=DTYPES[dtype], scheduler=scheduler)
+    pipe = load_pipeline(source, revision=revision, dtype=DTYPES[dtype], scheduler=scheduler, device=device)
     chosen = replace(_resolve(preset, default_preset(pipe)), **(preset_changes or {}))
-    pipe = pipe.to(device)
     return PipelineEngine(pipe, chosen, loras=load_loras(pipe, loras))
 
 
@@ -69,7 +69,7 @@ def kinds_preset(engine: ImageEngine) -> DiversityPreset:
 
 def load_demo_pipeline(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The model that ships with the package, as a stock StableDiffusionPipeline."""
-    return load_pipeline(DEMO, dtype=dtype).to(device)
+    return load_pipeline(DEMO, dtype=dtype, device=device)
 
 
 def load_pipeline(
@@ -78,8 +78,13 @@ def load_pipeline(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     scheduler: str | None = None,
+    device: str = "cpu",
 ) -> Any:
-    """A stock diffusers pipeline, on the CPU. Only safetensors are read, and no code from the source is run."""
+    """A stock diffusers pipeline. Only safetensors are read, and no code from the source is run.
+
+    Onto a device of `_STRAIGHT` weights go tensor by tensor as they are read, so the host never holds them all. Onto
+    another they go part by part, once the host has all.
+    """
     from diffusers import DiffusionPipeline  # noqa: PLC0415 - two seconds that the toy can do without
 
     place = str(demo_weights()) if source == DEMO else source
@@ -90,6 +95,7 @@ def load_pipeline(
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
+            device_map=device if device in _STRAIGHT else None,
             **_left_out(Path(place)),
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
@@ -103,7 +109,7 @@ def load_pipeline(
     pipe.set_progress_bar_config(disable=True)
     if source == DEMO:
         mark_preset(pipe, "demo")
-    return pipe
+    return pipe if device in _STRAIGHT else pipe.to(device)
 
 
 def demo_weights() -> Path:

@@ -124,3 +124,13 @@ def test_the_demo_model_loads() -> None:
         [SampleGroup("a red star", "", (1,), 0.5, None)], DenoisingPlan(64, 64, 2, 5.0), silent
     )
     assert samples[0][0].image.size == (64, 64)
+
+
+def test_weights_go_straight_to_a_plain_device(model_directories):
+    """Onto others, which diffusers does not take for a whole pipeline, they are moved."""
+    straight = load_pipeline(str(model_directories["sd3"]))
+    moved = load_pipeline(str(model_directories["sd3"]), device="meta")
+    assert straight.hf_device_map == "cpu"
+    assert moved.hf_device_map is None
+    parts = [part for part in moved.components.values() if isinstance(part, torch.nn.Module)]
+    assert {part.device.type for part in parts} == {"meta"}
