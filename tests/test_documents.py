@@ -27,6 +27,14 @@ def test_links_lead_somewhere(path: Path):
     assert broken == []
 
 
+def test_the_readme_is_a_front_door():
+    """It is read in a few minutes, and has the two commands that everybody begins with."""
+    text = read("README.md")
+    assert len(text.splitlines()) <= 230
+    for command in ("make serve", "make test"):
+        assert f"```sh\n{command}\n```" in text
+
+
 def test_the_index_has_every_page():
     """`docs/README.md` links to each page of docs and of its guide, and says in a line what is in it."""
     pages = {path for folder in ("docs", "docs/guide") for path in (ROOT / folder).glob("*.md")}
