@@ -15,6 +15,7 @@ from typing import Self
 import boto3
 import httpx
 from obstore.store import S3Store
+from processes import free_port
 
 _START_S = 60.0
 _NUM_SETUP_CALLS = "3"  # that are taken without a signature: those which make the user below
@@ -72,8 +73,7 @@ class S3Server:
     """A running server and its one user. A context manager that ends it."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = int(probe.getsockname()[1])
+        port = free_port()
         self._url = f"http://127.0.0.1:{port}"
         with (folder / "s3.log").open("wb") as log:
             self._process = subprocess.Popen(

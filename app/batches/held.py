@@ -58,9 +58,9 @@ class HeldBatch:
         return bool(taken) or await self._redis.get(self._lease) == self._token.encode()
 
     @asynccontextmanager
-    async def kept(self, lease_s: float) -> AsyncIterator[None]:
-        """Extends the lease for as long as the context lasts, and lets go of it then."""
-        keeping = asyncio.create_task(self._keep(lease_s), name="batch-lease")
+    async def kept(self, lease_s: float, *, every_s: float | None = None) -> AsyncIterator[None]:
+        """Extends the lease for as long as the context lasts, three times in its length, and lets go of it then."""
+        keeping = asyncio.create_task(self._keep(lease_s, every_s or lease_s / 3), name="batch-lease")
         try:
             yield
         finally:
@@ -169,9 +169,9 @@ class HeldBatch:
             8 * place + bit for place, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1
         )
 
-    async def _keep(self, lease_s: float) -> None:
+    async def _keep(self, lease_s: float, every_s: float) -> None:
         while True:
-            await asyncio.sleep(lease_s / 3)
+            await asyncio.sleep(every_s)
             try:
                 if not await self._hold_for(lease_s):
                     return

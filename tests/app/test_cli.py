@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from patience import PATIENCE_S
 
 from app.domain.ids import LatentSpace, MemoryName, TenantId, image_id, make_job_id
 from app.memory.codec import MemoryEntry, encode_entry
@@ -24,7 +25,7 @@ def _sparke(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
     env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
     command = [sys.executable, "-P", "-m", "app.cli", *arguments]
     return subprocess.run(
-        command, env=env | variables, capture_output=True, text=True, timeout=60, check=False
+        command, env=env | variables, capture_output=True, text=True, timeout=200, check=False
     )
 
 
@@ -194,7 +195,7 @@ def test_a_command_ends_at_sigterm_while_it_loads():
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
+        assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:

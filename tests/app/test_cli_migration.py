@@ -32,7 +32,7 @@ def _sparke(redis_url, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     return done.returncode, done.stderr
 

@@ -5,10 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, eventually, wait_until
 
 from app.errors import ConfigurationError
 from app.redis.connection import connect
@@ -25,10 +26,7 @@ def _holds(path: Path, text: str) -> bool:
 
 async def _until(path: Path, text: str) -> None:
     """Waits until the file holds the text."""
-    deadline_s = time.monotonic() + 20
-    while not _holds(path, text):
-        assert time.monotonic() < deadline_s, f"no {text!r} in {path}"
-        await asyncio.sleep(0.02)
+    await eventually(lambda: _holds(path, text), f"no {text!r} in {path}")
 
 
 async def test_a_worker_that_dies_is_started_again(tmp_path: Path):
@@ -38,7 +36,7 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path):
         f"echo start >> {log}; [ $(grep -c start {log}) -ge 3 ] || exit 1;"
         f" trap 'sleep 0.3; echo drained >> {log}; exit 0' TERM; echo up >> {log}; while :; do sleep 0.05; done"
     )
-    task = asyncio.create_task(keep_worker(["sh", "-c", script], 5.0))
+    task = asyncio.create_task(keep_worker(["sh", "-c", script], PATIENCE_S))
     await _until(log, "up")
     task.cancel()
     await asyncio.wait((task,))
@@ -49,7 +47,7 @@ async def test_a_worker_with_wrong_settings_is_not_started_again(tmp_path: Path)
     """It would say the same again."""
     log = tmp_path / "log"
     with pytest.raises(ConfigurationError):
-        await keep_worker(["sh", "-c", f"echo start >> {log}; exit {EXIT_CONFIGURATION}"], 5.0)
+        await keep_worker(["sh", "-c", f"echo start >> {log}; exit {EXIT_CONFIGURATION}"], PATIENCE_S)
     assert log.read_text().split() == ["start"]
 
 
@@ -61,15 +59,12 @@ async def test_a_redis_that_dies_is_started_again_with_its_data(tmp_path: Path):
         await redis.set("kept", "yes")
         pid = (await redis.info("server"))["process_id"]
         os.kill(pid, signal.SIGKILL)
-        deadline_s = time.monotonic() + 20
-        while True:
-            try:
-                found = await redis.get("kept")
-                break
-            except Exception:  # noqa: BLE001 - whatever the client says while it is away
-                assert time.monotonic() < deadline_s
-                await asyncio.sleep(0.05)
-        assert found == b"yes"
+
+        async def ask():
+            with suppress(Exception):  # whatever the client says while it is away
+                return await redis.get("kept")
+
+        assert await eventually(ask) == b"yes"
         assert (await redis.info("server"))["process_id"] != pid
         await redis.aclose()
         keeping.cancel()
@@ -92,10 +87,7 @@ def test_a_child_dies_with_its_parent():
         child_pid = int(process.stdout.readline())
     process.kill()
     process.wait()
-    deadline_s = time.monotonic() + 10
-    while _is_running(child_pid):
-        assert time.monotonic() < deadline_s, "the child outlived its parent"
-        time.sleep(0.02)
+    wait_until(lambda: not _is_running(child_pid), "the child outlived its parent")
     orphan = subprocess.run([sys.executable, "-c", child.format(pid=1)], capture_output=True, check=False)
     assert (orphan.returncode, orphan.stdout) == (1, b"")
 

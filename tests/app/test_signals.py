@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from patience import PATIENCE_S
 
 from app.signals import stop_signals
 
@@ -19,6 +20,6 @@ async def test_a_signal_sets_the_event_and_ends_nothing(number: signal.Signals):
         assert signal.getsignal(number) != before
         for _ in range(2):
             os.kill(os.getpid(), number)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await stop.wait()
     assert signal.getsignal(number) in {before, signal.SIG_DFL, signal.default_int_handler}

@@ -1,6 +1,7 @@
 """The audit log: records before and after a deed, bounds, and what no record holds."""
 
 import pytest
+from patience import PATIENCE_S
 
 from app.audit.keys import journal_key
 from app.audit.log import AuditLimits, AuditLog, AuditQuery
@@ -75,7 +76,7 @@ async def test_an_end_without_success_is_told(redis, clock, error, outcome):
 async def test_what_cannot_be_written_down_is_not_done(tmp_path, clock):
     """Where Redis is away the deed is not begun; where it goes amid the deed, that is done all the same."""
     with EmbeddedRedis.start(tmp_path) as server:
-        client = connect(server.url, timeout_s=1)
+        client = connect(server.url, timeout_s=PATIENCE_S)
         log = _log(client, clock)
         act = await log.begin(DEED, journal=Journal.ADMIN)
     await act.end("done")

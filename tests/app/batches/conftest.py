@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from patience import eventually
 from redis.asyncio import Redis
 
 from app.batches.drive import BatchDrive
@@ -72,7 +73,7 @@ class Desk:
     redis: Redis
     folder: Path
     limits: BatchLimits = field(
-        default_factory=lambda: BatchLimits(max_lines_open=4, poll_s=0.01, lease_s=5.0, max_line_bytes=1000)
+        default_factory=lambda: BatchLimits(max_lines_open=4, poll_s=0.01, lease_s=600.0, max_line_bytes=1000)
     )
     job_limits: JobLimits = field(default_factory=lambda: JobLimits(max_released_per_tenant=8))
     now_ms: int = 1_000_000
@@ -189,9 +190,11 @@ class Desk:
     async def wait(self, batch: Batch) -> BatchRecord:
         """The record once the batch has ended and is forgotten among the open ones."""
         member = member_of(batch.tenant_id, batch.batch_id)
-        async with asyncio.timeout(30):
-            while await self.redis.zscore(OPEN_KEY, member) is not None:  # noqa: ASYNC110 - nobody announces it
-                await asyncio.sleep(0.01)
+
+        async def has_ended():
+            return await self.redis.zscore(OPEN_KEY, member) is None
+
+        await eventually(has_ended)
         return await self.read(batch)
 
     @asynccontextmanager

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from patience import eventually
 from redis.asyncio import Redis
 
 from app.batches import keys
@@ -22,12 +23,6 @@ from app.jobs.store import JobStore
 from app.redis.members import member_of
 
 pytestmark = pytest.mark.anyio
-
-
-async def _until(condition):
-    async with asyncio.timeout(30):
-        while not await condition():  # noqa: ASYNC110 - nobody announces it
-            await asyncio.sleep(0.005)
 
 
 async def _has_begun(desk, batch):
@@ -93,7 +88,7 @@ async def test_a_result_that_is_no_longer_kept(desk):
     batch = await desk.create(*(f"w{number}" for number in range(6)))
     queue = JobQueue(desk.redis, desk.job_limits, clock_ms=desk.clock_ms)
     async with desk.driving(desk.driver()):
-        await _until(lambda: _has_begun(desk, batch))
+        await eventually(lambda: _has_begun(desk, batch))
         await desk.work_once(queue)
         await desk.redis.delete(job_key(batch.tenant_id, keys.line_job_id(batch, 1)))
         async with desk.working():
@@ -113,7 +108,7 @@ async def test_a_bounded_number_of_lines_are_jobs(desk):
             async def is_full(num_open=num_open):
                 return await desk.jobs().count_open("toy") == num_open
 
-            await _until(is_full)
+            await eventually(is_full)
             await asyncio.sleep(0.05)
             assert await is_full()
             for held in await queue.reserve(["toy"], WorkerId("w"), 8, block_ms=0):
@@ -162,7 +157,7 @@ async def test_a_file_that_goes_while_its_batch_runs(desk):
     """The batch has a copy of its own, and goes on."""
     batch = await desk.create(*(f"w{number}" for number in range(9)))
     async with desk.driving(desk.driver()):
-        await _until(lambda: _has_begun(desk, batch))
+        await eventually(lambda: _has_begun(desk, batch))
         await desk.contents.delete(content_key(batch.tenant_id, batch.input_file_id))
         async with desk.working():
             record = await desk.wait(batch)
@@ -173,7 +168,7 @@ async def test_a_batch_whose_own_copy_is_lost_fails(desk):
     """It cannot be done, so it says so, and its jobs are cancelled."""
     batch = await desk.create(*(f"w{number}" for number in range(9)))
     async with desk.driving(desk.driver()):
-        await _until(lambda: _has_begun(desk, batch))
+        await eventually(lambda: _has_begun(desk, batch))
         await desk.inputs.delete(keys.input_key(batch.tenant_id, batch.batch_id))
         async with desk.working():
             record = await desk.wait(batch)
@@ -189,9 +184,9 @@ async def test_a_cancel_ends_what_has_not_run(desk):
         return await desk.jobs().count_open("toy") == 4
 
     async with desk.driving(desk.driver()):
-        await _until(lambda: _has_begun(desk, batch))
+        await eventually(lambda: _has_begun(desk, batch))
         assert await desk.work_once(queue) > 0
-        await _until(is_full)
+        await eventually(is_full)
         first = await desk.batches().cancel(batch.tenant_id, batch.batch_id)
         assert first.state is BatchState.CANCELLING
         record = await desk.wait(batch)
@@ -224,7 +219,7 @@ async def test_a_running_job_of_a_cancelled_batch_cannot_succeed(desk):
     batch = await desk.create("one", "two")
     queue = JobQueue(desk.redis, desk.job_limits, clock_ms=desk.clock_ms)
     async with desk.driving(desk.driver()):
-        await _until(lambda: _has_begun(desk, batch))
+        await eventually(lambda: _has_begun(desk, batch))
         running = await queue.reserve(["toy"], WorkerId("w"), 8, block_ms=1000)
         await desk.batches().cancel(batch.tenant_id, batch.batch_id)
         record = await desk.wait(batch)
@@ -238,7 +233,7 @@ async def test_a_day_is_over(desk):
     batch = await desk.create("one", *(f"w{number}" for number in range(20)))
     queue = JobQueue(desk.redis, desk.job_limits, clock_ms=desk.clock_ms)
     async with desk.driving(desk.driver()):
-        await _until(lambda: _has_begun(desk, batch))
+        await eventually(lambda: _has_begun(desk, batch))
         assert await desk.work_once(queue) > 0
         desk.now_ms = batch.expires_at_ms
         record = await desk.wait(batch)
@@ -256,7 +251,7 @@ async def test_a_full_queue_is_waited_for(desk):
     desk.job_limits = replace(desk.job_limits, max_waiting_per_tenant=1, max_released_per_tenant=1)
     batch = await desk.create(*(f"w{number}" for number in range(12)))
     async with desk.driving(desk.driver()):
-        await _until(lambda: _has_begun(desk, batch))
+        await eventually(lambda: _has_begun(desk, batch))
         await asyncio.sleep(0.1)
         assert await desk.jobs().count_waiting(batch.tenant_id, "toy") == 1
         async with desk.working():
@@ -291,7 +286,7 @@ async def test_lines_wait_for_the_next_days_images(desk):
         async def are_done(num_lines):
             return len(desk.done) == num_lines
 
-        await _until(lambda: are_done(6))
+        await eventually(lambda: are_done(6))
         await asyncio.sleep(0.1)
         assert await are_done(6)
         desk.now_ms = DAY_MS
@@ -314,7 +309,7 @@ async def test_lines_wait_for_room_in_memories(desk, is_of_entries):
         async def is_looked_through():
             return (await desk.read(batch)).state is BatchState.IN_PROGRESS
 
-        await _until(is_looked_through)
+        await eventually(is_looked_through)
         await asyncio.sleep(0.1)
         assert desk.done == []
         num_entries = 0
@@ -331,7 +326,7 @@ async def test_room_is_left_for_requests(desk):
         return await desk.jobs().count_open("toy") >= 3
 
     async with desk.driving(desk.driver()):
-        await _until(is_filled)
+        await eventually(is_filled)
         await asyncio.sleep(0.2)
         assert await desk.jobs().count_open("toy") <= 3 + len(batches) - 1  # each looks before it adds one
         async with desk.working():
@@ -345,7 +340,8 @@ async def test_two_drivers_share_the_batches(desk):
     batches = [await desk.create(*(f"{tenant}{n}" for n in range(6)), tenant=tenant) for tenant in "abcd"]
     async with desk.driving(second):
         async with desk.driving(first):
-            await _until(lambda: _has_begun(desk, batches[-1]))
+            await eventually(lambda: _has_begun(desk, batches[-1]))
+            await eventually(lambda: len(first._running) + len(second._running) == len(batches))
             held = [set(driver._running) for driver in (first, second)]
             assert held[0].isdisjoint(held[1])
             assert held[0] | held[1] == {batch.batch_id for batch in batches}
@@ -368,7 +364,7 @@ async def test_batches_of_all_tenants_advance_side_by_side(desk):
             seen.extend(name for name in driver._running if name not in seen)
             return len(seen) == 4 and await _has_begun(desk, lone)
 
-        await _until(have_all_had_a_turn)
+        await eventually(have_all_had_a_turn)
         states = [(await desk.read(batch)).state for batch in (*many, lone)]
     assert seen == [batch.batch_id for batch in (many[0], lone, *many[1:])]
     assert not any(state.is_ended for state in states)
@@ -385,7 +381,7 @@ async def test_an_open_name_without_a_batch_is_forgotten_later(desk):
             async def was_looked_at():
                 return batch.batch_id in driver._again_at_s
 
-            await _until(was_looked_at)
+            await eventually(was_looked_at)
             driver._again_at_s.clear()
         assert [found.batch_id for found in await desk.batches().list_open(9)] == [batch.batch_id]
         desk.now_ms += 600_001
@@ -393,7 +389,7 @@ async def test_an_open_name_without_a_batch_is_forgotten_later(desk):
         async def is_forgotten():
             return not await desk.batches().list_open(9)
 
-        await _until(is_forgotten)
+        await eventually(is_forgotten)
     with pytest.raises(NotFound):
         await desk.read(batch)
 

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from patience import eventually
 from redis.asyncio import Redis
 
 from app.batches import keys as batch_keys
@@ -173,9 +174,7 @@ async def test_the_file_of_redis_is_written_anew_at_the_end(redis, tmp_path):
     assert found()
     await scene.ask(ACME)
     await _until_gone(scene, scene.eraser())
-    async with asyncio.timeout(20):
-        while found():  # noqa: ASYNC110 - nobody announces it
-            await asyncio.sleep(0.1)
+    await eventually(lambda: not found())
 
 
 async def test_the_name_is_free_when_all_is_gone_and_not_before(scene):

@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from patience import PATIENCE_S, eventually
 
 from app.domain.ids import TenantId
 from app.errors import NotFound, StoreUnavailable, TooManyFiles
@@ -51,7 +52,7 @@ async def test_on_a_cluster_no_command_crosses_slots(cluster_node, make_cabinet,
 async def test_a_killed_server_has_every_record_it_acknowledged(tmp_path, make_cabinet):
     """SIGKILL amid adds: each acknowledged one is there after the restart, and listed."""
     server = EmbeddedRedis.start(tmp_path)
-    client = connect(server.url, timeout_s=5)
+    client = connect(server.url, timeout_s=PATIENCE_S)
     cabinet = make_cabinet(client, tmp_path / "objects", max_files=10_000)
     acknowledged = []
 
@@ -62,8 +63,7 @@ async def test_a_killed_server_has_every_record_it_acknowledged(tmp_path, make_c
             acknowledged.append(file)
 
     adding = asyncio.gather(*(add() for _ in range(4)), return_exceptions=True)
-    while len(acknowledged) < 20:  # noqa: ASYNC110 - nobody announces it
-        await asyncio.sleep(0.005)
+    await eventually(lambda: len(acknowledged) >= 20)
     os.kill(server.pid, signal.SIGKILL)
     assert [type(end) for end in await adding] == [StoreUnavailable] * 4
     await client.aclose()

@@ -1,9 +1,9 @@
 """Bytes that no file names."""
 
-import asyncio
 import os
 
 import pytest
+from patience import eventually
 
 from app.files.keys import SWEEP_KEY, content_key
 from app.files.sweeper import SLACK_S, FileSweeper
@@ -63,8 +63,11 @@ async def test_an_expired_files_bytes_go(cabinet):
     await cabinet.redis.delete(SWEEP_KEY)
     record = f"sparke:{{t:acme}}:file:{file.file_id}"
     await cabinet.redis.pexpire(record, 1)
-    await asyncio.sleep(0.05)  # Redis lets go of it when it is asked for later than that
-    assert not await cabinet.redis.exists(record)
+
+    async def is_gone():
+        return not await cabinet.redis.exists(record)
+
+    await eventually(is_gone)
     assert await sweeper.sweep() == 1
     assert _left(cabinet) == []
 

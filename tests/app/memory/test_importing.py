@@ -1,9 +1,9 @@
 """Imports: what nobody reads until all of it is there."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
+from patience import eventually
 
 from app.domain.ids import ImportId, LatentSpace, MemoryName, TenantId
 from app.errors import ImportConflict, MemoryExists, NotFound, TooManyTransfers
@@ -161,12 +161,19 @@ async def test_two_who_send_one_import(importer, archive, redis):
 
 async def test_what_breaks_off_goes_by_itself(redis, archive):
     """Every key of it, after the time to live; it is no longer known, and cannot be gone on with."""
-    importer = MemoryImporter(redis, ImportLimits(1, 2), clock_ms=lambda: NOW_MS)
+    importer = MemoryImporter(redis, ImportLimits(60, 2), clock_ms=lambda: NOW_MS)
     sender = Sender(importer, archive)
     await sender.send(3)
-    assert await redis.dbsize() == 3
-    await asyncio.sleep(1.1)
-    assert await redis.dbsize() == 0
+    made = await redis.keys("*")
+    assert len(made) == 3
+    for key in made:
+        assert 0 < await redis.pttl(key) <= 60_000
+        await redis.pexpire(key, 1)
+
+    async def is_gone():
+        return await redis.dbsize() == 0
+
+    await eventually(is_gone)
     with pytest.raises(NotFound, match="imp_0000"):
         await importer.get(TENANT, _id(1))
     with pytest.raises(ImportConflict, match="has expired"):

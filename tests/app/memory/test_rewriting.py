@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from patience import eventually
 from redis import Redis as SyncRedis
 
 from app.domain.ids import LatentSpace, MemoryName, TenantId
@@ -166,12 +167,12 @@ async def test_a_log_is_freed_off_the_way_of_others(redis, fill_memory):
 
 async def _num_freed(redis):
     """How much the server has freed in the background, once nothing of it is pending."""
-    for _ in range(500):
-        facts = await redis.info("memory")
-        if not facts["lazyfree_pending_objects"]:
-            return facts["lazyfreed_objects"]
-        await asyncio.sleep(0.01)
-    pytest.fail("it never ends")
+
+    async def is_done():
+        return not (await redis.info("memory"))["lazyfree_pending_objects"]
+
+    await eventually(is_done)
+    return (await redis.info("memory"))["lazyfreed_objects"]
 
 
 async def test_a_copy_is_gone_on_with(redis, fill_memory):

@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from patience import PATIENCE_S
 
 from app.errors import NotFound, StoreUnavailable
 from app.files.contents import FileContents
@@ -27,7 +28,7 @@ def _names(tmp_path):
 
 
 async def _until_gone(tmp_path):
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + PATIENCE_S
     while _names(tmp_path) and time.monotonic() < until_s:
         gc.collect()
         time.sleep(0.02)  # noqa: ASYNC251 - the store's own thread removes them

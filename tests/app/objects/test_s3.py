@@ -70,7 +70,9 @@ async def test_a_store_that_was_away_has_what_it_had(s3_server, bucket):
             with pytest.raises(StoreUnavailable):
                 await ask
         await contents.check()
-        assert time.monotonic() - began_s < 20
+        assert time.monotonic() - began_s < 100, (
+            "the library's own patience is three minutes, for each of them"
+        )
     finally:
         s3_server.door.open()
     assert await contents.get(KEY) == b"1"
@@ -78,14 +80,14 @@ async def test_a_store_that_was_away_has_what_it_had(s3_server, bucket):
 
 async def test_whoever_reads_may_be_slow(s3_server, bucket):
     """An object takes longer to read than any one request may take."""
-    options = {"allow_http": True, "timeout": timedelta(seconds=1)}
+    options = {"allow_http": True, "timeout": timedelta(seconds=4)}
     contents = _contents(s3_server, bucket, client_options=options)
     data = bytes(24 * 2**20)
     await _contents(s3_server, bucket).put(KEY, data)
     num_bytes = 0
     async for chunk in await contents.read(KEY):
         num_bytes += len(chunk)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.25)
     assert num_bytes == len(data)
 
 

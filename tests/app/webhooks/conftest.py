@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
+from patience import PATIENCE_S
 from redis.asyncio import Redis
 
 from app.domain.ids import JobId, ModelId, TenantId, make_job_id
@@ -64,6 +65,8 @@ class Receiver:
     answers: list[int | str | tuple[int, str]] = field(default_factory=list)
     then: int | str = 200
     messages: list[Message] = field(default_factory=list)
+    hangs_up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends what hangs, as a time-out does."""
     num_now: int = 0
     most_at_once: int = 0
     url: str = ""
@@ -93,7 +96,12 @@ class Receiver:
         if answer == "close":
             return
         if answer == "hang":
-            await reader.read()
+            leaving = asyncio.create_task(reader.read()), asyncio.create_task(self.hangs_up.wait())
+            try:
+                await asyncio.wait(leaving, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in leaving:
+                    each.cancel()
             return
         if answer == "redirect":
             writer.write(
@@ -119,7 +127,7 @@ class Office:
     resolver: SystemResolver
     ahead_ms: int = 0
     num_jobs: int = 0
-    timeout_s: float = 5.0
+    timeout_s: float = PATIENCE_S
     metrics: Metrics = field(default_factory=Metrics)
 
     def clock_ms(self) -> int:

@@ -3,8 +3,11 @@
 import asyncio
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
+from patience import eventually
+from processes import free_port
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from standardwebhooks import Webhook as Verifier
@@ -135,14 +138,26 @@ async def test_while_a_secret_is_changed_both_sign(office, make_receiver):
     assert not after.is_signed_with(old.secret)
 
 
+class _InTurn:
+    """Sends with one sender after the other."""
+
+    def __init__(self, *senders):
+        self._senders = list(senders)
+
+    async def send(self, delivery, *, now_ms):
+        """As the next one does."""
+        return await self._senders.pop(0).send(delivery, now_ms=now_ms)
+
+
 @pytest.mark.parametrize("answer", ["close", "hang", "redirect", 404, 301, 199])
 async def test_only_2xx_is_an_answer(office, make_receiver, answer):
     """Anything else comes again; a redirect is not followed."""
     receiver = await make_receiver(answer)
     await office.hook(receiver)
     await office.end_job()
-    office.timeout_s = 0.5
-    deliverer = office.deliverer()
+    short, patient = replace(office, timeout_s=4.0).sender(), office.sender()
+    first = short if answer == "hang" else patient
+    deliverer = office.deliverer(sender=_InTurn(first, patient))
     await office.deliver(deliverer)
     assert [message.path for message in receiver.messages] == ["/hook"]
     await office.deliver(deliverer, after_s=PAUSES_S[0])
@@ -162,9 +177,7 @@ async def test_an_answer_is_not_read_to_its_end(office, make_receiver):
 async def test_nobody_listens(office, make_receiver):
     """No connection is no answer; what is told later is told then."""
     receiver = await make_receiver()
-    free = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
-    port = free.sockets[0].getsockname()[1]
-    free.close()
+    port = free_port()
     await office.store().create(TenantId("acme"), f"http://127.0.0.1:{port}/hook")
     await office.end_job()
     deliverer = office.deliverer()
@@ -202,12 +215,12 @@ async def test_a_deleted_webhook_is_told_nothing_more(office, make_receiver):
     webhook = await office.hook(receiver)
     for _ in range(2):
         await office.end_job()
-    office.timeout_s = 1.0
     deliverer = office.deliverer()
     await deliverer.look()
-    await asyncio.sleep(0.2)
+    await eventually(lambda: len(receiver.messages) == 2)
     await office.store().delete(webhook.tenant_id, webhook.webhook_id)
     assert await office.leftovers() == []
+    receiver.hangs_up.set()
     await deliverer.settle()
     await office.deliver(deliverer, after_s=600)
     assert len(receiver.messages) == 2
@@ -271,14 +284,11 @@ async def test_a_backlog_needs_one_message(office, make_receiver):
     await office.hook(receiver)
     deliverer = office.deliverer(poll_s=600.0)
     running = asyncio.create_task(deliverer.run())
-    async with asyncio.timeout(20):
-        while not await office.redis.exists("sparke:{t:acme}:webhook-lease"):  # noqa: ASYNC110 - likewise
-            await asyncio.sleep(0.01)
-        for _ in range(15):
-            await office.end_job()
-        deliverer.hear(b"sparke:finished", b"acme/any")
-        while len(receiver.messages) < 15:  # noqa: ASYNC110 - nobody announces it
-            await asyncio.sleep(0.01)
+    await eventually(lambda: office.redis.exists("sparke:{t:acme}:webhook-lease"))
+    for _ in range(15):
+        await office.end_job()
+    deliverer.hear(b"sparke:finished", b"acme/any")
+    await eventually(lambda: len(receiver.messages) >= 15)
     await end_task(running)
     await deliverer.close()
 
@@ -290,19 +300,24 @@ async def test_a_hanging_webhook_holds_up_no_other(office, make_receiver):
     await office.hook(quick)
     for _ in range(20):
         await office.end_job()
-    office.timeout_s = 1.0
     deliverer = office.deliverer()
-    async with asyncio.timeout(20):
-        while len(quick.messages) < 20:
-            await deliverer.look()
-            await asyncio.sleep(0.02)
+
+    async def has_all():
+        await deliverer.look()
+        return len(quick.messages) >= 20
+
+    await eventually(has_all)
+    await eventually(lambda: hanging.num_now >= 4)
     assert hanging.num_now == hanging.most_at_once == 4
     assert quick.most_at_once <= 4
     assert office.metrics.registry.get_sample_value("sparke_webhooks_waiting") >= 20
     assert office.metrics.registry.get_sample_value("sparke_webhooks_oldest_seconds") > 0
+    hanging.hangs_up.set()
     await deliverer.settle()
+    hanging.hangs_up.clear()
     await deliverer.look()
-    await asyncio.sleep(0.2)
+    await eventually(lambda: hanging.num_now)
+    await asyncio.sleep(0.2)  # for what must not follow
     assert hanging.num_now == 1
     await deliverer.close()
 
@@ -314,11 +329,8 @@ async def test_one_process_at_a_time(office, make_receiver):
     for _ in range(8):
         await office.end_job()
     one, other = office.deliverer(), office.deliverer()
-    office.timeout_s = 5.0
     await one.look()
-    async with asyncio.timeout(20):
-        while receiver.num_now < 4:  # noqa: ASYNC110 - nobody announces it
-            await asyncio.sleep(0.01)
+    await eventually(lambda: receiver.num_now >= 4)
     await office.deliver(other)
     assert len(receiver.messages) == 4
     await one.close()
@@ -378,7 +390,7 @@ async def test_a_deliverer_killed_amid_an_attempt_loses_nothing(office, make_rec
     await office.end_job()
     killed = office.deliverer()
     await killed.look()
-    await asyncio.sleep(0.2)
+    await eventually(lambda: receiver.messages)
     await killed.close()
     await office.deliver(office.deliverer(), after_s=31)
     assert len(receiver.messages) == 2
@@ -425,14 +437,10 @@ async def test_a_running_deliverer_hears_and_survives(office, make_receiver):
     assert receiver.messages == []
     for num_messages in (1, 2):
         deliverer.hear(b"sparke:finished", f"acme/{await office.end_job()}".encode())
-        async with asyncio.timeout(20):
-            while len(receiver.messages) < num_messages:  # noqa: ASYNC110 - nobody announces it
-                await asyncio.sleep(0.01)
+        await eventually(lambda: len(receiver.messages) >= num_messages)  # noqa: B023 - called at once
     office.ahead_ms += 31_000
     deliverer.hear(b"sparke:finished", b"acme/any")
-    async with asyncio.timeout(20):
-        while len(receiver.messages) < 3:  # noqa: ASYNC110 - nobody announces it
-            await asyncio.sleep(0.01)
+    await eventually(lambda: len(receiver.messages) >= 3)
     assert not running.done()
     await end_task(running)
     await deliverer.close()
