@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from app.errors import ConfigurationError
 from app.settings.explaining import explain, nearest
+from app.settings.otlp_headers import fault_in_headers
 from app.settings.settings import Settings
 
 _COMMANDS_VARIABLES = {"SPARKE_API_KEY"}  # of `sparke batch` and the like, which are clients
@@ -67,6 +68,10 @@ def traces_wanted() -> TracesWanted:
     if protocol and protocol.strip().lower() != "http/protobuf":
         how = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, and the endpoint to that port, usually 4318"
         return TracesWanted(False, f"the protocol is {protocol!r}, and http/protobuf is what there is: {how}")
+    for variable in ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"):
+        fault = fault_in_headers(variable, asked(variable, ""))
+        if fault:
+            return TracesWanted(False, fault)
     return TracesWanted(True)
 
 

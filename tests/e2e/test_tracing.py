@@ -196,6 +196,9 @@ def test_without_an_endpoint_nothing_is_set_up():
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http/protobuf is what there is"),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "-4"}, "max_queue_size must be a positive integer"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "a=b,Basic c2VjcmV0"}, "part 2 of OTEL_EXPORTER_OTLP_HEADERS"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_HEADERS": "c2VjcmV0"}, "part 1 of OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Basic c2VjcmV0"}, None),
         ({"OTEL_TRACES_EXPORTER": "none"}, None),
         ({"OTEL_SDK_DISABLED": "TRUE"}, None),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
@@ -209,3 +212,4 @@ def test_what_cannot_be_done_is_said_once(variables: dict[str, str], said: str |
     assert "runs" in done.stdout
     assert (said is None) == ("traces_not_exported" not in done.stdout + done.stderr)
     assert said is None or said in done.stdout + done.stderr
+    assert "c2VjcmV0" not in done.stdout + done.stderr
