@@ -15,6 +15,7 @@ from typing import Self
 import boto3
 import httpx
 from obstore.store import S3Store
+from patience import PATIENCE_S
 from processes import free_port
 
 _START_S = 60.0
@@ -142,7 +143,7 @@ class S3Server:
         until_s = time.monotonic() + _START_S
         while time.monotonic() < until_s:
             with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{self._url}/moto-api/")
+                httpx.get(f"{self._url}/moto-api/", timeout=PATIENCE_S)
                 return
             time.sleep(0.05)
         raise TimeoutError("the S3 server does not come up")

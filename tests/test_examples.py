@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE_S
 from PIL import Image
 from standardwebhooks import Webhook
 
@@ -114,7 +115,7 @@ def test_the_openai_example_runs(service: str, tmp_path: Path):
     *images, version = run([sys.executable, "-c", at(service, example("openai"))], tmp_path).splitlines()
     assert [line.split()[1] for line in images] == ["1", "2", "3", "4"]
     for line in images:
-        assert httpx.get(line.split()[0]).content.startswith(b"\x89PNG")
+        assert httpx.get(line.split()[0], timeout=PATIENCE_S).content.startswith(b"\x89PNG")
     assert re.fullmatch(r"the memory that was read had version \d+", version)
 
 
@@ -157,7 +158,7 @@ def test_the_jobs_example_runs(service: str, tmp_path: Path):
     kinds = [line.split()[0] for line in events]
     assert (kinds[:2], kinds[-1], metadata) == (["queued", "running"], "succeeded", "{'campaign': 'spring'}")
     for url in ast.literal_eval(urls):
-        assert httpx.get(url).content.startswith(b"\x89PNG")
+        assert httpx.get(url, timeout=PATIENCE_S).content.startswith(b"\x89PNG")
     again = run([sys.executable, "-I", "-c", code], tmp_path).splitlines()
     assert again[: len(events)] == events
 
@@ -208,7 +209,7 @@ def test_the_batches_example_runs(service: str, tmp_path: Path):
     assert said[0] == "completed 2 1"
     assert [line.split()[0] for line in said[1:3]] == ["p0", "p1"]
     for line in said[1:3]:
-        assert httpx.get(line.split()[1]).content.startswith(b"\x89PNG")
+        assert httpx.get(line.split()[1], timeout=PATIENCE_S).content.startswith(b"\x89PNG")
     assert json.loads(said[3])["error"]["param"] == "body.prompt"
 
 
@@ -219,8 +220,12 @@ def test_the_archive_example_runs(service: str, tmp_path: Path):
     code = at(service, example("archive")).replace(".venv/bin/sparke", str(BIN / "sparke"))
     said = run(["bash", "-euo", "pipefail", "-c", code], tmp_path).splitlines()
     assert (said[0], said[1], said[-1]) == ("default.sparke", "memory\tdemo.default", "demo.again")
-    again = httpx.get(f"{service}/v1/memories/demo.again").json()
-    assert again["num_entries"] == httpx.get(f"{service}/v1/memories/demo.default").json()["num_entries"] > 0
+    again = httpx.get(f"{service}/v1/memories/demo.again", timeout=PATIENCE_S).json()
+    assert (
+        again["num_entries"]
+        == httpx.get(f"{service}/v1/memories/demo.default", timeout=PATIENCE_S).json()["num_entries"]
+        > 0
+    )
 
 
 def test_the_shaping_example_runs(service: str, tmp_path: Path):

@@ -131,7 +131,7 @@ def test_a_folder_is_refused_before_anything_is_made(tmp_path):
     prompts = write(tmp_path / "prompts.txt", "a star\na red circle\n")
     command = [sys.executable, "-P", "-m", "app.cli", "calibrate", "sparke-demo"]
     command += ["--prompts", str(prompts), "--out", str(tmp_path), "--images", "2", "--steps", "1"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "is a directory" in " ".join(ended.stderr.replace("│", " ").split())  # which wraps in a frame
     assert "trial" not in ended.stderr
@@ -214,7 +214,7 @@ def test_the_command_says_a_fault_in_one_line(tmp_path):
         str(tmp_path / "none"),
     ]
     for more, said in (([], "No such file"), (["--out", str(tmp_path / "a" / "b")], "no folder")):
-        ended = subprocess.run([*command, *more], capture_output=True, text=True, timeout=100, check=False)
+        ended = subprocess.run([*command, *more], capture_output=True, text=True, timeout=200, check=False)
         assert (ended.returncode, ended.stdout) == (1, "")
         assert said in ended.stderr
         assert "Traceback" not in ended.stderr

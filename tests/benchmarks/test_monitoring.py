@@ -12,6 +12,7 @@ from monitoring import NO_DATA, Fired, Report, Shown, play
 from monitoring_causes import NOT_HERE, ROUNDS
 from monitoring_prometheus import ROOT, for_panel, panels_of_dashboards, scaled_expression, scaled_rules
 from monitoring_scene import Scene
+from patience import PATIENCE_S
 
 prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,
@@ -41,7 +42,7 @@ def test_scaled_rules_are_the_rules_but_for_their_times(tmp_path):
     path = tmp_path / "rules.yml"
     path.write_text(yaml.safe_dump(scaled_rules(20)))
     checked = subprocess.run(
-        ["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False, timeout=60
+        ["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False, timeout=200
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
     ours = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())
@@ -100,7 +101,7 @@ def test_alerts_fire_by_their_causes_and_clear(tmp_path):
     scene = Scene.start(tmp_path, 20)
     try:
         report = asyncio.run(play(scene, 0.5, 20, rounds))
-        page = httpx.get(f"{scene.prometheus.url}/consoles/SparkeApiDown.md")
+        page = httpx.get(f"{scene.prometheus.url}/consoles/SparkeApiDown.md", timeout=PATIENCE_S)
     finally:
         scene.stop()
     assert report.faults(is_whole=False) == []

@@ -132,6 +132,6 @@ def render(folder: Path) -> Manifests:
     """What kustomize makes of a folder. Fails where it cannot."""
     command = renderer()
     assert command is not None
-    made = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False, timeout=120)
+    made = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False, timeout=200)
     assert made.returncode == 0, made.stderr
     return Manifests(tuple(yaml.safe_load_all(made.stdout)))

@@ -36,7 +36,7 @@ def _check(root, port, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=200,
     )
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import yaml
+from patience import PATIENCE_S
 from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
@@ -140,7 +141,7 @@ def _status(pid):
 
 def test_the_service_of_the_compose_file_answers(start, images):
     """A key, an image and its URL, each process without rights; SIGTERM ends both in order."""
-    key = start("api", ["keys", "create", "--tenant", "acme"]).communicate(timeout=60)[0].strip().split()[-1]
+    key = start("api", ["keys", "create", "--tenant", "acme"]).communicate(timeout=200)[0].strip().split()[-1]
     api_port, metrics_port = _free_port(), _free_port()
     api = start("api", SPARKE_PORT=api_port)
     worker = start("worker", SPARKE_WORKER_METRICS_PORT=metrics_port)
@@ -161,7 +162,7 @@ def test_the_service_of_the_compose_file_answers(start, images):
     )
     assert answer.status_code == 200, answer.text
     for image in answer.json()["data"]:
-        assert httpx.get(image["url"]).content.startswith(b"\x89PNG")
+        assert httpx.get(image["url"], timeout=PATIENCE_S).content.startswith(b"\x89PNG")
     for process in (worker, api):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0

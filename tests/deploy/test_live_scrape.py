@@ -14,6 +14,7 @@ import httpx
 import promql_parser as promql
 import pytest
 import yaml
+from patience import PATIENCE_S
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.telemetry.metrics import Metrics
@@ -106,9 +107,9 @@ def _mixed_traffic(url):
 @pytest.fixture(scope="module")
 def scrapes(url):
     """What the API says, and what the worker says where the API says that it is."""
-    api = httpx.get(f"{url}/metrics").text
+    api = httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text
     (where,) = WORKER.findall(api)
-    return {"api": Scrape(api), "worker": Scrape(httpx.get(where).text)}
+    return {"api": Scrape(api), "worker": Scrape(httpx.get(where, timeout=PATIENCE_S).text)}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def known(scrapes, root):
 @pytest.fixture(scope="module")
 def possible(url):
     """The values that each label of each metric may have: declared ones, models, templates, statuses; None is of a machine."""
-    templates = set(httpx.get(f"{url}/openapi.json").json()["paths"])
+    templates = set(httpx.get(f"{url}/openapi.json", timeout=PATIENCE_S).json()["paths"])
     unlisted = {"unmatched", "/openapi.json", "/docs", *(f"/docs/{name}" for name in PARTS_OF_DOCS)}
     open_sets = {
         "model": {"toy"},

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 CATALOGUE = """
 [[models]]
@@ -97,7 +98,7 @@ class Service:
         for pid in self.pids:
             if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(PATIENCE_S)
 
 
 Start = Callable[..., Service]

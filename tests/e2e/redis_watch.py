@@ -17,6 +17,7 @@ from typing import Self
 
 import redis
 import trustme
+from patience import PATIENCE_S
 
 from app.redis.server_binary import find_server
 
@@ -41,7 +42,7 @@ def running_server(folder: Path) -> Iterator[int]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             client = redis.Redis(port=port, password=ADMIN)
-            until_s = time.monotonic() + 20
+            until_s = time.monotonic() + PATIENCE_S
             while True:
                 with contextlib.suppress(redis.RedisError):
                     client.ping()
@@ -93,12 +94,12 @@ def tls_before(port: int, authority: trustme.CA, *, asks_client: bool = False) -
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE_S)
     try:
         yield ports[0]
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
+        thread.join(PATIENCE_S)
         loop.close()
 
 
@@ -122,7 +123,7 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(PATIENCE_S)
 
     def used_by(self, user: str) -> set[str]:
         """The commands that a user has sent, and those that the scripts which it called may send."""

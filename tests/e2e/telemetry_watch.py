@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from patience import PATIENCE_S
 
 TOY = """
 [[models]]
@@ -218,7 +219,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _wait_for_workers(url: str, num: int) -> None:
     for _ in range(600):
-        if httpx.get(f"{url}/readyz").json().get("workers", {}).get("ready") == num:
+        if httpx.get(f"{url}/readyz", timeout=PATIENCE_S).json().get("workers", {}).get("ready") == num:
             return
         time.sleep(0.1)
     raise AssertionError("the second worker does not come up")

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 
@@ -27,7 +28,7 @@ def _pixels(answer):
 
 
 def _export(service):
-    return httpx.get(f"{service.url}/v1/memories/toy.default/export").content
+    return httpx.get(f"{service.url}/v1/memories/toy.default/export", timeout=PATIENCE_S).content
 
 
 @pytest.mark.parametrize("is_running", [True, False])
@@ -40,7 +41,7 @@ def test_a_copy_is_a_service(start, tmp_path, is_running):
     made = service.generate(**asked)
     version, pixels = made.json()["memory_version"], _pixels(made)
     url = service.generate(seed=9, response_format="url").json()["data"][0]["url"]
-    png, archive = httpx.get(url).content, _export(service)
+    png, archive = httpx.get(url, timeout=PATIENCE_S).content, _export(service)
     if is_running:
         (redis,) = _redis_pids(service)
         os.kill(redis, signal.SIGSTOP)
@@ -54,7 +55,9 @@ def test_a_copy_is_a_service(start, tmp_path, is_running):
         service.kill_all()
     copy = start(tmp_path / "copy")
     assert _export(copy) == archive
-    assert httpx.get(f"{copy.url}{urlsplit(url).path}?{urlsplit(url).query}").content == png
+    assert (
+        httpx.get(f"{copy.url}{urlsplit(url).path}?{urlsplit(url).query}", timeout=PATIENCE_S).content == png
+    )
     replay = copy.generate(**asked, diversity={"memory": {"version": version, "write": False}})
     assert _pixels(replay) == pixels
     assert copy.generate(seed=11).json()["memory_version"] == 9

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 FLOW = "FlowMatchEulerDiscreteScheduler"
@@ -131,5 +132,5 @@ def test_a_distilled_model_takes_no_negative_prompt(service: Any):
 
 def test_the_models_are_listed(service: Any):
     """Every entry of the catalogue, by its id."""
-    listed = httpx.get(f"{service.url}/v1/models").json()["data"]
+    listed = httpx.get(f"{service.url}/v1/models", timeout=PATIENCE_S).json()["data"]
     assert {model["id"] for model in listed} == {model_id(*one) for one in MODELS}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from patience import PATIENCE_S
 
 LEASE_S = 1.5
 QUICK = {"SPARKE_HEARTBEAT_INTERVAL_S": "0.3", "SPARKE_HEARTBEAT_TTL_S": str(LEASE_S)}
@@ -36,7 +37,7 @@ def _wait_until(holds: Callable[[], bool], what: str) -> None:
 
 
 def _num_ready(url: str) -> int:
-    return int(httpx.get(f"{url}/readyz").json()["workers"]["ready"])
+    return int(httpx.get(f"{url}/readyz", timeout=PATIENCE_S).json()["workers"]["ready"])
 
 
 def test_a_worker_killed_in_mid_image_and_a_follower_that_changes_replica(
@@ -53,7 +54,7 @@ def test_a_worker_killed_in_mid_image_and_a_follower_that_changes_replica(
         assert httpx.post(f"{service.url}/v1/images/generations", json=body, timeout=60).status_code == 200
         image_s = time.monotonic() - began_s
         heir.send_signal(signal.SIGSTOP)  # so that the other one has the job
-        job_id = httpx.post(f"{service.url}/v1/jobs", json=body).json()["id"]
+        job_id = httpx.post(f"{service.url}/v1/jobs", json=body, timeout=PATIENCE_S).json()["id"]
         seen = []
         for event in _events(service.url, job_id):
             seen.append(event)

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import httpx
 import redis
+from patience import PATIENCE_S
 
 SECRET = "zqxjkvbwptr"
 LOG = "sparke:{t:default}:memory:toy:secret:log"
@@ -102,11 +103,16 @@ def _run_batch(url: str) -> dict[str, Any]:
         "body": {"prompt": f"a {SECRET} in a batch", "diversity": {"memory": {"name": "secret"}}},
     }
     file = {"file": ("lines.jsonl", json.dumps(line).encode()), "purpose": (None, "batch")}
-    sent = httpx.post(f"{url}/v1/files", files=file).json()
+    sent = httpx.post(f"{url}/v1/files", files=file, timeout=PATIENCE_S).json()
     body = {"input_file_id": sent["id"], "endpoint": "/v1/images/generations", "completion_window": "24h"}
-    batch = httpx.post(f"{url}/v1/batches", json=body).json()
-    _until(lambda: httpx.get(f"{url}/v1/batches/{batch['id']}").json()["status"] == "completed", "no batch")
-    return dict(httpx.get(f"{url}/v1/batches/{batch['id']}").json())
+    batch = httpx.post(f"{url}/v1/batches", json=body, timeout=PATIENCE_S).json()
+    _until(
+        lambda: (
+            httpx.get(f"{url}/v1/batches/{batch['id']}", timeout=PATIENCE_S).json()["status"] == "completed"
+        ),
+        "no batch",
+    )
+    return dict(httpx.get(f"{url}/v1/batches/{batch['id']}", timeout=PATIENCE_S).json())
 
 
 def test_nothing_of_what_was_forgotten_is_left(start: Any, tmp_path: Path) -> None:
@@ -116,14 +122,26 @@ def test_nothing_of_what_was_forgotten_is_left(start: Any, tmp_path: Path) -> No
     server = redis.Redis.from_url((data / "redis" / "url").read_text())
     server.config_set("rdbcompression", "no")  # else bytes that are there might not be found
     with _second_worker(tmp_path):
-        _until(lambda: httpx.get(f"{url}/readyz").json()["workers"]["ready"] == 2, "no second worker")
+        _until(
+            lambda: httpx.get(f"{url}/readyz", timeout=PATIENCE_S).json()["workers"]["ready"] == 2,
+            "no second worker",
+        )
         asked = {"prompt": f"a {SECRET}", "n": 3, "diversity": {"memory": {"name": "secret"}}}
         key = {"idempotency-key": "mine"}
         httpx.post(f"{url}/v1/images/generations", json=asked, headers=key, timeout=60).raise_for_status()
-        job = httpx.post(f"{url}/v1/jobs", json={**asked, "n": 1, "num_previews": 2}).json()
-        _until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["status"] == "succeeded", "no image")
+        job = httpx.post(
+            f"{url}/v1/jobs", json={**asked, "n": 1, "num_previews": 2}, timeout=PATIENCE_S
+        ).json()
+        _until(
+            lambda: (
+                httpx.get(f"{url}/v1/jobs/{job['id']}", timeout=PATIENCE_S).json()["status"] == "succeeded"
+            ),
+            "no image",
+        )
         batch = _run_batch(url)
-        asked = httpx.post(f"{url}/v1/memories/toy.secret/search", json={"prompt": f"an asked {SECRET}"})
+        asked = httpx.post(
+            f"{url}/v1/memories/toy.secret/search", json={"prompt": f"an asked {SECRET}"}, timeout=PATIENCE_S
+        )
         assert len(asked.json()["data"]) == 5
         features = _features(server)
         assert len(features) == 5
@@ -144,7 +162,7 @@ def test_nothing_of_what_was_forgotten_is_left(start: Any, tmp_path: Path) -> No
             assert httpx.delete(f"{url}/v1/memories/toy.secret/entries/2", timeout=60).status_code == 200
             act = httpx.post(f"{url}/v1/memories/toy.secret/forget", json={"all": True}, timeout=60).json()
             assert (act["num_forgotten"], act["num_remaining"]) == (4, 0)
-            httpx.delete(f"{url}/v1/files/{batch['input_file_id']}").raise_for_status()
+            httpx.delete(f"{url}/v1/files/{batch['input_file_id']}", timeout=PATIENCE_S).raise_for_status()
         assert load.faults == []
         _rewrite(server)
         assert _places(data, [SECRET.encode(), *features]) == set()

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from patience import PATIENCE_S
 
 NUM_CLIENTS = 16
 BODY = {"prompt": "a star", "n": 2, "steps": 50}
 KEY = {"idempotency-key": "sixteen"}
 SAID = "SPARKE API: "
-PATIENCE_S = 60.0
 
 
 def _free_port() -> int:
@@ -53,7 +53,7 @@ def _wait_until_all_wait(url: str, port: int) -> None:
 
 
 def _jobs(url: str) -> list[dict[str, Any]]:
-    return list(httpx.get(f"{url}/v1/jobs", params={"limit": 100}).json()["data"])
+    return list(httpx.get(f"{url}/v1/jobs", params={"limit": 100}, timeout=PATIENCE_S).json()["data"])
 
 
 def test_sixteen_clients_whose_api_is_killed_get_one_answer(start: Any, beside: Any, tmp_path: Path):
@@ -74,7 +74,9 @@ def test_sixteen_clients_whose_api_is_killed_get_one_answer(start: Any, beside: 
         with beside("api", "--port", str(port)):
             answers = [one.result() for one in asked]
             [job] = _jobs(url)
-            other = httpx.post(f"{url}/v1/images/generations", json={**BODY, "seed": 8}, headers=KEY)
+            other = httpx.post(
+                f"{url}/v1/images/generations", json={**BODY, "seed": 8}, headers=KEY, timeout=PATIENCE_S
+            )
     assert all(num_broken > 0 for _, num_broken in answers)
     assert {answer.status_code for answer, _ in answers} == {200}
     assert len({answer.content for answer, _ in answers}) == 1

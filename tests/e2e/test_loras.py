@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 ENTRY = """
@@ -141,7 +142,10 @@ def test_a_lora_that_does_not_fit_fails_its_own_requests(service: Any):
 
 def test_what_there_is_is_told(service: Any):
     """By `/v1/models`, and by the error for a name that the model does not have: another model's is none of its own."""
-    listed = {model["id"]: model["loras"] for model in httpx.get(f"{service.url}/v1/models").json()["data"]}
+    listed = {
+        model["id"]: model["loras"]
+        for model in httpx.get(f"{service.url}/v1/models", timeout=PATIENCE_S).json()["data"]
+    }
     assert [lora["name"] for lora in listed["sd"]] == ["ink", "oil", "torn"]
     assert listed["sd3"] == [{"name": "ink", "default_scale": 0.75}]
     answer = service.generate(model="sd3", loras=OIL)
@@ -180,7 +184,7 @@ def test_a_job_and_a_line_of_a_batch_choose_loras_too(service: Any):
 
 
 def _until(client: httpx.Client, path: str, status: str) -> dict[str, Any]:
-    until_s = time.monotonic() + 40
+    until_s = time.monotonic() + PATIENCE_S
     while True:
         found: dict[str, Any] = client.get(path).json()
         if found["status"] == status:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -62,7 +63,7 @@ def _kill_in_the_middle(data_dir, environment):
         _wait_for_half_a_copy(data_dir / "redis" / "redis.sock")
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE_S)
     return process.returncode
 
 
@@ -88,7 +89,7 @@ def test_an_older_releases_data_directory_is_gone_on_with(start, tmp_path, toy_e
     asked = {"seed": 7, "n": 2, "reproducible": True, "response_format": "b64_json"}
     made = service.generate(**asked)
     version, pixels = made.json()["memory_version"], _pixels(made)
-    shown = httpx.get(f"{service.url}/v1/memories/toy.default/entries").json()
+    shown = httpx.get(f"{service.url}/v1/memories/toy.default/entries", timeout=PATIENCE_S).json()
     service.process.terminate()
     service.process.wait(60)
     entries = _make_old(tmp_path / "data")
@@ -105,12 +106,14 @@ def test_an_older_releases_data_directory_is_gone_on_with(start, tmp_path, toy_e
     assert _kill_in_the_middle(tmp_path / "data", toy_environment) == -signal.SIGKILL
 
     again = start(tmp_path / "data")
-    found = httpx.get(f"{again.url}/v1/memories/toy.default/entries").json()
+    found = httpx.get(f"{again.url}/v1/memories/toy.default/entries", timeout=PATIENCE_S).json()
     assert [_bare(entry) for entry in found["data"]] == [_bare(entry) for entry in shown["data"]]
-    assert all(httpx.get(entry["image_url"]).status_code == 200 for entry in found["data"])
+    assert all(
+        httpx.get(entry["image_url"], timeout=PATIENCE_S).status_code == 200 for entry in found["data"]
+    )
     replay = again.generate(**asked, diversity={"memory": {"version": version, "write": False}})
     assert _pixels(replay) == pixels
-    large = httpx.get(f"{again.url}/v1/memories/toy.large").json()
+    large = httpx.get(f"{again.url}/v1/memories/toy.large", timeout=PATIENCE_S).json()
     assert (large["num_entries"], large["version"]) == (NUM_LARGE, NUM_LARGE)
     again.process.terminate()
     again.process.wait(60)

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 from tests.e2e.local_hub import local_hub
 
@@ -71,7 +72,7 @@ def watch_until_ready(url: str) -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
     for _ in range(3000):
         with suppress(httpx.TransportError):
-            answer = httpx.get(f"{url}/readyz")
+            answer = httpx.get(f"{url}/readyz", timeout=PATIENCE_S)
             body = answer.json() | {
                 "retry_after": answer.headers.get("retry-after"),
                 "http": answer.status_code,
@@ -112,7 +113,7 @@ def test_a_terminal_and_readyz_show_each_stage(hub: Callable[..., Any], tmp_path
     with hub() as (url, _), serving(tmp_path, url, err=terminal, port=port):
         os.close(terminal)
         seen = watch_until_ready(f"http://127.0.0.1:{port}")
-    reading.join(10)
+    reading.join(PATIENCE_S)
     os.close(controller)
 
     loading = [body for body in seen if body.get("state") == "loading" and "models" in body]
@@ -151,7 +152,7 @@ def test_where_nobody_watches_the_log_says_it(hub: Callable[..., Any], tmp_path:
         made = httpx.post(
             f"http://127.0.0.1:{port}/v1/images/generations", json={"prompt": "a star"}, timeout=60
         )
-    reading.join(10)
+    reading.join(PATIENCE_S)
     os.close(reader)
     assert made.status_code == 200, made.text
     lines = [line for line in "".join(written).splitlines() if line]

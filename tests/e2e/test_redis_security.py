@@ -18,6 +18,7 @@ import httpx
 import pytest
 import redis
 import trustme
+from patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "redis-security.md").read_text(encoding="utf-8")
@@ -142,7 +143,7 @@ def _ok(answer: httpx.Response) -> dict:
 def _make_and_follow(http: httpx.Client) -> None:
     asked = {"prompt": "a star", "n": 2, "response_format": "url"}
     made = _ok(http.post("/v1/images/generations", json=asked, headers={"idempotency-key": "one"}))
-    assert httpx.get(made["data"][0]["url"]).status_code == 200
+    assert httpx.get(made["data"][0]["url"], timeout=PATIENCE_S).status_code == 200
     replay = {"memory": {"version": made["memory_version"]}, "novelty": {"reference": "default", "weight": 1}}
     _ok(http.post("/v1/images/generations", json={"prompt": "a star", "diversity": replay}))
     job = _ok(http.post("/v1/jobs", json={"prompt": "a ring", "num_previews": 1, "steps": 50}))

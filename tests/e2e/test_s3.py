@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 PICTURES = runpy.run_path(str(Path(__file__).parents[1] / "app" / "http" / "test_fuzz.py"), run_name="cases")
 BIG_BYTES = 200 * 2**20
@@ -53,7 +54,7 @@ def test_everything_that_is_kept_lies_there(there, s3_server, tmp_path):
     _, bucket, client = there
     asked = {"prompt": "a star", "n": 2, "response_format": "url"}
     made = _ok(client.post("/v1/images/generations", json=asked))
-    images = [httpx.get(one["url"]) for one in made["data"]]
+    images = [httpx.get(one["url"], timeout=PATIENCE_S) for one in made["data"]]
     assert [answer.status_code for answer in images] == [200, 200]
     assert len(_keys(s3_server, bucket, "images")) == 2
     edit = client.post(
@@ -113,7 +114,7 @@ def test_an_outage_is_waited_for_and_nothing_is_lost(there, s3_server):
         assert client.post("/v1/files", files=form).status_code == 503
     finally:
         s3_server.door.open()
-    assert httpx.get(url).status_code == 200
+    assert httpx.get(url, timeout=PATIENCE_S).status_code == 200
     for job in jobs:
         _until(lambda at=f"/v1/jobs/{job}": _ok(client.get(at))["status"] == "succeeded", "not done", 90)
 
@@ -142,4 +143,4 @@ def test_a_store_that_refuses_is_told_at_the_start(s3_server, tmp_path, make_env
 
 def _run(command, env):
     line = [sys.executable, "-P", "-m", "app.cli", *command]
-    return subprocess.run(line, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(line, env=env, capture_output=True, text=True, timeout=200, check=False)

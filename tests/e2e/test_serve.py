@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 # The names of the conftest, which pytest imports under no name that a test could import.
@@ -58,7 +59,7 @@ def test_it_serves_and_stops_without_a_trace(start: Start, tmp_path: Path, numbe
     assert len(pids) == 3
     assert (tmp_path / "data" / "snapshots").is_dir()
     service.process.send_signal(number)
-    assert service.process.wait(30) == 0
+    assert service.process.wait(PATIENCE_S) == 0
     assert all(_is_gone(pid) for pid in pids)
     assert service.said == [f"SPARKE is ready: {service.url}\n"]
 
@@ -114,7 +115,7 @@ def test_two_workers_on_one_redis_see_each_others_images(start: Start, tmp_path:
 
 
 def _num_ready(service: Service) -> int:
-    return int(httpx.get(f"{service.url}/readyz").json()["workers"]["ready"])
+    return int(httpx.get(f"{service.url}/readyz", timeout=PATIENCE_S).json()["workers"]["ready"])
 
 
 def test_a_worker_killed_with_a_job_in_hand(start: Start, tmp_path: Path):
@@ -164,7 +165,9 @@ def test_a_job_that_kills_its_workers_ends_as_poison(start: Start, tmp_path: Pat
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "poison")
     assert answer.headers["x-should-retry"] == "false"
     assert _memory(service.generate()) == (0, [0])
-    assert 'sparke_dead_letters{model="toy"} 1.0' in httpx.get(f"{service.url}/metrics").text
+    assert (
+        'sparke_dead_letters{model="toy"} 1.0' in httpx.get(f"{service.url}/metrics", timeout=PATIENCE_S).text
+    )
 
 
 def _running(service: Service) -> str:
@@ -195,7 +198,7 @@ def test_it_stops_while_it_still_loads(tmp_path: Path):
             assert process.stderr.readline() == "Loading sparke-demo ...\n"
             process.send_signal(signal.SIGTERM)
             process.stderr.read()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert process.communicate()[0] == ""
 
 
@@ -224,4 +227,4 @@ def test_it_is_not_open_to_others_without_keys(start: Start, tmp_path: Path):
     service = start(tmp_path / "data", SPARKE_HOST="0.0.0.0")  # noqa: S104
     assert service.generate().status_code == 401
     headers = {"authorization": f"Bearer {made.stdout.strip()}"}
-    assert httpx.get(f"{service.url}/v1/models", headers=headers).status_code == 200
+    assert httpx.get(f"{service.url}/v1/models", headers=headers, timeout=PATIENCE_S).status_code == 200

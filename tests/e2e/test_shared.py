@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import redis
+from patience import PATIENCE_S
 from PIL import Image
 
 from app.redis.server_binary import find_server
@@ -94,14 +95,17 @@ class Machines:
         port = _free_port()
         env = {**self.env, "SPARKE_WORKER_METRICS_PORT": str(port)}
         process = self._run([sys.executable, "-P", "-m", "app.cli", "worker"], env, stdout=subprocess.DEVNULL)
-        _until(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, "no worker")
+        _until(
+            lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE_S).status_code == 200,
+            "no worker",
+        )
         return process
 
     def lose(self) -> None:
         """All processes at once, and what they had written."""
         for process in self.processes:
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE_S)
         shutil.rmtree(self._folder)
 
     def _run(self, command: list[str], env: dict[str, str], *, stdout: int) -> subprocess.Popen[str]:

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 Ids = dict[str, str]
 Sent = dict[str, Any]
@@ -269,7 +270,10 @@ def _view(tenant: Tenant) -> str:
     texts += [http.get(path).raise_for_status().text for path in paths]
     urls = re.findall(r'"image_url":"([^"]+)"', "".join(texts))
     assert urls, "there are images to look at"
-    texts += [hashlib.sha256(httpx.get(url).raise_for_status().content).hexdigest() for url in urls]
+    texts += [
+        hashlib.sha256(httpx.get(url, timeout=PATIENCE_S).raise_for_status().content).hexdigest()
+        for url in urls
+    ]
     return SIGNED.sub("", "\n".join(texts))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 from tests.e2e.telemetry_watch import SeenSpan, Watched, watched_service
 
@@ -104,7 +105,7 @@ def test_questions_and_memories_have_their_spans(service: Watched):
     """A second image reads the memory; a question is a job as well."""
     generate(service)
     generate(service)
-    memory = httpx.get(f"{service.url}/v1/memories").json()["data"][0]["id"]
+    memory = httpx.get(f"{service.url}/v1/memories", timeout=PATIENCE_S).json()["data"][0]["id"]
     asked = httpx.post(
         f"{service.url}/v1/memories/{memory}/search", json={"prompt": "a purple heron"}, timeout=60
     )
@@ -145,7 +146,7 @@ def test_what_the_client_does_not_sample_is_not_sent(service: Watched):
 def test_probes_and_unknown_routes(service: Watched):
     """Probes have no spans, and what is at no route is named by none of its path."""
     for path in ("/livez", "/readyz", "/metrics", "/a/purple/heron?prompt=purple"):
-        httpx.get(service.url + path)
+        httpx.get(service.url + path, timeout=PATIENCE_S)
     spans = service.collector.wait_for(lambda spans: any(each.name == "GET unmatched" for each in spans))
     assert not [
         each for each in spans if "livez" in each.name or "readyz" in each.name or "metrics" in each.name

@@ -22,7 +22,7 @@ from app.http.openapi import METRICS_DOCS, READY_DOCS
 from app.http.store_gauges import StoreGauges
 from app.jobs.types import LoadStage, ModelProgress, WorkerInfo
 
-_STORE_S = 2.0  # Redis may hang; whoever scrapes waits a few seconds, and would take this process for dead
+STORE_S = 2.0  # Redis may hang; whoever scrapes waits a few seconds, and would take this process for dead
 
 router = APIRouter(tags=["health"])
 
@@ -94,7 +94,7 @@ async def metrics(deps: DepsOf) -> Response:
     """
     of_store = StoreGauges(deps)
     try:
-        async with asyncio.timeout(_STORE_S):
+        async with asyncio.timeout(STORE_S):
             await of_store.read()
             workers = await deps.registry.list_workers()
     except (StoreUnavailable, CorruptRecord, TimeoutError):

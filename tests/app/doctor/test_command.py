@@ -18,7 +18,7 @@ def _sparke(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
     env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
     command = [sys.executable, "-P", "-m", "app.cli", "doctor", *arguments]
     return subprocess.run(
-        command, env=env | variables, capture_output=True, text=True, timeout=120, check=False
+        command, env=env | variables, capture_output=True, text=True, timeout=200, check=False
     )
 
 
@@ -66,7 +66,7 @@ def test_a_machine_without_torch(tmp_path):
         env=env | {"SPARKE_PORT": "0", "SPARKE_DATA_DIR": str(tmp_path), "SPARKE_DEVICE": "cuda"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -82,7 +82,7 @@ def test_a_torch_that_cannot_be_loaded(tmp_path):
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
     assert "torch cannot be loaded: libcudart.so.12 is missing" in done.stdout, done.stderr
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_seen(tmp_path):
         [sys.executable, "-P", "-c", look, str(hidden / "data")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr

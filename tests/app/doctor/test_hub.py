@@ -46,7 +46,7 @@ def test_the_cache_then_the_hub(tmp_path: Path):
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=200,
             check=False,
         )
         server.shutdown()

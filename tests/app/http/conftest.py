@@ -14,6 +14,7 @@ import httpx
 import openai
 import pytest
 from fastapi import FastAPI
+from patience import PATIENCE_S
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.ids import TenantId
@@ -128,11 +129,11 @@ def _serve_in_thread(settings: Settings) -> Iterator[str]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
     try:
-        assert started.wait(20), "the API did not start"
+        assert started.wait(PATIENCE_S), "the API did not start"
         yield url_of(listener)
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
+        thread.join(PATIENCE_S)
         listener.close()
         loop.close()
     assert undocumented == set()
@@ -189,8 +190,8 @@ def _work(settings: Settings, api_url: str) -> Iterator[None]:
     }
     process = subprocess.Popen(command, env=env)
     try:
-        deadline_s = time.monotonic() + 90
-        while httpx.get(f"{api_url}/readyz").status_code != 200:
+        deadline_s = time.monotonic() + 200
+        while httpx.get(f"{api_url}/readyz", timeout=PATIENCE_S).status_code != 200:
             assert process.poll() is None, "the worker ended"
             assert time.monotonic() < deadline_s, "the worker did not get ready"
             time.sleep(0.1)

@@ -4,6 +4,7 @@ import time
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.scope import Scope
 
@@ -14,12 +15,16 @@ ADMIN = "/v1/admin"
 def admin(serve_api, own_database, issue_key):
     """A client with a key that has the scope `admin` alone, as the command line makes the first one."""
     key = issue_key(own_database.redis_url, "ops", Scope.ADMIN)
-    with httpx.Client(base_url=serve_api(own_database), headers={"authorization": f"Bearer {key}"}) as client:
+    with httpx.Client(
+        base_url=serve_api(own_database), headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE_S
+    ) as client:
         yield client
 
 
 def _as(client, key):
-    return httpx.Client(base_url=client.base_url, headers={"authorization": f"Bearer {key}"})
+    return httpx.Client(
+        base_url=client.base_url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE_S
+    )
 
 
 def test_a_tenant_begins_with_its_first_key(admin):
@@ -119,7 +124,9 @@ def test_an_administrator_is_never_held_up(serve_api, own_database, issue_key):
     """Where everybody has one request a minute, whoever lifts that still gets through."""
     own = own_database.model_copy(update={"requests_per_minute": 1})
     key = issue_key(own.redis_url, "ops", Scope.ADMIN, Scope.READ)
-    with httpx.Client(base_url=serve_api(own), headers={"authorization": f"Bearer {key}"}) as client:
+    with httpx.Client(
+        base_url=serve_api(own), headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE_S
+    ) as client:
         assert [client.get("/v1/models").status_code for _ in range(2)] == [200, 429]
         assert client.get(f"{ADMIN}/tenants").status_code == 200
         assert client.put(f"{ADMIN}/tenants/ops/quotas", json={"requests_per_minute": 600}).status_code == 200
@@ -140,7 +147,7 @@ def test_a_deleted_tenants_keys_are_gone_at_once(admin):
     assert again["deletion"]["requested_at"] == shown["deletion"]["requested_at"]
     refused = admin.post(f"{ADMIN}/tenants/acme/keys", json={})
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "tenant_deleting")
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + PATIENCE_S
     while admin.get(f"{ADMIN}/tenants/acme").json()["deletion"]["state"] != "watching":
         assert time.monotonic() < until_s
         time.sleep(0.2)
@@ -149,5 +156,5 @@ def test_a_deleted_tenants_keys_are_gone_at_once(admin):
 
 def test_without_keys_nobody_is_an_administrator(api_url):
     """A server without keys lets this machine do all but administer it."""
-    refused = httpx.get(f"{api_url}{ADMIN}/tenants")
+    refused = httpx.get(f"{api_url}{ADMIN}/tenants", timeout=PATIENCE_S)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_error")

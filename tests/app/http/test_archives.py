@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 from app.domain.ids import ImportId, LatentSpace, MemoryName, TenantId
@@ -179,7 +180,7 @@ def test_a_connection_that_breaks(http, settings, import_id):
 
 
 def _wait(is_so):
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while not is_so():
         assert time.monotonic() < until_s
         time.sleep(0.05)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.scope import Scope
 from app.http.auditing import ACTS
@@ -29,7 +30,7 @@ def url(serve_api, own_database):
 def admin(url, own_database, issue_key):
     """A client with a key for administration alone."""
     key = issue_key(own_database.redis_url, "ops", Scope.ADMIN)
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}) as client:
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE_S) as client:
         client.key_id = key.split("-")[2]
         yield client
 
@@ -38,7 +39,7 @@ def admin(url, own_database, issue_key):
 def tenant(url, own_database, issue_key):
     """A client of a tenant's own."""
     key = issue_key(own_database.redis_url, "acme", Scope.READ, Scope.MANAGE, Scope.GENERATE)
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}) as client:
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE_S) as client:
         client.key_id = key.split("-")[2]
         yield client
 
@@ -117,9 +118,9 @@ def test_what_tenants_do_is_told_in_a_journal_of_its_own(admin, tenant):
 
 def test_refused_attempts_are_told(admin, tenant, url):
     """Without a key, with one that does not work, by its id, and with one that may not; looking is an attempt too."""
-    httpx.delete(f"{url}/v1/admin/tenants/acme")
+    httpx.delete(f"{url}/v1/admin/tenants/acme", timeout=PATIENCE_S)
     wrong = "sk-sparke-0badf00d-" + "x" * 43
-    httpx.get(f"{url}/v1/admin/tenants", headers={"authorization": f"Bearer {wrong}"})
+    httpx.get(f"{url}/v1/admin/tenants", headers={"authorization": f"Bearer {wrong}"}, timeout=PATIENCE_S)
     tenant.post("/v1/admin/tenants/acme/keys", json={"scopes": ["admin"]})
     tenant.get("/v1/admin/keys")  # no route: nothing to attempt
     first, second, third = _read(admin, "refused")

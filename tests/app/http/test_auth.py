@@ -7,6 +7,7 @@ from typing import TypeVar
 import httpx
 import openai
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.ids import TenantId
 from app.errors import ConfigurationError
@@ -46,7 +47,7 @@ def other_database(settings: Settings, request: pytest.FixtureRequest) -> Settin
 def _get(url: str, key: str | None = None, **headers: str) -> httpx.Response:
     if key is not None:
         headers["authorization"] = f"Bearer {key}"
-    return httpx.get(f"{url}/v1/models", headers=headers)
+    return httpx.get(f"{url}/v1/models", headers=headers, timeout=PATIENCE_S)
 
 
 def test_keys_are_required_as_soon_as_there_is_one(serve_api: ServeApi, other_database: Settings):
@@ -60,7 +61,7 @@ def test_keys_are_required_as_soon_as_there_is_one(serve_api: ServeApi, other_da
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), wrong
         assert answer.headers["www-authenticate"].startswith("Bearer")
     assert _get(url, key).status_code == 200
-    assert httpx.get(f"{url}/livez").status_code == 200
+    assert httpx.get(f"{url}/livez", timeout=PATIENCE_S).status_code == 200
     _with_keys(other_database, lambda keys: keys.revoke(key.split("-")[2]))
     assert _get(url, key).status_code == 401
     assert _get(url).status_code == 401
@@ -119,7 +120,9 @@ def test_an_open_server_answers_to_its_own_names_only(api_url: str, host: str):
 )
 def test_a_page_from_elsewhere_cannot_send_its_visitors_browser(api_url: str, headers: dict[str, str]):
     """Without keys there is nothing that a page would have to know; forms and files need no leave of the browser."""
-    answer = httpx.post(f"{api_url}/v1/files", files={"file": ("a", b"{}")}, headers=headers)
+    answer = httpx.post(
+        f"{api_url}/v1/files", files={"file": ("a", b"{}")}, headers=headers, timeout=PATIENCE_S
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     assert (
         _get(api_url, origin="http://localhost:8000", **{"sec-fetch-site": "same-origin"}).status_code == 200
@@ -130,7 +133,7 @@ def test_a_server_off_loopback_is_never_open(serve_api: ServeApi, other_database
     """However it came to run without keys, on another address it answers nobody, also not on this machine."""
     url = serve_api(other_database.model_copy(update={"host": "0.0.0.0"}))  # noqa: S104
     assert _get(url).status_code == 401
-    assert httpx.get(f"{url}/livez").status_code == 200
+    assert httpx.get(f"{url}/livez", timeout=PATIENCE_S).status_code == 200
 
 
 def test_the_key_is_checked_before_the_body(serve_api: ServeApi, other_database: Settings):
@@ -139,7 +142,10 @@ def test_the_key_is_checked_before_the_body(serve_api: ServeApi, other_database:
     url = serve_api(other_database)
     for content in (b"{", b'{"prompt": ""}', b" " * 5_000_000):
         answer = httpx.post(
-            f"{url}/v1/images/generations", content=content, headers={"content-type": "application/json"}
+            f"{url}/v1/images/generations",
+            content=content,
+            headers={"content-type": "application/json"},
+            timeout=PATIENCE_S,
         )
         assert answer.status_code == 401
 

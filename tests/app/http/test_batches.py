@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 from openai.types import Batch
+from patience import PATIENCE_S
 
 from app.domain.ids import TenantId
 from app.http.main import open_deps
@@ -94,7 +95,7 @@ def test_a_batch_from_its_file_to_its_images(client: openai.OpenAI):
     assert response["status_code"] == 200
     assert [image["seed"] for image in response["body"]["data"]] == [5, 6]
     assert all("b64_json" not in image for image in response["body"]["data"])
-    shown = httpx.get(response["body"]["data"][1]["url"])
+    shown = httpx.get(response["body"]["data"][1]["url"], timeout=PATIENCE_S)
     assert (shown.status_code, shown.headers["content-type"]) == (200, "image/png")
 
     errors = _read(client, batch.error_file_id)

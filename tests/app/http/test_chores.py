@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.ids import TenantId
 from app.errors import StoreUnavailable
@@ -38,7 +39,7 @@ class _Sweeper:
 async def test_a_sweep_that_fails_is_not_the_last():
     """Whatever it fails with; and none comes after the context has ended."""
     sweeper, metrics = _Sweeper(), Metrics()
-    async with sweeping_files(sweeper, metrics), asyncio.timeout(20):
+    async with sweeping_files(sweeper, metrics), asyncio.timeout(PATIENCE_S):
         await sweeper.is_sure.wait()
     num_sweeps = sweeper.num_sweeps
     await asyncio.sleep(0.1)
@@ -71,7 +72,7 @@ class _Deliverer:
 async def test_a_deliverer_hears_of_ends_and_is_stopped_in_order(redis_url):
     """It runs for as long as the context lasts, hears each job that ends, and is closed once it has stopped."""
     redis, deliverer = connect(redis_url), _Deliverer()
-    async with delivering_webhooks(deliverer, redis), asyncio.timeout(20):
+    async with delivering_webhooks(deliverer, redis), asyncio.timeout(PATIENCE_S):
         while not deliverer.is_heard.is_set():
             await redis.publish("sparke:finished", "acme/job_1")
             await asyncio.sleep(0.02)
@@ -108,7 +109,7 @@ async def test_an_eraser_that_fails_is_not_the_last_and_lists_tenants_once():
                 raise StoreUnavailable("Redis is away")
 
     eraser = Eraser()
-    async with erasing(eraser, pause_s=0.01), asyncio.timeout(20):
+    async with erasing(eraser, pause_s=0.01), asyncio.timeout(PATIENCE_S):
         while eraser.num_looks < 3:  # noqa: ASYNC110 - nobody announces it
             await asyncio.sleep(0.01)
     assert eraser.num_lists == 2

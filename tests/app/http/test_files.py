@@ -12,6 +12,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import TenantId, make_file_id
@@ -149,7 +150,7 @@ def test_another_tenants_file_is_not_found(serve_api: ServeApi, settings: Settin
             deed(made.id)
     assert bolt.files.list().data == []
     assert acme.files.content(made.id).read() == LINES
-    nobody = httpx.get(f"{url}/v1/files/{made.id}/content")
+    nobody = httpx.get(f"{url}/v1/files/{made.id}/content", timeout=PATIENCE_S)
     assert nobody.status_code == 401
 
 
@@ -230,9 +231,10 @@ async def _put_expiring(settings, ttl_ms):
 @pytest.mark.anyio
 async def test_an_expired_file_is_nowhere(settings: Settings, client: openai.OpenAI):
     """Neither read, listed nor deleted, from the moment of its expiry on and before any sweep."""
-    file_id = await _put_expiring(settings, 1500)
+    file_id = await _put_expiring(settings, 600_000)
     assert client.files.content(file_id).read() == b"{}"
-    await asyncio.sleep(1.6)
+    file_id = await _put_expiring(settings, 500)
+    await asyncio.sleep(0.6)
     for deed in (client.files.retrieve, client.files.content, client.files.delete):
         with pytest.raises(openai.NotFoundError):
             deed(file_id)

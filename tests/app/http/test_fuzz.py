@@ -17,6 +17,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
@@ -111,7 +112,7 @@ def known(keyed_api):
 
 
 def _wait(http, job_id):
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + PATIENCE_S
     while (job := http.get(f"/v1/jobs/{job_id}").json())["status"] != "succeeded":
         assert time.monotonic() < until_s, job
     return job
@@ -283,7 +284,7 @@ def test_no_operation_is_open_that_says_it_needs_a_key(keyed_api, document):
     for method, path in closed:
         for headers in ({}, {"authorization": "Bearer sk-sparke-00000000-x"}):
             url = keyed_api.base_url.join(re.sub(r"\{\w+\}", "x", path))
-            answer = httpx.request(method, url, headers=headers)
+            answer = httpx.request(method, url, headers=headers, timeout=PATIENCE_S)
             assert (answer.status_code, _is_problem(answer)) == (401, True), (method, path)
             assert answer.headers["www-authenticate"].startswith("Bearer")
 

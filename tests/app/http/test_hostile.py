@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.ids import ImageId, TenantId, image_id, make_job_id
 from app.domain.scope import Scope
@@ -196,7 +197,10 @@ def test_a_signed_url_is_bound_to_all_that_it_names(scene: Scene):
     expires_s = 4_000_000_000
     signature = scene.signer.sign(TenantId("acme"), ImageId(found), expires_s)
     genuine = {"tenant": "acme", "expires": expires_s, "signature": signature}
-    assert httpx.get(f"{scene.acme.base_url}/v1/images/{found}", params=genuine).status_code == 404
+    assert (
+        httpx.get(f"{scene.acme.base_url}/v1/images/{found}", params=genuine, timeout=PATIENCE_S).status_code
+        == 404
+    )
     other = image_id(make_job_id(1_700_000_000_000, b"12345678"), 1)
     past_s = 1_700_000_000
     expired = {**genuine, "expires": past_s}
@@ -211,7 +215,7 @@ def test_a_signed_url_is_bound_to_all_that_it_names(scene: Scene):
         (found, {**genuine, "signature": "é" * 43}),
         (found, expired),
     ):
-        answer = httpx.get(f"{scene.acme.base_url}/v1/images/{image}", params=members)
+        answer = httpx.get(f"{scene.acme.base_url}/v1/images/{image}", params=members, timeout=PATIENCE_S)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden"), members
         assert answer.headers["cache-control"] == "no-store"
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from httpx import Client
+from patience import PATIENCE_S
 
 from app.domain.ids import TenantId
 from app.redis.connection import connect
@@ -21,7 +22,7 @@ SLOW = {"prompt": "a star", "model": "toy", "steps": 1_000_000}
 
 
 def _wait(http: Client, job_id: str) -> dict:
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + PATIENCE_S
     while True:
         job = http.get(f"/v1/jobs/{job_id}").json()
         if job["finished_at"] is not None:
@@ -67,7 +68,7 @@ def test_a_job_is_accepted_and_made(http):
     assert (done["request"]["seed"], done["request"]["steps"], done["request"]["size"]) == (7, 3, "64x64")
     assert [image["seed"] for image in done["result"]["data"]] == [7, 8]
     assert all("b64_json" not in image for image in done["result"]["data"])
-    assert httpx.get(done["result"]["data"][1]["url"]).content.startswith(b"\x89PNG")
+    assert httpx.get(done["result"]["data"][1]["url"], timeout=PATIENCE_S).content.startswith(b"\x89PNG")
 
 
 def test_events_tell_the_whole_story_and_can_be_resumed(http):
@@ -259,7 +260,7 @@ def test_a_client_that_leaves_cancels_only_if_it_said_so(http, api_url, cancels)
 
 def _running(http: Client, prompt: str) -> str:
     """The id of the job with this prompt, once it runs."""
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < until_s:
         for job in http.get("/v1/jobs", params={"status": "running"}).json()["data"]:
             if job["request"]["prompt"] == prompt:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 from app.domain.ids import LatentSpace, MemoryName, TenantId
@@ -47,7 +48,7 @@ class Scene:
         """A client of a server with these settings."""
         url = self._serve_api(self._settings.model_copy(update={"webhooks_allow_private": True, **update}))
         headers = {"authorization": f"Bearer {self.key}"}
-        return httpx.Client(base_url=url, headers=headers, timeout=30)
+        return httpx.Client(base_url=url, headers=headers, timeout=PATIENCE_S)
 
     async def _issue(self) -> str:
         redis = connect(self._settings.redis_url or "")
@@ -105,14 +106,16 @@ def _half_sent(http: httpx.Client) -> Iterator[None]:
 
     def body() -> Iterator[bytes]:
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{'
-        go.wait(20)
+        go.wait(PATIENCE_S)
         yield b"}\r\n--x--\r\n"
 
     headers = {**http.headers, "content-type": "multipart/form-data; boundary=x"}
     url = http.base_url.join("/v1/files")
-    thread = threading.Thread(target=lambda: httpx.post(url, content=body(), headers=headers, timeout=30))
+    thread = threading.Thread(
+        target=lambda: httpx.post(url, content=body(), headers=headers, timeout=PATIENCE_S)
+    )
     thread.start()
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while "sparke_file_uploads_in_flight 1.0" not in http.get("/metrics").text:
         assert time.monotonic() < until_s, "the upload has not begun"
         time.sleep(0.02)
@@ -299,7 +302,7 @@ def _(scene: Scene) -> httpx.Response:
         with http.stream("GET", events) as first:
             assert first.status_code == 200
             refused = http.get(events)
-        until_s = time.monotonic() + 20
+        until_s = time.monotonic() + PATIENCE_S
         while True:  # a place is free again once its stream has gone
             with http.stream("GET", events) as again:
                 if again.status_code == 200:
@@ -317,7 +320,7 @@ def _(scene: Scene) -> httpx.Response:
 
 def _raw(http: httpx.Client, sent: bytes) -> httpx.Response:
     """What a server answers to these bytes before it closes the connection."""
-    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=20) as peer:
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=PATIENCE_S) as peer:
         peer.sendall(sent)
         received = b"".join(iter(lambda: peer.recv(65_536), b""))
     head, _, body = received.partition(b"\r\n\r\n")
@@ -516,7 +519,7 @@ _members("previews", {"num_previews": 3}, {"num_previews": 4})
 def _failed_batch(scene: Scene, content: bytes, **update: object) -> httpx.Response:
     with scene.http(**update) as http:
         batch_id = _batch(http, content).json()["id"]
-        until_s = time.monotonic() + 20
+        until_s = time.monotonic() + PATIENCE_S
         while (answer := http.get(f"/v1/batches/{batch_id}")).json()["status"] != "failed":
             assert time.monotonic() < until_s, answer.text
             time.sleep(0.1)

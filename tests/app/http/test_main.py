@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 from app.errors import ConfigurationError
 from app.http.main import bind, url_of
@@ -22,16 +23,18 @@ def test_api_starts_in_a_moment_and_stops_at_a_signal(tmp_path: Path):
     command = [sys.executable, "-P", "-m", "app.cli", "api", "--port", "0", "--data-dir", str(tmp_path)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
     with EmbeddedRedis.start(tmp_path):
-        started_s = time.monotonic()
+        before = os.times()
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         with process.stdout:
             url = process.stdout.readline().removeprefix("SPARKE API: ").strip()
-            assert time.monotonic() - started_s < 10, "about a second on an idle machine"
-            assert httpx.get(f"{url}/readyz").json()["state"] == "no_worker"
+            assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).json()["state"] == "no_worker"
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(PATIENCE_S) == 0
             assert process.stdout.read() == ""
+        after = os.times()  # of children that have ended: what it computed, however busy the machine is
+        took_s = sum(after[2:4]) - sum(before[2:4])
+        assert took_s < 10, "about a second where it was measured"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])  # noqa: S104
@@ -39,7 +42,7 @@ def test_the_url_leads_to_the_listener(host: str):
     """Whatever it is bound to, the URL that is shown reaches it."""
     with bind(host, 0) as listener:
         address = httpx.URL(url_of(listener))
-        with socket.create_connection((address.host.strip("[]"), address.port or 0), timeout=5):
+        with socket.create_connection((address.host.strip("[]"), address.port or 0), timeout=PATIENCE_S):
             pass
 
 
@@ -63,14 +66,14 @@ def test_who_waits_for_longer_than_a_stop_is_told_to_ask_again(tmp_path: Path):
         with process.stdout, httpx.Client(timeout=60) as client:
             url = process.stdout.readline().removeprefix("SPARKE API: ").strip()
             asked = pool.submit(client.post, f"{url}/v1/images/generations", json={"prompt": "a star"})
-            until_s = time.monotonic() + 30
-            while not httpx.get(f"{url}/v1/jobs").json()["data"]:
+            until_s = time.monotonic() + PATIENCE_S
+            while not httpx.get(f"{url}/v1/jobs", timeout=PATIENCE_S).json()["data"]:
                 assert time.monotonic() < until_s
             process.send_signal(signal.SIGTERM)
             answer = asked.result()
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
             assert answer.headers["retry-after"]
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_stopping_api_says_so_and_answers_all_the_same(tmp_path: Path):
@@ -79,18 +82,18 @@ def test_a_stopping_api_says_so_and_answers_all_the_same(tmp_path: Path):
     env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
     with EmbeddedRedis.start(tmp_path):
         process = subprocess.Popen(
-            command, env={**env, "SPARKE_STOP_NOTICE_S": "3"}, stdout=subprocess.PIPE, text=True
+            command, env={**env, "SPARKE_STOP_NOTICE_S": "10"}, stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
-        with process.stdout, httpx.Client(timeout=30) as client:
+        with process.stdout, httpx.Client(timeout=PATIENCE_S) as client:
             url = process.stdout.readline().removeprefix("SPARKE API: ").strip()
             assert "connection" not in client.get(f"{url}/livez").headers
             process.send_signal(signal.SIGTERM)
-            until_s = time.monotonic() + 10
+            until_s = time.monotonic() + PATIENCE_S
             while client.get(f"{url}/readyz?exclude=workers").status_code == 200:
                 assert time.monotonic() < until_s
             told = client.get(f"{url}/readyz?exclude=workers")
             assert (told.status_code, told.json()["state"]) == (503, "stopping")
-            answer = httpx.get(f"{url}/v1/models")
+            answer = httpx.get(f"{url}/v1/models", timeout=PATIENCE_S)
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE_S) == 0

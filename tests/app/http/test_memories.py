@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -188,9 +189,9 @@ def test_the_answer_waits_for_jobs_that_run_or_tells_of_them(http):
     """They may have read what is forgotten; those that begin later cannot."""
     name = "waits"
     _remember(http, name)
-    asked = {"prompt": "a star", "steps": 400_000, "diversity": {"memory": {"name": "elsewhere"}}}
+    asked = {"prompt": "a star", "steps": 1_000_000, "diversity": {"memory": {"name": "elsewhere"}}}
     job = http.post("/v1/jobs", json=asked).json()
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while http.get(f"/v1/jobs/{job['id']}").json()["status"] != "running":
         assert time.monotonic() < until_s
     path = f"/v1/memories/toy.{name}/entries/1"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from redis.asyncio import Redis
 
 from app.http.errors import PROBLEM_JSON
@@ -42,15 +43,17 @@ def test_an_error_that_nobody_expected(serve_api: ServeApi, settings: Settings):
     _spoil(broken.redis_url or "", lambda redis: redis.set("sparke:api-keys", "no hash"))
     url = serve_api(broken)
     _assert_silent(httpx.get(f"{url}/v1/models", timeout=60), "internal")
-    assert httpx.get(f"{url}/livez").status_code == 200
-    assert 'status="500"' in httpx.get(f"{url}/metrics").text
+    assert httpx.get(f"{url}/livez", timeout=PATIENCE_S).status_code == 200
+    assert 'status="500"' in httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text
 
 
 def test_a_corrupt_record(serve_api: ServeApi, settings: Settings):
     """It has a code of its own, and is not sent again by the client."""
     broken = settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=11"})
     _spoil(broken.redis_url or "", lambda redis: redis.hset("sparke:api-keys", "00000000", "{"))
-    answer = httpx.get(f"{serve_api(broken)}/v1/models", headers={"authorization": f"Bearer {KEY}"})
+    answer = httpx.get(
+        f"{serve_api(broken)}/v1/models", headers={"authorization": f"Bearer {KEY}"}, timeout=PATIENCE_S
+    )
     _assert_silent(answer, "corrupt_record")
     assert answer.headers["x-should-retry"] == "false"
 
@@ -68,9 +71,11 @@ def test_redis_away(tmp_path: Path, serve_api: ServeApi, settings: Settings, met
     """503 with a time to wait, from whichever route; the process lives and still counts."""
     with EmbeddedRedis.start(tmp_path) as server:
         url = serve_api(settings.model_copy(update={"redis_url": server.url}))
-        assert httpx.get(f"{url}/v1/models").status_code == 200
-    answer = httpx.request(method, f"{url}{path}", json={"prompt": "x"} if method == "POST" else None)
+        assert httpx.get(f"{url}/v1/models", timeout=PATIENCE_S).status_code == 200
+    answer = httpx.request(
+        method, f"{url}{path}", json={"prompt": "x"} if method == "POST" else None, timeout=PATIENCE_S
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
     assert 1 <= int(answer.headers["retry-after"]) <= 120
-    assert httpx.get(f"{url}/livez").status_code == 200
-    assert "sparke_jobs_open{" not in httpx.get(f"{url}/metrics").text
+    assert httpx.get(f"{url}/livez", timeout=PATIENCE_S).status_code == 200
+    assert "sparke_jobs_open{" not in httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("worker")
 
 def _sparke(*arguments):
     command = [sys.executable, "-P", "-m", "app.cli", "memories", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_the_commands_ask_a_service(http, api_url):

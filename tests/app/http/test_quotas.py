@@ -3,6 +3,7 @@
 import httpx
 import openai
 import pytest
+from patience import PATIENCE_S
 
 from app.http.rate_limit import IMAGES_LIMIT, IMAGES_REMAINING, IMAGES_RESET, LIMIT, REMAINING, RESET
 
@@ -14,23 +15,23 @@ def test_requests_a_minute_hold_over_replicas(serve_api, own_database):
     own = own_database.model_copy(update={"requests_per_minute": 4})
     urls = [serve_api(own), serve_api(own)]
     asked = ["/v1/models", "/v1/files", "/v1/jobs/none", "/v1/batches"]
-    answers = [httpx.get(urls[n % 2] + path) for n, path in enumerate(asked)]
+    answers = [httpx.get(urls[n % 2] + path, timeout=PATIENCE_S) for n, path in enumerate(asked)]
     assert [answer.status_code for answer in answers] == [200, 200, 404, 200]
     assert {answer.headers[LIMIT] for answer in answers} == {"4"}
     assert [answer.headers[REMAINING] for answer in answers] == ["3", "2", "1", "0"]
     assert all(answer.headers[RESET].endswith("s") for answer in answers)
-    refused = httpx.post(f"{urls[0]}/v1/jobs", json=JOB)
+    refused = httpx.post(f"{urls[0]}/v1/jobs", json=JOB, timeout=PATIENCE_S)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert (refused.headers[LIMIT], refused.headers[REMAINING]) == ("4", "0")
     assert 1 <= int(refused.headers["retry-after"]) <= 15
-    assert httpx.get(f"{urls[0]}/livez").status_code == 200
-    assert LIMIT not in httpx.get(f"{urls[0]}/livez").headers
+    assert httpx.get(f"{urls[0]}/livez", timeout=PATIENCE_S).status_code == 200
+    assert LIMIT not in httpx.get(f"{urls[0]}/livez", timeout=PATIENCE_S).headers
 
 
 def test_with_a_rate_the_headers_tell_of_it_and_a_429_of_its_own_reason(serve_api, own_database):
     """An accepted job says the requests that are left; one that the queue has no room for, its own bound."""
     own = own_database.model_copy(update={"requests_per_minute": 100, "max_waiting_jobs_per_tenant": 1})
-    with httpx.Client(base_url=serve_api(own)) as http:
+    with httpx.Client(base_url=serve_api(own), timeout=PATIENCE_S) as http:
         accepted, full = http.post("/v1/jobs", json=JOB), http.post("/v1/jobs", json=JOB)
     assert (accepted.status_code, accepted.headers[LIMIT], accepted.headers[REMAINING]) == (202, "100", "99")
     assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
@@ -40,7 +41,7 @@ def test_with_a_rate_the_headers_tell_of_it_and_a_429_of_its_own_reason(serve_ap
 def test_what_was_refused_is_counted_by_its_reason(serve_api, own_database):
     """A full queue wants more workers; a tenant whose images of the day are spent does not."""
     own = own_database.model_copy(update={"images_per_day": 2, "max_waiting_jobs_per_tenant": 1})
-    with httpx.Client(base_url=serve_api(own)) as http:
+    with httpx.Client(base_url=serve_api(own), timeout=PATIENCE_S) as http:
         answers = [http.post("/v1/jobs", json={**JOB, "n": n}) for n in (3, 1, 1)]
         told = http.get("/metrics").text
     assert [answer.status_code for answer in answers] == [429, 202, 429]
@@ -51,7 +52,7 @@ def test_what_was_refused_is_counted_by_its_reason(serve_api, own_database):
 def test_images_a_day_are_charged_once_and_refused_with_what_is_left(serve_api, own_database):
     """A repetition is the same job; what is refused or cancelled is not charged; waiting is of no use to a client."""
     own = own_database.model_copy(update={"images_per_day": 5})
-    with httpx.Client(base_url=serve_api(own)) as http:
+    with httpx.Client(base_url=serve_api(own), timeout=PATIENCE_S) as http:
         key = {"idempotency-key": "a"}
         answers = [http.post("/v1/jobs", json={**JOB, "n": 3}, headers=key) for _ in range(3)]
         assert {answer.json()["id"] for answer in answers} == {answers[0].json()["id"]}
@@ -71,7 +72,7 @@ def test_the_official_client_does_not_try_a_spent_day_again(serve_api, own_datab
     """RateLimitError at once, unless the day is about to end."""
     url = serve_api(own_database.model_copy(update={"images_per_day": 0}))
     with (
-        openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=2, timeout=20) as client,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=2, timeout=PATIENCE_S) as client,
         pytest.raises(openai.RateLimitError) as caught,
     ):
         client.images.generate(prompt="a star")
@@ -82,7 +83,9 @@ def test_the_official_client_does_not_try_a_spent_day_again(serve_api, own_datab
 
 def test_usage_says_what_was_used(serve_api, own_database):
     """Jobs and images at once, requests within seconds; the quotas beside them, and what is stored."""
-    with httpx.Client(base_url=serve_api(own_database.model_copy(update={"images_per_day": 50}))) as http:
+    with httpx.Client(
+        base_url=serve_api(own_database.model_copy(update={"images_per_day": 50})), timeout=PATIENCE_S
+    ) as http:
         http.post("/v1/jobs", json={**JOB, "n": 3})
         form = {"file": ("a.jsonl", b"{}"), "purpose": (None, "batch")}
         assert http.post("/v1/files", files=form).status_code == 200

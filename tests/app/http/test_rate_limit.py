@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 from app.errors import QueueFull
 from app.http.rate_limit import refused_headers, write_duration
@@ -14,7 +15,7 @@ LIMIT, REMAINING, RESET = (
 def test_room_goes_down_to_none(serve_api, own_database):
     """One less for each job that waits; the one beyond is refused with 0 left, and with when all are free again."""
     update = {"max_waiting_jobs_per_tenant": 3}
-    with httpx.Client(base_url=serve_api(own_database.model_copy(update=update))) as http:
+    with httpx.Client(base_url=serve_api(own_database.model_copy(update=update)), timeout=PATIENCE_S) as http:
         answers = [
             http.post("/v1/jobs", json={"model": "unserved", "prompt": "x"}, headers={"idempotency-key": key})
             for key in ("a", "b", "b", "c", "d")
@@ -38,7 +39,7 @@ def test_images_that_are_refused_say_it_too(serve_api, own_database):
     """The jobs that fill the queue and the request that is refused need not come by the same way."""
     update = {"max_waiting_jobs_per_tenant": 1}
     body = {"model": "unserved", "prompt": "x"}
-    with httpx.Client(base_url=serve_api(own_database.model_copy(update=update))) as http:
+    with httpx.Client(base_url=serve_api(own_database.model_copy(update=update)), timeout=PATIENCE_S) as http:
         http.post("/v1/jobs", json=body)
         refused = http.post("/v1/images/generations", json=body)
     assert (refused.status_code, refused.headers[LIMIT], refused.headers[REMAINING]) == (429, "1", "0")
@@ -47,7 +48,7 @@ def test_images_that_are_refused_say_it_too(serve_api, own_database):
 def test_where_the_service_is_full_no_bound_of_the_tenant_is_named(serve_api, own_database):
     """It was never asked how many jobs of the tenant wait."""
     update = {"max_open_jobs": 1}
-    with httpx.Client(base_url=serve_api(own_database.model_copy(update=update))) as http:
+    with httpx.Client(base_url=serve_api(own_database.model_copy(update=update)), timeout=PATIENCE_S) as http:
         first, refused = (http.post("/v1/jobs", json={"model": "unserved", "prompt": "x"}) for _ in range(2))
     assert (first.status_code, refused.status_code) == (202, 429)
     assert "retry-after" in refused.headers

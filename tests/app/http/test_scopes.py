@@ -8,6 +8,7 @@ import openai
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from patience import PATIENCE_S
 
 from app.domain.ids import TenantId
 from app.domain.scope import Scope
@@ -90,7 +91,7 @@ def test_each_route_takes_keys_with_its_scope_alone(serve_api, own_database):
     ]
     keys = _issue(own_database.redis_url, *wishes)
     alone, others = dict(zip(Scope, keys[:4], strict=True)), dict(zip(Scope, keys[4:], strict=True))
-    with httpx.Client(base_url=serve_api(own_database)) as http:
+    with httpx.Client(base_url=serve_api(own_database), timeout=PATIENCE_S) as http:
         for (method, path), scope in scopes.NEEDED.items():
             if scope is None:
                 continue

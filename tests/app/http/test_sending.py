@@ -34,7 +34,7 @@ def test_a_folder_is_sent_once(api_url: str, http, folder: Path):
             capture_output=True,
             text=True,
             check=True,
-            timeout=100,
+            timeout=200,
         )
         assert done.stdout == "toy.sent\n"
         assert "19 entries" in done.stderr

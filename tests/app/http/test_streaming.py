@@ -9,6 +9,7 @@ import time
 import httpx
 import openai
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 from app.http.streaming import EventStream
@@ -118,11 +119,11 @@ def test_who_leaves_a_stream_cancels_only_if_it_said_so(http, api_url, cancels):
         "stream": True,
         "cancel_on_disconnect": cancels,
     }
-    with httpx.stream("POST", f"{api_url}/v1/images/generations", json=body) as answer:
+    with httpx.stream("POST", f"{api_url}/v1/images/generations", json=body, timeout=PATIENCE_S) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         [job] = [job for job in http.get("/v1/jobs").json()["data"] if job["request"]["prompt"] == prompt]
     try:
-        until_s = time.monotonic() + (20 if cancels else 1.5)
+        until_s = time.monotonic() + (PATIENCE_S if cancels else 1.5)
         while time.monotonic() < until_s:
             shown = http.get(f"/v1/jobs/{job['id']}").json()
             if shown["status"] == "cancelled":
@@ -177,5 +178,5 @@ async def test_a_stream_is_closed_with_its_client():
 
     scope = {"type": "http", "asgi": {"spec_version": "2.3"}, "headers": []}
     kept = EventStream(events())
-    await asyncio.wait_for(kept(scope, receive, send), 5)
+    await asyncio.wait_for(kept(scope, receive, send), PATIENCE_S)
     assert closed.is_set()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 from app.settings import Settings
 
@@ -23,7 +24,7 @@ def _command(path: Path, url: str, *options: str) -> list[str]:
 
 def _submit(path: Path, url: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        _command(path, url, *options), capture_output=True, text=True, timeout=100, check=False
+        _command(path, url, *options), capture_output=True, text=True, timeout=200, check=False
     )
 
 
@@ -89,14 +90,14 @@ def test_ctrl_c_and_cancel(serve_api: ServeApi, settings: Settings, tmp_path: Pa
             assert process.poll() is None
             time.sleep(0.02)
         batch_id = json.loads(note_path.read_text())["batch_id"]
-        while httpx.get(f"{url}/v1/batches/{batch_id}").json()["status"] != "in_progress":
+        while httpx.get(f"{url}/v1/batches/{batch_id}", timeout=PATIENCE_S).json()["status"] != "in_progress":
             time.sleep(0.02)
         time.sleep(1.5)  # it looks once a second
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=30)[1]
+        said = process.communicate(timeout=200)[1]
     assert process.returncode == 130, said
     assert f"{batch_id} goes on" in said
-    assert httpx.get(f"{url}/v1/batches/{batch_id}").json()["status"] == "in_progress"
+    assert httpx.get(f"{url}/v1/batches/{batch_id}", timeout=PATIENCE_S).json()["status"] == "in_progress"
     ended = _submit(path, url, "--out", str(tmp_path), "--cancel")
     assert (ended.returncode, ended.stdout.split()) == (1, [str(tmp_path / "prompts.error.jsonl")])
     assert ended.stderr.endswith("cancelled: 0 done, 2 failed\n")
@@ -136,6 +137,6 @@ def test_a_key_is_sent(serve_api: ServeApi, settings: Settings, tmp_path: Path):
     assert "this API key is not valid" in ended.stderr
     env = {**os.environ, "SPARKE_API_KEY": wrong}
     ended = subprocess.run(
-        _command(path, url), env=env, capture_output=True, text=True, timeout=60, check=False
+        _command(path, url), env=env, capture_output=True, text=True, timeout=200, check=False
     )
     assert "this API key is not valid" in ended.stderr

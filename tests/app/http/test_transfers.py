@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 
 from app.errors import InvalidArchive, ServiceError
 from app.transfers import describe_archive, run_export, run_import
@@ -22,7 +23,7 @@ CASES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("archive_c
 
 def _sparke(*arguments):
     command = [sys.executable, "-P", "-m", "app.cli", "memories", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 @contextmanager
@@ -88,12 +89,12 @@ def test_out_and_in_again(api_url, http, settings, tmp_path):
 def test_an_export_goes_on(api_url, settings, tmp_path):
     """From what is whole of the part that is there, as of its version; a part of something else is begun anew."""
     CASES.fill_memory(settings.redis_url, "growing", 900, dim=400)
-    whole = httpx.get(f"{api_url}/v1/memories/toy.growing/export").content
+    whole = httpx.get(f"{api_url}/v1/memories/toy.growing/export", timeout=PATIENCE_S).content
     CASES.fill_memory(settings.redis_url, "other", 900, dim=400)
-    other = httpx.get(f"{api_url}/v1/memories/toy.other/export?version=800").content
+    other = httpx.get(f"{api_url}/v1/memories/toy.other/export?version=800", timeout=PATIENCE_S).content
     path, part = tmp_path / "a.sparke", tmp_path / "a.sparke.part"
     CASES.fill_memory(settings.redis_url, "growing", 950, first=901, dim=400)
-    grown = httpx.get(f"{api_url}/v1/memories/toy.growing/export").content
+    grown = httpx.get(f"{api_url}/v1/memories/toy.growing/export", timeout=PATIENCE_S).content
     parts = [
         (whole[:500_000], whole),
         (whole[:400_000] + b"?" * 90_000, whole),
@@ -120,7 +121,10 @@ def test_connections_that_break(api_url, http, settings, tmp_path):
     with _cutting(api_url, after_bytes=3_000_000, num_cuts=1) as (url, carried):
         ended = _sparke("export", "broken-off", "--out", path, "--url", url)
         assert (ended.returncode, ended.stderr.count("Waiting:")) == (0, 1), ended.stderr
-        assert path.read_bytes() == httpx.get(f"{api_url}/v1/memories/toy.broken-off/export").content
+        assert (
+            path.read_bytes()
+            == httpx.get(f"{api_url}/v1/memories/toy.broken-off/export", timeout=PATIENCE_S).content
+        )
         size_bytes = path.stat().st_size
         assert size_bytes > 4_500_000
         assert sum(carried) < size_bytes + 1_500_000
@@ -151,7 +155,7 @@ def test_an_answer_that_only_ends_is_not_taken_for_whole(tmp_path):
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(InvalidArchive, match="ends at byte 400"):
             run_export("a", tmp_path / "out", url, None)
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert not (tmp_path / "out").exists()
 
 

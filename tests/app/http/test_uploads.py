@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from patience import PATIENCE_S
 
 from app.domain.ids import make_file_id
 from app.files.contents import FileContents
@@ -113,26 +114,31 @@ def small_url(serve_api: ServeApi, own: Settings, clean: None) -> str:  # noqa: 
 )
 def test_a_malformed_body_is_refused_and_leaves_nothing(small_url, own, body, code, param, said):
     """400 with what is wrong; no bytes and no file."""
-    answer = httpx.post(f"{small_url}/v1/files", content=body, headers=HEADERS)
+    answer = httpx.post(f"{small_url}/v1/files", content=body, headers=HEADERS, timeout=PATIENCE_S)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, code), error
     if param:
         assert error["param"] == param
     assert said in error["message"]
     assert _until_nothing_is_kept(own) == []
-    assert httpx.get(f"{small_url}/v1/files").json()["data"] == []
+    assert httpx.get(f"{small_url}/v1/files", timeout=PATIENCE_S).json()["data"] == []
 
 
 def test_another_content_type_is_refused(small_url):
     """415, as for JSON elsewhere."""
-    answer = httpx.post(f"{small_url}/v1/files", json={"purpose": "batch"})
+    answer = httpx.post(f"{small_url}/v1/files", json={"purpose": "batch"}, timeout=PATIENCE_S)
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
 def test_fields_may_follow_the_file(small_url):
     """As `curl -F file=@… -F purpose=batch` sends them."""
     expires = _field("expires_after[seconds]", "7200") + _field("expires_after[anchor]", "created_at")
-    made = httpx.post(f"{small_url}/v1/files", content=_file() + expires + PURPOSE + END, headers=HEADERS)
+    made = httpx.post(
+        f"{small_url}/v1/files",
+        content=_file() + expires + PURPOSE + END,
+        headers=HEADERS,
+        timeout=PATIENCE_S,
+    )
     assert made.status_code == 200, made.text
     assert made.json()["expires_at"] - made.json()["created_at"] == 7200
     assert set(made.json()) == {
@@ -148,7 +154,9 @@ def test_a_file_above_the_limit_is_refused_and_leaves_nothing(small_url, own, si
             client.files.create(file=("a.jsonl", b"1" * size_bytes), purpose="batch")
         assert (caught.value.status_code, caught.value.code) == (413, "request_too_large")
         pieces = (b"1" * 65536 for _ in range(size_bytes // 65536 + 1))
-        answer = httpx.post(f"{small_url}/v1/files", content=_chunked(pieces), headers=HEADERS, timeout=20)
+        answer = httpx.post(
+            f"{small_url}/v1/files", content=_chunked(pieces), headers=HEADERS, timeout=PATIENCE_S
+        )
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
         assert _until_nothing_is_kept(own) == []
         made = client.files.create(file=("a.jsonl", b"1" * MEGABYTE), purpose="batch")
@@ -196,7 +204,7 @@ def test_the_bound_holds_against_uploads_at_once(serve_api, own, clean):  # noqa
     with ThreadPoolExecutor(12) as pool:
         ends = list(pool.map(upload, range(12)))
     assert sorted(ends) == [200] * 3 + [400] * 9
-    listed = [file["id"] for file in httpx.get(f"{url}/v1/files").json()["data"]]
+    listed = [file["id"] for file in httpx.get(f"{url}/v1/files", timeout=PATIENCE_S).json()["data"]]
     assert sorted(f"files/default/{file_id}" for file_id in listed) == _kept(own)
 
 
@@ -208,17 +216,20 @@ def test_slow_uploads_hold_up_nobody_else(small_url):
             _send_head(wire, length=len(body), more=b"expect: 100-continue\r\n")
             assert b" 100 " in wire.recv(65536).splitlines()[0], "it is not being read"
             wire.sendall(body[:100])
-        refused = httpx.post(f"{small_url}/v1/files", content=body, headers=HEADERS)
+        refused = httpx.post(f"{small_url}/v1/files", content=body, headers=HEADERS, timeout=PATIENCE_S)
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "too_many_uploads"
         assert 1 <= int(refused.headers["retry-after"]) <= 120
         started_s = time.monotonic()
         for _ in range(5):
-            assert httpx.get(f"{small_url}/v1/files").status_code == 200
-        assert time.monotonic() - started_s < 10, "five answers of some milliseconds each"
+            assert httpx.get(f"{small_url}/v1/files", timeout=PATIENCE_S).status_code == 200
+        assert time.monotonic() - started_s < PATIENCE_S, "five answers of some milliseconds each"
         one.sendall(body[100:])
         assert b" 200 " in one.recv(65536).splitlines()[0]
-        assert httpx.post(f"{small_url}/v1/files", content=body, headers=HEADERS).status_code == 200
+        assert (
+            httpx.post(f"{small_url}/v1/files", content=body, headers=HEADERS, timeout=PATIENCE_S).status_code
+            == 200
+        )
 
 
 def test_an_upload_that_takes_too_long_is_ended(serve_api, own, clean):  # noqa: ARG001
@@ -254,8 +265,8 @@ def test_an_upload_that_breaks_off_leaves_nothing(serve_api, own, clean, sent_by
         if sent_bytes > MEGABYTE:
             _wait_for(lambda: bool(_kept(own)))
     assert _until_nothing_is_kept(own) == []
-    assert httpx.get(f"{url}/v1/files").json()["data"] == []
-    metrics = httpx.get(f"{url}/metrics").text
+    assert httpx.get(f"{url}/v1/files", timeout=PATIENCE_S).json()["data"] == []
+    metrics = httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text
     assert "sparke_file_uploads_in_flight 0.0" in metrics
     assert "sparke_files_uploaded_total 0.0" in metrics
 
@@ -263,10 +274,12 @@ def test_an_upload_that_breaks_off_leaves_nothing(serve_api, own, clean, sent_by
 def test_uploads_are_counted(serve_api, own, clean):  # noqa: ARG001
     """Files and bytes, in and out."""
     url = serve_api(own)
-    made = httpx.post(f"{url}/v1/files", content=PURPOSE + _file() + END, headers=HEADERS).json()
-    httpx.get(f"{url}/v1/files/{made['id']}/content")
-    httpx.delete(f"{url}/v1/files/{made['id']}")
-    text = httpx.get(f"{url}/metrics").text
+    made = httpx.post(
+        f"{url}/v1/files", content=PURPOSE + _file() + END, headers=HEADERS, timeout=PATIENCE_S
+    ).json()
+    httpx.get(f"{url}/v1/files/{made['id']}/content", timeout=PATIENCE_S)
+    httpx.delete(f"{url}/v1/files/{made['id']}", timeout=PATIENCE_S)
+    text = httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text
     for line in (
         "sparke_files_uploaded_total 1.0",
         "sparke_files_deleted_total 1.0",
@@ -280,7 +293,7 @@ def test_where_redis_is_away_the_bytes_wait_for_the_sweep(tmp_path, settings, se
     """Redis dies between the last byte and the record: 503, no file; nobody knows yet, so the bytes stay."""
     with EmbeddedRedis.start(tmp_path / "redis") as server:
         own = settings.model_copy(
-            update={"redis_url": server.url, "data_dir": tmp_path / "data", "redis_timeout_s": 1.0}
+            update={"redis_url": server.url, "data_dir": tmp_path / "data", "redis_timeout_s": PATIENCE_S}
         )
         url = serve_api(own)
         body = PURPOSE + _file(b"1" * 3 * MEGABYTE) + END
@@ -309,19 +322,21 @@ def _api_process(redis_url: str, data_dir: Path) -> Iterator[tuple[str, subproce
             yield process.stdout.readline().removeprefix("SPARKE API: ").strip(), process
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(PATIENCE_S)
 
 
 def test_an_api_killed_in_an_upload_leaves_nothing_after_the_sweep(own, clean):  # noqa: ARG001
     """SIGKILL in the middle: parts lie in the store that no listing shows; the sweep of any other process finds them."""
     with _api_process(own.redis_url or "", own.data_dir) as (url, process):
-        made = httpx.post(f"{url}/v1/files", content=PURPOSE + _file() + END, headers=HEADERS).json()
+        made = httpx.post(
+            f"{url}/v1/files", content=PURPOSE + _file() + END, headers=HEADERS, timeout=PATIENCE_S
+        ).json()
         with _connection(url) as wire:
             _send_head(wire, length=8 * MEGABYTE)
             wire.sendall(PURPOSE + _file(b"")[:-2] + b"1" * 3 * MEGABYTE)
             _wait_for(lambda: len(_kept(own)) == 2)
             process.kill()
-            process.wait(20)
+            process.wait(PATIENCE_S)
     kept = f"files/default/{made['id']}"
     assert len(_kept(own)) == 2
     later_ms = int((1 + SLACK_S) * 1000) + 5000
@@ -363,8 +378,10 @@ def test_an_upload_is_never_held_in_memory(own, clean, size_mb):  # noqa: ARG001
     """
     piece = bytes(range(256)) * 256
     with _api_process(own.redis_url or "", own.data_dir) as (url, process):
-        small = httpx.post(f"{url}/v1/files", content=PURPOSE + _file() + END, headers=HEADERS).json()
-        httpx.get(f"{url}/v1/files/{small['id']}/content")
+        small = httpx.post(
+            f"{url}/v1/files", content=PURPOSE + _file() + END, headers=HEADERS, timeout=PATIENCE_S
+        ).json()
+        httpx.get(f"{url}/v1/files/{small['id']}/content", timeout=PATIENCE_S)
         before_kb = _peak_kb(process.pid)
         pieces = (piece for _ in range(size_mb * 16))
         made = httpx.post(f"{url}/v1/files", content=_chunked(pieces), headers=HEADERS, timeout=120)
@@ -387,7 +404,7 @@ def _peak_kb(pid: int) -> int:
 @contextmanager
 def _connection(url: str) -> Iterator[socket.socket]:
     address = httpx.URL(url)
-    with socket.create_connection((address.host, address.port or 0), timeout=20) as wire:
+    with socket.create_connection((address.host, address.port or 0), timeout=PATIENCE_S) as wire:
         yield wire
 
 
@@ -398,7 +415,7 @@ def _send_head(wire: socket.socket, *, length: int, more: bytes = b"") -> None:
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < until_s, "it did not come"
         time.sleep(0.02)
@@ -406,7 +423,7 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 
 def _until_nothing_is_kept(settings: Settings) -> list[str]:
     """What is left once the store has had time to remove what was given up."""
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + PATIENCE_S
     while _kept(settings) and time.monotonic() < until_s:
         time.sleep(0.02)
     return _kept(settings)

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from standardwebhooks import Webhook
 
 from app.redis.embedded import EmbeddedRedis
@@ -21,7 +22,7 @@ def hooks(settings: Settings, tmp_path, serve_api) -> Iterator[httpx.Client]:
     with EmbeddedRedis.start(tmp_path) as server:
         changed = {"redis_url": server.url, "data_dir": tmp_path, "webhooks_allow_private": True}
         url = serve_api(settings.model_copy(update=changed))
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
             yield client
 
 
@@ -45,7 +46,7 @@ def receiver() -> Iterator[tuple[str, queue.Queue]]:
     yield f"http://127.0.0.1:{server.server_port}/in", got
     server.shutdown()
     server.server_close()
-    thread.join(10)
+    thread.join(PATIENCE_S)
 
 
 def test_a_job_that_ends_is_told(hooks, receiver):
@@ -55,7 +56,7 @@ def test_a_job_that_ends_is_told(hooks, receiver):
     assert made.status_code == 201, made.text
     job = hooks.post("/v1/jobs", json=BODY | {"metadata": {"order": "7"}}).json()
     assert hooks.post(f"/v1/jobs/{job['id']}/cancel").json()["status"] == "cancelled"
-    headers, body = got.get(timeout=20)
+    headers, body = got.get(timeout=PATIENCE_S)
     told = Webhook(made.json()["secret"]).verify(body, headers)
     assert told["type"] == "job.cancelled"
     assert told["data"] == {"id": job["id"], "status": "cancelled", "metadata": {"order": "7"}}
@@ -95,7 +96,7 @@ def test_a_secret_is_changed(hooks, receiver):
     assert "secret" not in hooks.get(place).json()
     job = hooks.post("/v1/jobs", json=BODY).json()
     hooks.post(f"/v1/jobs/{job['id']}/cancel")
-    headers, body = got.get(timeout=20)
+    headers, body = got.get(timeout=PATIENCE_S)
     for secret in (old["secret"], new["secret"]):
         assert Webhook(secret).verify(body, headers)["data"]["id"] == job["id"]
     too_long = hooks.post(f"{place}/rotate", params={"grace_s": 10**7})

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import typer.core
 import typer.main
+from patience import PATIENCE_S
 from prometheus_client import CollectorRegistry
 from pydantic import TypeAdapter
 
@@ -123,7 +124,7 @@ def test_the_workers_probes_are_answered(manifests):
 
     def get(path):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             with error:

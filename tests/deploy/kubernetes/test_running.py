@@ -16,6 +16,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 import redis
+from patience import PATIENCE_S
 
 from app.redis.server_binary import find_server
 from tests.deploy.manifests import render
@@ -32,7 +33,7 @@ def _free_port():
 
 def _status(url):
     try:
-        return httpx.get(url, timeout=10).status_code
+        return httpx.get(url, timeout=PATIENCE_S).status_code
     except httpx.TransportError:
         return None
 
@@ -81,7 +82,7 @@ class Node:
         """A command of `sparke` in the pod, to its end."""
         command = [sys.executable, "-P", "-m", "app.cli", *words]
         env = self.environment(pod)
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=200)
 
     def start(self, pod, command):
         """The pod's process."""

@@ -154,7 +154,7 @@ def test_the_backlog_is_counted_once_and_missing_is_not_zero(production, tmp_pat
     }
     (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases), encoding="utf-8")
     command = ["promtool", "test", "rules", str(tmp_path / "cases.yml")]
-    tested = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    tested = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 

@@ -46,7 +46,7 @@ def test_whatever_answers_in_the_hubs_place_is_no_error_here(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=200,
         )
         server.shutdown()
         thread.join()
