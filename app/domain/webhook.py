@@ -50,12 +50,16 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class WebhookEvent:
-    """What happened: `job.succeeded` and so on, to what, when in Unix milliseconds. Each thing ends once."""
+    """What happened: `job.succeeded` and so on, to what, when in Unix milliseconds. Each thing ends once.
+
+    `trace` is where the request that it came of stands in a trace, as headers of the W3C; empty where that is not known.
+    """
 
     type: str
     subject_id: str
     at_ms: int
     metadata: Mapping[str, str]
+    trace: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def status(self) -> str:

@@ -29,6 +29,13 @@ def carried() -> dict[str, str]:
     return headers
 
 
+def shown() -> dict[str, str]:
+    """The current span as the header `traceparent`, for a stranger: only where it is recorded here, and nothing of `tracestate`."""
+    if not trace.get_current_span().is_recording():
+        return {}
+    return {name: value for name, value in carried().items() if name == "traceparent"}
+
+
 def context_of(headers: Mapping[str, str]) -> Context:
     """The context that headers carry; what cannot be read is none."""
     return _W3C.extract(headers, context=Context())

@@ -10,7 +10,7 @@ from app.errors import CorruptRecord
 from app.redis.records import corrupt
 
 _WEBHOOK = TypeAdapter(Webhook)
-_METADATA = TypeAdapter(dict[str, str])
+_TEXTS = TypeAdapter(dict[str, str])
 
 
 def encode_webhook(webhook: Webhook) -> bytes:
@@ -27,11 +27,15 @@ def decode_webhook(data: bytes) -> Webhook:
 
 
 def decode_event(fields: list[bytes]) -> WebhookEvent:
-    """An event of the values type, subject, time and metadata. Raises CorruptRecord."""
+    """An event of the values type, subject, time, metadata and trace. Raises CorruptRecord."""
     try:
-        kind, subject_id, at_ms, metadata = fields
+        kind, subject_id, at_ms, metadata, trace = fields
         return WebhookEvent(
-            kind.decode(), subject_id.decode(), int(at_ms), _METADATA.validate_json(metadata or b"{}")
+            kind.decode(),
+            subject_id.decode(),
+            int(at_ms),
+            _TEXTS.validate_json(metadata or b"{}"),
+            _TEXTS.validate_json(trace or b"{}"),
         )
     except ValueError as error:  # pydantic's is one too
         raise CorruptRecord(f"an event in an outbox: {error}") from error

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 import structlog
+from opentelemetry.trace import SpanKind, StatusCode
 
 from app.domain.ids import TenantId, WebhookId
 from app.domain.webhook import Webhook
 from app.errors import NotFound, ServiceError
 from app.redis.cancelling import end_task, wait_at_most
 from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import Told, context_of, note, span
 from app.webhooks.keys import OUTBOX_TTL_S
 from app.webhooks.outbox import Delivery, Outbox, Taken
 from app.webhooks.sender import Attempt, Outcome, Sender
@@ -156,7 +158,7 @@ class Deliverer:
     async def _deliver(self, delivery: Delivery) -> None:
         webhook = delivery.webhook
         try:
-            attempt = await self._sender.send(delivery, now_ms=self._clock_ms())
+            attempt = await self._attempt(delivery)
             self._count(attempt.outcome)
             if attempt.outcome is Outcome.UNREACHABLE:
                 self._slow.add(webhook.webhook_id)
@@ -167,6 +169,24 @@ class Deliverer:
             _log.warning("webhook_not_settled", message_id=delivery.message_id, error=error.message)
         except Exception:  # noqa: BLE001 - likewise
             _log.exception("webhook_not_settled", message_id=delivery.message_id)
+
+    async def _attempt(self, delivery: Delivery) -> Attempt:
+        """One attempt as a span, in the trace of the request whose job has ended. It says nothing of the URL, which may hold secrets."""
+        with span(
+            "deliver webhook",
+            _told(delivery),
+            kind=SpanKind.CLIENT,
+            parent=context_of(delivery.event.trace),
+        ) as current:
+            attempt = await self._sender.send(delivery, now_ms=self._clock_ms())
+            note(current, {"outcome": attempt.outcome.value})
+            if attempt.status is not None:
+                current.set_attribute("http.response.status_code", attempt.status)
+            if attempt.fault:
+                current.set_attribute("error.type", attempt.fault)
+            if attempt.outcome is not Outcome.DELIVERED:
+                current.set_status(StatusCode.ERROR)
+        return attempt
 
     async def _conclude(self, delivery: Delivery, attempt: Attempt) -> None:
         webhook, outcome = delivery.webhook, attempt.outcome
@@ -207,3 +227,14 @@ class Deliverer:
         oldest = [taken.oldest_at_ms for taken in held if taken.oldest_at_ms is not None]
         age_ms = max(0, self._clock_ms() - min(oldest)) if oldest else 0
         self._metrics.webhooks_oldest_seconds.set(age_ms / 1000)
+
+
+def _told(delivery: Delivery) -> Told:
+    event, webhook = delivery.event, delivery.webhook
+    return {
+        "tenant_id": webhook.tenant_id,
+        "webhook_id": webhook.webhook_id,
+        "message_id": delivery.message_id,
+        "event": event.type,
+        "attempt": delivery.num_attempts + 1,
+    }

@@ -15,6 +15,7 @@ import structlog
 from standardwebhooks import Webhook as Signer
 
 from app.errors import InvalidValue
+from app.telemetry.tracing import shown
 from app.webhooks.codec import body_of
 from app.webhooks.outbox import Delivery
 from app.webhooks.targets import Target, Targets
@@ -41,10 +42,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of an attempt, and for how long its receiver asks to be left alone."""
+    """What became of an attempt, and for how long its receiver asks to be left alone.
+
+    `status` is the answer's, None where there was none; `fault` is then the class of what went wrong.
+    """
 
     outcome: Outcome
     retry_after_s: int = 0
+    status: int | None = None
+    fault: str = ""
 
 
 class Sender(Protocol):
@@ -67,15 +73,16 @@ class HttpSender:
 
     async def send(self, delivery: Delivery, *, now_ms: int) -> Attempt:
         """Tells the webhook once, within `timeout_s`."""
-        retry_after_s = 0
+        retry_after_s, status, fault = 0, None, ""
         try:
             async with asyncio.timeout(self._timeout_s):
                 target = await self._targets.find(delivery.webhook.url)
                 status, retry_after = await self._post_to_any(target, delivery, now_ms)
         except InvalidValue as error:
-            outcome, found = Outcome.REFUSED, error.message
+            outcome, found, fault = Outcome.REFUSED, error.message, type(error).__name__
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # asyncio's TimeoutError is an OSError
-            outcome, found = Outcome.UNREACHABLE, f"{type(error).__name__}: {error}"
+            fault = type(error).__name__
+            outcome, found = Outcome.UNREACHABLE, f"{fault}: {error}"
         else:
             outcome, found = _judge(status), f"status {status}"
             retry_after_s = read_retry_after(retry_after, now_ms=now_ms)
@@ -87,7 +94,7 @@ class HttpSender:
                 outcome=outcome,
                 found=found,
             )
-        return Attempt(outcome, retry_after_s)
+        return Attempt(outcome, retry_after_s, status, fault)
 
     async def _post_to_any(self, target: Target, delivery: Delivery, now_ms: int) -> tuple[int, str]:
         *others, last = target.addresses
@@ -108,6 +115,7 @@ class HttpSender:
             "content-type": "application/json",
             "user-agent": self._user_agent,
             **sign(delivery, body, now_ms=now_ms),
+            **shown(),
         }
         client = httpx.AsyncClient(
             verify=self._tls,

@@ -3,7 +3,7 @@
 -- KEYS: webhooks, outbox, cursors, due, waiting, attempts
 -- ARGV: webhook id, now_ms, time before which events are too old, most, when what is taken is due again, ttl_ms
 -- Returns {number dropped: too old or no longer in the outbox, number waiting, time of the oldest or '',
---   {id, attempts, type, subject, at_ms, metadata}, ...}.
+--   {id, attempts, type, subject, at_ms, metadata, trace}, ...}.
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {0, 0, ''} end
 local dropped = 0
 local function drop(id)
@@ -34,7 +34,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', ARGV[2], 'LIMIT
     local found = read(entry)
     redis.call('ZADD', KEYS[4], ARGV[5], id)
     taken[#taken + 1] = {id, redis.call('HGET', KEYS[6], id) or '0', found['type'] or '', found['id'] or '',
-      found['at_ms'] or '', found['metadata'] or ''}
+      found['at_ms'] or '', found['metadata'] or '', found['trace'] or ''}
   else
     drop(id)
   end

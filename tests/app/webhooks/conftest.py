@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,7 +14,7 @@ from patience import PATIENCE_S
 from redis.asyncio import Redis
 
 from app.domain.ids import JobId, ModelId, TenantId, make_job_id
-from app.domain.job import Job, JobKind
+from app.domain.job import Job, JobKind, Origin
 from app.domain.request import Diversity, GenerationRequest
 from app.domain.webhook import Webhook
 from app.jobs.store import JobStore
@@ -161,15 +161,26 @@ class Office:
         """A webhook that leads to a receiver."""
         return await self.store().create(tenant_id, f"{receiver.url}/hook")
 
-    async def end_job(self, tenant_id: TenantId = ACME, **metadata: str) -> JobId:
-        """A job that is accepted, and ends at once: it is cancelled."""
+    async def end_job(
+        self, tenant_id: TenantId = ACME, *, trace: Mapping[str, str] | None = None, **metadata: str
+    ) -> JobId:
+        """A job that is accepted, and ends at once: it is cancelled. `trace` is its request's."""
         self.num_jobs += 1
         request = GenerationRequest(
             ModelId("toy"), "a star", "", 1, 64, 64, 2, 5.0, seed=1, diversity=Diversity(strength=0.5)
         )
         now_ms = self.clock_ms()
         job_id = make_job_id(now_ms, self.num_jobs.to_bytes(8, "big"))
-        job = Job(tenant_id, job_id, JobKind.GENERATE, request, now_ms, now_ms + 10**9, metadata=metadata)
+        job = Job(
+            tenant_id,
+            job_id,
+            JobKind.GENERATE,
+            request,
+            now_ms,
+            now_ms + 10**9,
+            metadata=metadata,
+            origin=Origin("req-1", trace or {}),
+        )
         jobs = JobStore(self.redis, JobLimits(), clock_ms=self.clock_ms)
         await jobs.accept(job)
         await jobs.cancel(tenant_id, job_id)

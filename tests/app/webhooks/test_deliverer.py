@@ -16,7 +16,7 @@ from app.domain.ids import TenantId
 from app.errors import StoreUnavailable
 from app.redis.cancelling import end_task
 from app.webhooks.deliverer import MAX_RETRY_AFTER_S, PAUSES_S
-from app.webhooks.keys import OUTBOX_TTL_S
+from app.webhooks.keys import OUTBOX_TTL_S, outbox_key
 from app.webhooks.outbox import Outbox
 from app.webhooks.sender import read_retry_after
 
@@ -444,3 +444,31 @@ async def test_a_running_deliverer_hears_and_survives(office, make_receiver):
     assert not running.done()
     await end_task(running)
     await deliverer.close()
+
+
+async def test_an_event_has_the_trace_of_its_request_and_strangers_get_none_that_nobody_records(
+    office, make_receiver
+):
+    """It lies in the outbox for the attempts' spans. Where no spans are exported no header goes out, whoever sent one in."""
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
+    receiver = await make_receiver()
+    webhook = await office.hook(receiver)
+    await office.end_job(trace=trace)
+    await office.end_job()
+    outbox = Outbox(office.redis, clock_ms=office.clock_ms)
+    taken = await outbox.take(webhook, 2)
+    assert [delivery.event.trace for delivery in taken.deliveries] == [trace, {}]
+    await office.deliver(office.deliverer(), after_s=31)
+    assert len(receiver.messages) == 2
+    assert [name for message in receiver.messages for name in message.headers if "trace" in name] == []
+
+
+async def test_an_event_that_an_older_release_wrote_is_delivered(office, make_receiver):
+    """It has no trace."""
+    receiver = await make_receiver()
+    await office.hook(receiver)
+    event = {"type": "job.failed", "id": "job_1", "at_ms": str(office.clock_ms()), "metadata": "{}"}
+    await office.redis.xadd(outbox_key(TenantId("acme")), event)
+    await office.deliver(office.deliverer())
+    [message] = receiver.messages
+    assert message.told["data"] == {"id": "job_1", "status": "failed", "metadata": {}}
