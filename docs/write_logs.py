@@ -14,6 +14,7 @@ TOLD_BY = {
     "repeat": ("warning", ("reason",)),
     "quietly": ("warning", ("reason",)),
     "fail_for": ("warning", (*JOB_IDS, "code", "exception")),
+    "carry_out": ("warning", (*JOB_IDS, "code", "exception")),
     "_show_new": ("info", ("key_id", "scopes", "tenant_id")),
     "_sweeping": ("warning", ("error",)),
     "push_async_callback": ("warning", ("reason",)),  # of `quietly`

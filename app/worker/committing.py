@@ -13,11 +13,11 @@ from app.worker.patience import Patience
 
 
 class Finished(NamedTuple):
-    """A job's result, the entries that are to be remembered, and how far their memory had come when the job read it."""
+    """A job's result, the entries that are to be remembered, and how far their memory had come when the job read one."""
 
     result: JobResult
     entries: Sequence[bytes]
-    seen_version: int
+    seen_version: int | None = None
 
 
 class Commits(Protocol):
@@ -37,7 +37,7 @@ class Commits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Committer:
-    """The way of both runners to the end of a job that went well."""
+    """The way of all runners to the end of a job that went well."""
 
     jobs: Commits
     patience: Patience

@@ -10,21 +10,20 @@ from torch import Tensor
 
 from app.domain.encoding import EncodedImage, EncodeRequest, EncodeResult
 from app.domain.ids import image_id
-from app.domain.job import JobKind, JobState
+from app.domain.job import JobKind
 from app.errors import NotFound, PictureGone
 from app.images.store import image_key, sent_picture_key
-from app.jobs.transitions import EXPIRED
-from app.jobs.types import Committed, ReservedJob, Standing
+from app.jobs.types import ReservedJob
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey
 from app.telemetry.tracing import span
-from app.worker.committing import Committer, Finished
-from app.worker.ending import JobEnder
+from app.worker.committing import Finished
+from app.worker.course import NotWanted, TooLate
 from app.worker.job_spans import batch_named
 from app.worker.loop import Runner
 from app.worker.models import LoadedModel, embed_on_device
+from app.worker.parts import RunnerParts
 from app.worker.pictures import decode_picture, remove_or_leave
-from app.worker.runner import RunnerParts
 
 UPLOAD_SEED = 0  # no seed makes a picture that was sent
 
@@ -47,8 +46,7 @@ class PictureRunner:
 
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
-        self._ender = JobEnder(parts.jobs, parts.patience, parts.metrics, parts.clock_ms)
-        self._committer = Committer(parts.jobs, parts.patience, parts.metrics)
+        self._course = parts.course
 
     async def run(self, batch: Sequence[ReservedJob]) -> None:
         """End every job of the batch. Raises nothing for a job's sake.
@@ -57,49 +55,24 @@ class PictureRunner:
         job until it is written or the worker stops.
         """
         for reserved in batch:
-            with batch_named(), self._ender.spans.during([reserved]), self._ender.spans.within(reserved):
-                try:
-                    await self._run(reserved)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and the others go on
-                    await self._ender.fail_for(reserved, error, "pictures_not_encoded")
+            with batch_named(), self._course.ender.spans.during([reserved]):
+                await self._course.carry_out(reserved, "pictures_not_encoded", partial(self._run, reserved))
 
     async def _run(self, reserved: ReservedJob) -> None:
-        patience, jobs, until_ms = self._parts.patience, self._parts.jobs, reserved.job.deadline_at_ms
-        if self._ender.is_late(reserved):
-            await self._ender.fail(reserved, EXPIRED)
-            return
-        standing = await patience.call(lambda: jobs.begin(reserved), until_ms=until_ms)
-        if standing is not Standing.OURS:
-            await self._ender.let_go(reserved, standing)
-            return
-        entries, result, seen = await patience.call(lambda: self._encode(reserved), until_ms=until_ms)
-        standing = await patience.call(lambda: jobs.standing(reserved), until_ms=until_ms)
-        if standing is Standing.OURS and not self._ender.is_late(reserved):
-            await self._commit(reserved, result, entries, seen)
-            return
-        if standing is Standing.OURS:
-            await self._ender.fail(reserved, EXPIRED)
-        else:
-            await self._ender.let_go(reserved, standing)
-        await remove_or_leave(self._parts.images, (image.storage_key for image in result.images))
+        course = self._course
+        await course.begin(reserved)
+        finished, images = await course.patiently(reserved, lambda: self._encode(reserved))
+        try:
+            await course.patiently(reserved, lambda: course.check_wanted(reserved))
+        except (NotWanted, TooLate):
+            await remove_or_leave(self._parts.images, images)
+            raise
+        is_done = await course.commit(reserved, finished)
+        sent = [_sent_key(reserved, index) for index in range(len(images))]
+        await remove_or_leave(self._parts.images, sent if is_done else images)
 
-    async def _commit(
-        self, reserved: ReservedJob, result: EncodeResult, entries: Sequence[bytes], seen_version: int
-    ) -> None:
-        with span("commit", {"num_entries": len(entries)}):
-            committed = await self._committer.commit(reserved, Finished(result, entries, seen_version))
-        if isinstance(committed, Committed):
-            self._ender.count(reserved, JobState.SUCCEEDED)
-            num_written = 0 if committed.memory_version is None else len(entries)
-            self._parts.metrics.memory_entries_appended.labels(reserved.job.model).inc(num_written)
-            sent = (_sent_key(reserved, index) for index in range(len(result.images)))
-            await remove_or_leave(self._parts.images, sent)
-            return
-        self._ender.count(reserved, JobState.CANCELLED if committed else None)
-        await remove_or_leave(self._parts.images, (image.storage_key for image in result.images))
-
-    async def _encode(self, reserved: ReservedJob) -> tuple[list[bytes], EncodeResult, int]:
-        """The entries, the result, and how far the memory had come before. Raises PictureGone, CorruptRecord, StoreUnavailable."""
+    async def _encode(self, reserved: ReservedJob) -> tuple[Finished, list[str]]:
+        """What is to be committed, and the images that were stored. Raises PictureGone, CorruptRecord, StoreUnavailable."""
         job, request = reserved.job, reserved.job.request
         if not isinstance(request, EncodeRequest):
             raise TypeError(f"expected pictures, got {job.job_id} of the kind {job.kind}")
@@ -130,7 +103,7 @@ class PictureRunner:
         ]
         images = [await self._store(reserved, index, png) for index, png in enumerate(pngs)]
         result = EncodeResult(tuple(images), memory.latent_space, memory.name, point.version)
-        return entries, result, point.current
+        return Finished(result, entries, point.current), [image.storage_key for image in images]
 
     async def _read(self, reserved: ReservedJob, index: int) -> bytes:
         try:

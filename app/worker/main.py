@@ -58,13 +58,14 @@ from app.worker.models import (
     choose_models,
     load_spec,
 )
+from app.worker.parts import RunnerParts
 from app.worker.patience import Patience
 from app.worker.port import WorkerHealth, worker_port
 from app.worker.progress import LoadProgress, shown_progress
 from app.worker.question_loop import QuestionLoop, QuestionParts
 from app.worker.questions import QuestionRunner
 from app.worker.reserving import Reserving
-from app.worker.runner import BatchRunner, RunnerParts
+from app.worker.runner import BatchRunner
 from app.worker.together import run_together
 from sparke_engine.diffusion.fetching import OnBytes
 from sparke_engine.diffusion.pipelines import TOY

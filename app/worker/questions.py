@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from app.domain.job import JobResult, JobState
+from app.domain.job import JobResult
 from app.domain.question import (
     PreviewRequest,
     PreviewResult,
@@ -16,29 +16,16 @@ from app.domain.question import (
     StatsRequest,
     StatsResult,
 )
-from app.jobs.transitions import EXPIRED
-from app.jobs.types import Committed, ReservedJob, Standing
+from app.jobs.types import ReservedJob
 from app.memory.keys import MemoryKey
-from app.worker.ending import JobEnder
+from app.worker.committing import Finished
 from app.worker.host_memory import NearestQuery
 from app.worker.memory_reader import MemoryReader
 from app.worker.models import LoadedModel, embed_on_device
 from app.worker.neighbours import prompt_row, reference_query
+from app.worker.parts import RunnerParts
 from app.worker.reckoning import estimate, score
 from app.worker.references import ReferenceReader
-from app.worker.runner import RunnerParts
-
-
-class _NotWanted(Exception):
-    """The job was cancelled, or is another worker's by now."""
-
-    def __init__(self, standing: Standing) -> None:
-        super().__init__(standing)
-        self.standing = standing
-
-
-class _TooLate(Exception):
-    """Its deadline passed while it waited for the device."""
 
 
 class QuestionRunner:
@@ -46,7 +33,7 @@ class QuestionRunner:
 
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
-        self._ender = JobEnder(parts.jobs, parts.patience, parts.metrics, parts.clock_ms)
+        self._course = parts.course
         self._reader = MemoryReader(parts.versions, parts.memories, parts.metrics)
         self._references = ReferenceReader(self._reader)
         self._scoring = asyncio.Lock()
@@ -56,34 +43,14 @@ class QuestionRunner:
 
         Redis away: what reads or writes it is repeated, until the job's deadline or the worker's end.
         """
-        with self._ender.spans.during([reserved]), self._ender.spans.within(reserved):
-            await self._end(reserved)
+        with self._course.ender.spans.during([reserved]):
+            await self._course.carry_out(reserved, "question_not_answered", partial(self._run, reserved))
 
-    async def _end(self, reserved: ReservedJob) -> None:
-        if self._ender.is_late(reserved):
-            await self._ender.fail(reserved, EXPIRED)
-            return
-        try:
-            state = await self._run(reserved)
-        except _NotWanted as found:
-            await self._ender.let_go(reserved, found.standing)
-        except _TooLate:
-            await self._ender.fail(reserved, EXPIRED)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and the others go on
-            await self._ender.fail_for(reserved, error, "question_not_answered")
-        else:
-            self._ender.count(reserved, state)
-
-    async def _run(self, reserved: ReservedJob) -> JobState | None:
-        patience, jobs, until_ms = self._parts.patience, self._parts.jobs, reserved.job.deadline_at_ms
-        standing = await patience.call(lambda: jobs.begin(reserved), until_ms=until_ms)
-        if standing is not Standing.OURS:
-            raise _NotWanted(standing)
-        result = await patience.call(lambda: self._answer(reserved), until_ms=until_ms)
-        committed = await patience.call(lambda: jobs.commit(reserved, result, ()))
-        if isinstance(committed, Committed):
-            return JobState.SUCCEEDED
-        return None if committed is None else JobState.CANCELLED
+    async def _run(self, reserved: ReservedJob) -> None:
+        course = self._course
+        await course.begin(reserved)
+        result = await course.patiently(reserved, lambda: self._answer(reserved))
+        await course.commit(reserved, Finished(result, ()))
 
     async def _answer(self, reserved: ReservedJob) -> JobResult:
         request = reserved.job.request
@@ -143,7 +110,7 @@ class QuestionRunner:
         query = reference_query(request.sample, model.dimensions, version=reading.version)
         async with self._scoring:
             chosen = await self._reader.choose(reading, model.dimensions, query)
-            await self._check_wanted(reserved)
+            await self._course.check_wanted(reserved)
             scores = await asyncio.to_thread(score, chosen, model.engine.preset)
         return StatsResult(
             num_entries=chosen.num_qualified,
@@ -157,12 +124,5 @@ class QuestionRunner:
     async def _embed(self, reserved: ReservedJob, model: LoadedModel, prompt: str) -> Tensor:
         """The prompt's embedding, after whatever the device was at. Nothing more is done for a job that nobody wants."""
         embedding = await self._parts.device.run(partial(embed_on_device, model, prompt))
-        await self._check_wanted(reserved)
+        await self._course.check_wanted(reserved)
         return embedding
-
-    async def _check_wanted(self, reserved: ReservedJob) -> None:
-        standing = await self._parts.jobs.standing(reserved)
-        if standing is not Standing.OURS:
-            raise _NotWanted(standing)
-        if self._ender.is_late(reserved):
-            raise _TooLate

@@ -81,7 +81,7 @@ class JobMetrics(Declarations):
     )
     commit_failures = Declared(
         Counter,
-        "Attempts to commit finished images that wrote nothing, by model and reason: somebody else had taken the job, it was "
+        "Attempts to commit what was made for a job that wrote nothing, by model and reason: somebody else had taken the job, it was "
         "cancelled meanwhile, Redis did not answer (tried again), or a stored record could not be read.",
         process=WORKER,
         labels=(MODEL, Label("reason", COMMIT_REASONS)),

@@ -32,8 +32,9 @@ from app.worker.diversity import DiversityMeter
 from app.worker.engine_metrics import EngineMetrics
 from app.worker.memory_cache import MemoryCache
 from app.worker.models import LoadedModel
+from app.worker.parts import RunnerParts
 from app.worker.patience import Patience
-from app.worker.runner import BatchRunner, RunnerParts
+from app.worker.runner import BatchRunner
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
 

@@ -80,7 +80,7 @@ async def test_a_replay_that_needs_a_forgotten_entry_is_gone(bench, make_job, fo
 async def test_an_entry_that_is_forgotten_while_it_is_read_spoils_a_replay(bench, make_job, forgetter):
     """Between the look at the version and the choice: a replay is exact or it is none."""
     await bench.run(make_job(1, num_images=2))
-    cache = bench.runner._reader.memories
+    cache = bench.memories
     sync = cache.sync
 
     async def forget_first(*arguments, **members):

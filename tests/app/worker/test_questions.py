@@ -17,6 +17,7 @@ from app.domain.question import PreviewRequest, SearchRequest, StatsRequest
 from app.domain.request import Diversity, MemorySelection, ReferenceSelection
 from app.jobs.place import queue_of_questions
 from app.memory.keys import MemoryKey
+from app.worker.memory_reader import MemoryReader
 from app.worker.questions import QuestionRunner
 from sparke_engine.core.kernels import GaussianKernel
 from sparke_engine.core.scores import cond_rke, cond_vendi, rke, vendi
@@ -171,7 +172,8 @@ async def test_a_preview_has_the_neighbours_of_an_image(bench, make_job, ask, mo
     assert preview.num_neighbours == record.images[0].num_neighbours == len(preview.neighbours)
     assert preview.num_qualified >= preview.num_neighbours
     assert await bench.version(name=NAME) == preview.memory_version == 12
-    model, reader = bench.runner._parts.models[MODEL], bench.runner._reader
+    model = bench.runner._parts.models[MODEL]
+    reader = MemoryReader(bench.memory_store, bench.memories, bench.metrics)
     embedding = model.engine.embed_prompts(["a red circle"])[0]
     read = await reader.read(job.tenant_id, job.generation.diversity, model, embedding)
     chosen = read.chosen
