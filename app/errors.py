@@ -1,4 +1,4 @@
-"""Errors of the service, each with a stable code; `app.http.errors` alone maps them to HTTP.
+"""Errors of the service, each with a stable code; `app.http.error_table` alone maps them to HTTP.
 
 ServiceError
 ├── InvalidRequest        invalid_request      the request can never succeed as it is

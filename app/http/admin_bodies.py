@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from app.domain.quota import MAX_QUOTA, MAX_REQUESTS_PER_MINUTE, QuotaOverrides
 from app.domain.scope import Scope
-from app.http.generation import WireModel
+from app.http.generation_bodies import WireModel
 from app.tenants.keys import DEFAULT_GRACE_S, MAX_GRACE_S, MAX_KEY_LIFE_S, MAX_NAME_CHARS
 
 ScopeName = Annotated[str, Field(json_schema_extra={"enum": [scope.value for scope in Scope]})]

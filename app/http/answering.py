@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from app.domain.ids import TenantId
 from app.http.deps import Deps
-from app.http.generation import GenerationBody
+from app.http.generation_bodies import GenerationBody
 from app.http.rate_limit import accepted_headers
 from app.http.showing import base_url_of, show_by_url, show_inline, to_json
 from app.http.streaming import EventStream, Streamed, stream_images

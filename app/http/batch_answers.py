@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from app.domain.batch import BatchRecord, BatchState, LineCounts
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
-from app.http.generation import MetadataName, MetadataValue, WireModel
+from app.http.generation_bodies import MetadataName, MetadataValue, WireModel
 
 
 class OutputExpiresAfter(WireModel):

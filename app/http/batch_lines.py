@@ -17,8 +17,10 @@ from app.domain.result import Failure
 from app.errors import InvalidValue, ServiceError
 from app.http import showing
 from app.http.deps import Deps
-from app.http.errors import code_of, describe_problem
-from app.http.generation import GenerationBody, WireModel, find_model, to_request
+from app.http.error_table import code_of
+from app.http.errors import describe_problem
+from app.http.generation import find_model, to_request
+from app.http.generation_bodies import GenerationBody, WireModel
 from app.http.member_faults import explain_members
 
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CUSTOM_ID_CHARS)]

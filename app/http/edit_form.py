@@ -8,7 +8,7 @@ from fastapi import Request
 from pydantic import Field
 
 from app.http.form_fields import read_fields
-from app.http.generation import GenerationBody, Ignored
+from app.http.generation_bodies import GenerationBody, Ignored
 from app.http.picture_form import PictureBounds, SentFile, receive_pictures
 
 _MEMBERS = {"image": "image", "image[]": "image", "mask": "mask"}

@@ -3,7 +3,8 @@
 from typing import Any
 
 from app.http.answers import Problem
-from app.http.errors import MAX_RETRY_AFTER_S, PROBLEM_JSON, codes_of
+from app.http.error_table import codes_of
+from app.http.errors import MAX_RETRY_AFTER_S, PROBLEM_JSON
 from app.http.rate_limit import IMAGES_LIMIT, IMAGES_REMAINING, IMAGES_RESET, LIMIT, REMAINING, RESET
 
 _TITLES = {

@@ -9,7 +9,7 @@ from app.domain.job import JobKind, JobRecord, JobState
 from app.domain.request import GenerationRequest
 from app.http.answers import ErrorMember, GenerationAnswer
 from app.http.deps import Deps
-from app.http.errors import describe_error
+from app.http.error_table import describe_error
 from app.http.loras import LoraAskedAnswer, describe_selection
 from app.http.showing import error_of, show_by_url
 

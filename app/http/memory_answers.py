@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from app.domain.ids import IMAGE_FORM, NAME_FORM, TenantId, parse_image_id
 from app.domain.job import JobRecord, StoredImage
 from app.http.deps import Deps
-from app.http.generation import AskedPrompt, WireModel
+from app.http.generation_bodies import AskedPrompt, WireModel
 from app.http.showing import image_url
 from app.http.thumbnails import USUAL_PX
 from app.memory.codec import MemoryEntry

@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 from app.domain.ids import NAME_FORM, LatentSpace, ModelId
 from app.domain.model import ModelSpec
 from app.errors import InvalidValue
-from app.http.generation import WireModel, find_model
+from app.http.generation import find_model
+from app.http.generation_bodies import WireModel
 from app.http.memory_answers import MAX_AGE_S, MAX_ENTRIES, MAX_VERSION
 from app.memory.shaping import Setting
 

@@ -12,9 +12,10 @@ from app.http.answers import NotReady, Problem
 from app.http.batch_answers import BatchBody
 from app.http.body_docs import SCHEMA_REF, json_body
 from app.http.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS, common_errors
-from app.http.errors import PROBLEM_JSON, all_codes
+from app.http.error_table import all_codes
+from app.http.errors import PROBLEM_JSON
 from app.http.event_docs import IMAGE_STREAM, JOB_STREAM
-from app.http.generation import GenerationBody, JobBody
+from app.http.generation_bodies import GenerationBody, JobBody
 from app.http.memory_answers import ForgetBody, ShapeBody
 from app.http.memory_bodies import CreateBody, ForkBody
 from app.http.question_answers import PreviewBody, SearchBody

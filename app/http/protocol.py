@@ -10,7 +10,8 @@ from starlette.datastructures import MutableHeaders
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.http.answers import ErrorMember, Problem
-from app.http.errors import INVALID_REQUEST, PROBLEM_JSON, title_and_code
+from app.http.error_table import INVALID_REQUEST, title_and_code
+from app.http.errors import PROBLEM_JSON
 from app.http.headers import add_headers
 
 MAX_HEAD_BYTES = 32 * 1024

@@ -9,7 +9,8 @@ from app.domain.model import ModelSpec
 from app.domain.question import PreviewRequest, SearchRequest, StatsResult
 from app.domain.request import MAX_SEED
 from app.errors import InvalidValue
-from app.http.generation import AskedPrompt, DiversityBody, MemoryBody, WireModel, to_diversity
+from app.http.generation import to_diversity
+from app.http.generation_bodies import AskedPrompt, DiversityBody, MemoryBody, WireModel
 from app.http.memory_answers import EntryAnswer
 
 MAX_FOUND = 100

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from app.domain.ids import NAME_FORM
 from app.http.form_fields import read_fields
-from app.http.generation import Prompt, WireModel
+from app.http.generation_bodies import Prompt, WireModel
 from app.http.picture_form import PictureBounds, SentFile, receive_pictures
 
 MAX_PICTURES = 16

@@ -13,7 +13,7 @@ from app.domain.result import GeneratedImage, GenerationResult
 from app.errors import JobFailed, ServiceError, WaitTimeout
 from app.http.answers import GenerationAnswer, ImageAnswer, ReadAnswer, count_usage, describe_image
 from app.http.deps import Deps
-from app.http.errors import error_of_failure
+from app.http.error_table import error_of_failure
 
 
 def base_url_of(request: Request, deps: Deps) -> str:

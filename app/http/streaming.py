@@ -18,7 +18,7 @@ from app.domain.job import Job, JobKind, JobRecord
 from app.errors import NotFound, ServiceError
 from app.http.answers import GenerationAnswer
 from app.http.deps import Deps
-from app.http.errors import describe_error
+from app.http.error_table import describe_error
 from app.http.showing import show_inline
 from app.http.submission import cancel_job
 from app.jobs.types import JobEvent

@@ -17,7 +17,8 @@ from app.domain.job import Job, JobKind
 from app.domain.request import GenerationRequest
 from app.errors import InvalidValue, StoreUnavailable
 from app.http.deps import Deps
-from app.http.generation import ImagesBody, find_model, to_request
+from app.http.generation import find_model, to_request
+from app.http.generation_bodies import ImagesBody
 from app.http.origin import accept
 from app.http.replays import check_replay
 from app.jobs.types import Accepted, Idempotency

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from app.domain.webhook import Webhook
-from app.http.generation import WireModel
+from app.http.generation_bodies import WireModel
 
 
 class WebhookBody(WireModel):

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparke_engine.core.kernels import squared_distance
 from sparke_engine.diffusion.guide import BatchGuide, GuidedGroup
 from sparke_engine.diffusion.moves import Move
-from sparke_engine.diffusion.seam import Step
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.guidance.features import FeatureMap
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import ROUNDING_ULPS, Entries, Push

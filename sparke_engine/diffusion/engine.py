@@ -26,7 +26,8 @@ from sparke_engine.diffusion.guide import FinishedRun, GuidedGroup, Method, Spar
 from sparke_engine.diffusion.loras import Loras, LoraScale
 from sparke_engine.diffusion.previews import Previews
 from sparke_engine.diffusion.recording import StepRecorder
-from sparke_engine.diffusion.seam import Observer, Step, guided_steps
+from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.diffusion.steps import Observer, Step
 from sparke_engine.diffusion.timing import EngineListener, Stopwatch
 from sparke_engine.errors import (
     InvalidArgument,

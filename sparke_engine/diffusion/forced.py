@@ -19,7 +19,7 @@ from torch import Tensor
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
 from sparke_engine.diffusion.guide import BatchGuide, FinishedRun, GuidedGroup, Method
 from sparke_engine.diffusion.moves import Move
-from sparke_engine.diffusion.seam import Step
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.errors import InvalidArgument
 
 

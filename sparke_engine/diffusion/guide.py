@@ -13,7 +13,7 @@ from torch import Tensor
 from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.moves import Move
 from sparke_engine.diffusion.recording import Number, Ready
-from sparke_engine.diffusion.seam import Step
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.errors import NonFiniteLatents
 from sparke_engine.guidance.denoised import Extrapolation, denoised_push
 from sparke_engine.guidance.paper import paper_push

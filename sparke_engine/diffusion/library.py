@@ -16,7 +16,8 @@ from sparke_engine.diffusion.families import embed_prompt, family_of, feature_di
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.moves import Move
 from sparke_engine.diffusion.prompt_embedding import Prompt
-from sparke_engine.diffusion.seam import OnStep, Runs, Step, guided_steps
+from sparke_engine.diffusion.seam import Runs, guided_steps
+from sparke_engine.diffusion.steps import OnStep, Step
 from sparke_engine.errors import InvalidArgument, MisplacedGuidance, ShapeMismatch
 from sparke_engine.guidance.presets import DiversityPreset, preset_named
 from sparke_engine.guidance.push import Entries, Reference

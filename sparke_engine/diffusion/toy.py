@@ -27,7 +27,7 @@ from sparke_engine.diffusion.engine import (
     finished_samples,
 )
 from sparke_engine.diffusion.guide import FinishedRun, GroupGuide, GuidedGroup
-from sparke_engine.diffusion.seam import Step
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.diffusion.timing import EngineListener, Stopwatch
 from sparke_engine.errors import InvalidPlan
 from sparke_engine.guidance.presets import DiversityPreset

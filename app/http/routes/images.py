@@ -13,7 +13,7 @@ from app.http.answers import GenerationAnswer
 from app.http.auth import Tenant
 from app.http.deps import DepsOf
 from app.http.error_docs import fails_with
-from app.http.generation import GenerationBody
+from app.http.generation_bodies import GenerationBody
 from app.http.json_body import read_json
 from app.http.openapi import GENERATION_DOCS, IMAGE_DOCS
 from app.http.submission import IdempotencyKey, idempotency_of, submit

@@ -14,7 +14,7 @@ from app.errors import InvalidId, NotFound
 from app.http.auth import Tenant
 from app.http.deps import Deps, DepsOf
 from app.http.error_docs import fails_with
-from app.http.generation import MAX_DEADLINE_S, JobBody
+from app.http.generation_bodies import MAX_DEADLINE_S, JobBody
 from app.http.job_answers import JobAnswer, JobsAnswer, describe_job, job_json, jobs_json
 from app.http.json_body import read_json
 from app.http.openapi import EVENTS_DOCS, JOB_DOCS

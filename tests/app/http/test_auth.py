@@ -12,7 +12,8 @@ from patience import PATIENCE_S
 from app.domain.ids import TenantId
 from app.errors import ConfigurationError
 from app.http.auth import is_loopback
-from app.http.main import open_deps, refuse_to_be_open
+from app.http.main import refuse_to_be_open
+from app.http.wiring import open_deps
 from app.redis.connection import connect
 from app.settings import Settings
 from app.tenants.keys import KeyStore

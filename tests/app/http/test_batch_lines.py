@@ -16,7 +16,7 @@ from app.domain.job import Job, JobKind, JobRecord, JobState
 from app.domain.result import Failure, GeneratedImage, GenerationResult
 from app.errors import Unauthenticated
 from app.http.batch_lines import WireForms
-from app.http.main import open_deps
+from app.http.wiring import open_deps
 from app.settings import Settings
 
 BATCH = Batch(

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.domain.ids import TenantId
-from app.http.main import open_deps
+from app.http.wiring import open_deps
 from app.jobs.workers import now_ms
 from app.redis.connection import connect
 from app.tenants.names import DELETIONS_KEY

@@ -6,15 +6,8 @@ import pytest
 import app.errors
 from app.domain.result import Failure
 from app.errors import JobFailed, ServiceError, VersionGone
-from app.http.errors import (
-    ANSWERS,
-    MAX_RETRY_AFTER_S,
-    PROBLEM_JSON,
-    all_codes,
-    answer_for,
-    code_of,
-    error_of_failure,
-)
+from app.http.error_table import ANSWERS, all_codes, answer_for, code_of, error_of_failure
+from app.http.errors import MAX_RETRY_AFTER_S, PROBLEM_JSON
 
 
 def _all_kinds(kind: type[ServiceError]) -> list[type[ServiceError]]:

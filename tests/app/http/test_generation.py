@@ -13,7 +13,8 @@ from app.domain.lora import LoraSelection, LoraSpec
 from app.domain.model import ModelSpec, SizeLimits
 from app.domain.request import MAX_SEED, Diversity, GenerationRequest, MemorySelection, ReferenceSelection
 from app.errors import InvalidId, InvalidRequest, InvalidValue, ModelNotFound
-from app.http.generation import GenerationBody, find_model, to_request
+from app.http.generation import find_model, to_request
+from app.http.generation_bodies import GenerationBody
 
 SPEC = ModelSpec(
     model_id=ModelId("wide"),

@@ -14,7 +14,7 @@ import pytest
 from patience import PATIENCE_S
 
 from app.errors import ConfigurationError
-from app.http.main import bind, url_of
+from app.http.server import bind, url_of
 from app.redis.embedded import EmbeddedRedis
 
 

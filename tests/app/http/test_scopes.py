@@ -15,7 +15,7 @@ from app.domain.scope import Scope
 from app.http import auth, scopes
 from app.http.app import create_app
 from app.http.errors import PROBLEM_JSON
-from app.http.main import open_deps
+from app.http.wiring import open_deps
 from app.redis.connection import connect
 from app.tenants.keys import KeyStore, KeyWish
 

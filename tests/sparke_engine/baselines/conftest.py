@@ -9,7 +9,7 @@ from torch import Tensor
 from sparke_engine.baselines.rival import Seen
 from sparke_engine.diffusion.guide import GuidedGroup
 from sparke_engine.diffusion.schedulers import NoiseLevel
-from sparke_engine.diffusion.seam import Step
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries
 

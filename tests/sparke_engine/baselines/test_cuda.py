@@ -12,7 +12,7 @@ from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample
 from sparke_engine.diffusion.guide import GuidedGroup
 from sparke_engine.diffusion.pipelines import load_engine
 from sparke_engine.diffusion.schedulers import NoiseLevel
-from sparke_engine.diffusion.seam import Step
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries
 from sparke_engine.memory_bank import MemoryBank

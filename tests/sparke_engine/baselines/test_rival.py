@@ -14,7 +14,7 @@ from sparke_engine.baselines import RIVALS, Rival, make_rival
 from sparke_engine.baselines.rival import RivalGuide, Seen, lift
 from sparke_engine.diffusion.guide import GuidedGroup, Method
 from sparke_engine.diffusion.schedulers import NoiseLevel
-from sparke_engine.diffusion.seam import Step
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.features import FeatureMap
 from sparke_engine.guidance.presets import PAPER, DiversityPreset

@@ -13,7 +13,8 @@ from sparke_engine import MemoryBank, guided
 from sparke_engine.diffusion.families import FAMILIES, embed_prompt, supported_pipelines
 from sparke_engine.diffusion.guide import BatchGuide
 from sparke_engine.diffusion.moves import Move
-from sparke_engine.diffusion.seam import Step, guided_steps
+from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.guidance.presets import PRESETS, DiversityPreset
 
 CASES = runpy.run_path(str(Path(__file__).parents[2] / "tiny_families.py"))["CASES"]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.schedulers import adapter_for
-from sparke_engine.diffusion.seam import Start, Step, guided_steps
+from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.diffusion.steps import Start, Step
 from sparke_engine.errors import InvalidArgument, NonFiniteLatents
 from sparke_engine.guidance.presets import PAPER, RELEASED, DiversityPreset
 from sparke_engine.guidance.push import Entries, Prompts, Reference

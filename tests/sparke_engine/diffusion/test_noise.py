@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sparke_engine.diffusion.schedulers import NoiseLevel, adapter_for, noise_level
-from sparke_engine.diffusion.seam import Step, guided_steps
+from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.diffusion.steps import Step
 
 SCHEDULERS = [
     diffusers.DDIMScheduler(clip_sample=False),

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.moves import Move
 from sparke_engine.diffusion.schedulers import adapter_for
-from sparke_engine.diffusion.seam import Step, guided_steps
+from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.guidance.presets import DiversityPreset
 
 PRESET = DiversityPreset(grid=(2, 2), eta=0.5, window=0.5, latent_bandwidth=1.5, max_push=10)

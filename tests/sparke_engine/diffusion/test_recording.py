@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.guide import FinishedRun, GroupGuide, GuidedGroup
 from sparke_engine.diffusion.recording import StepRecorder
-from sparke_engine.diffusion.seam import Step, guided_steps
+from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.guidance.push import Entries, Reference
 

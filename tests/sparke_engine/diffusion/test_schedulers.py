@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sparke_engine.diffusion.moves import Move
 from sparke_engine.diffusion.schedulers import KINDS, StepCounter, adapter_for, supported_schedulers
-from sparke_engine.diffusion.seam import Step, guided_steps
+from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.errors import NestedGuidance, UnsupportedPipeline, UnsupportedScheduler
 
 HERE = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("scheduler_cases.py"))))

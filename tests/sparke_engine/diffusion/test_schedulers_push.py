@@ -21,7 +21,8 @@ from sparke_engine.core.kernels import unit
 from sparke_engine.diffusion.guide import GroupGuide, GuidedGroup
 from sparke_engine.diffusion.moves import Move
 from sparke_engine.diffusion.schedulers import adapter_for
-from sparke_engine.diffusion.seam import Step, guided_steps
+from sparke_engine.diffusion.seam import guided_steps
+from sparke_engine.diffusion.steps import Step
 from sparke_engine.guidance.presets import preset_named
 from sparke_engine.guidance.push import Entries
 
