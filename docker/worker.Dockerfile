@@ -2,28 +2,32 @@
 # The worker: torch, FAISS and the models. From the repository's root:
 #   docker build --file docker/worker.Dockerfile --build-arg EXTRA=cpu --tag sparke-worker:cpu .
 #   docker build --file docker/worker.Dockerfile --build-arg EXTRA=gpu --tag sparke-worker:gpu .
-# The wheels of the extra gpu bring CUDA along; the host needs NVIDIA's driver and container toolkit.
+# The wheels of the extra gpu bring CUDA 13 along; the host needs NVIDIA's driver, 580 or newer, and its container toolkit.
 ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 # cpu or gpu: the extra that is installed
 ARG EXTRA=cpu
+# of the CPU build; that of CUDA is in requirements-gpu.txt, with all its libraries and their hashes
 ARG TORCH_VERSION=2.13.0
 ARG CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY docker/requirements-gpu.txt docker/
+# Without what torch depends on: that comes below, in the versions of constraints.txt.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/sparke \
     && case "${EXTRA}" in \
-        cpu) /opt/sparke/bin/python -m pip install --index-url "${CPU_TORCH_INDEX}" "torch==${TORCH_VERSION}" ;; \
-        gpu) /opt/sparke/bin/python -m pip install "torch==${TORCH_VERSION}" ;; \
+        cpu) /opt/sparke/bin/python -m pip install --no-deps --index-url "${CPU_TORCH_INDEX}" "torch==${TORCH_VERSION}" ;; \
+        gpu) /opt/sparke/bin/python -m pip install --no-deps --require-hashes --requirement docker/requirements-gpu.txt ;; \
         *) echo "EXTRA is cpu or gpu, got ${EXTRA}" >&2; exit 1 ;; \
     esac
-WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY app app
 COPY sparke_engine sparke_engine
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/sparke/bin/python -m pip install --constraint constraints.txt ".[${EXTRA},otel]"
+    /opt/sparke/bin/python -m pip install --constraint constraints.txt ".[${EXTRA},otel]" \
+    && /opt/sparke/bin/python -m pip check
 
 FROM ${PYTHON_IMAGE}
 # The same user as in the API's image: they share the volume of images. A container without volumes works in these folders.

@@ -3,8 +3,11 @@
 import json
 import re
 import tomllib
+from importlib.metadata import requires
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 
 def _last_stage(instructions):
@@ -87,6 +90,40 @@ def test_the_worker_takes_the_extras_that_exist_and_the_makefiles_torch(dockerfi
     assert set(re.findall(r"torch==([\d.]+)", (root / "Makefile").read_text())) == {
         arguments["TORCH_VERSION"]
     }
+
+
+def _pinned(text):
+    """Versions by name of the lines of a requirements file."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
+
+
+def test_the_gpu_image_pins_all_of_cuda_by_hash(dockerfiles, root):
+    """The torch of the Makefile, and the libraries that it brings: to the byte, and none that another file pins too."""
+    text = (root / "docker" / "requirements-gpu.txt").read_text()
+    pinned = _pinned(text)
+    assert all(re.fullmatch(r"[\d.]+ --hash=sha256:[0-9a-f]{64}", pin) for pin in pinned.values())
+    assert set(re.findall(r"torch==([\d.]+)", (root / "Makefile").read_text())) == {
+        pinned["torch"].split()[0]
+    }
+    for needed in ("triton", "cuda-toolkit", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cublas-cu12"):
+        assert needed in pinned
+    assert not set(pinned) & set(_pinned((root / "constraints.txt").read_text()))
+    commands = " ".join(one.rest for one in dockerfiles["docker/worker.Dockerfile"] if one.word == "RUN")
+    assert "--no-deps --require-hashes --requirement docker/requirements-gpu.txt" in commands
+    assert commands.count("pip install --no-deps") == 2
+
+
+def test_all_that_torch_needs_is_pinned(root):
+    """What comes with torch is in constraints.txt, or in the GPU image's own file."""
+    needs = [Requirement(need) for need in requires("torch") or ()]
+    names = {
+        canonicalize_name(need.name)
+        for need in needs
+        if need.marker is None or need.marker.evaluate({"extra": ""})
+    }
+    files = ("constraints.txt", "docker/requirements-gpu.txt")
+    assert names - {name for file in files for name in _pinned((root / file).read_text())} == set()
 
 
 @pytest.mark.parametrize("path", ["docker/api.Dockerfile", "docker/worker.Dockerfile"])
