@@ -1,6 +1,7 @@
 """What runs in the pods: settings and commands of this release, probes that are answered, time to stop, few rights."""
 
 import asyncio
+import json
 import re
 import socket
 import tomllib
@@ -238,6 +239,25 @@ def test_memory_is_bounded_above_what_the_settings_allow(manifests, settings_of)
         assert _bytes(resources["requests"]["memory"]) <= limit
         if pod.component == "worker":
             assert settings_of(pod).memory_cache_bytes + 2 * 2**30 <= limit
+
+
+def test_gpu_workers_request_the_memory_that_was_measured(tree, root, image_environments):
+    """What their model holds of the host with its batch, a fifth more, and its cache; to the limit the largest file beside it."""
+    measured = json.loads((root / "docs" / "figures" / "model-memory.json").read_text())
+    most = {found["family"]: found["most"] for found in measured if found["way"] == "worker"}
+    manifests = render(tree / "overlays" / "gpu-production")
+    pods = manifests.pods_of("worker")
+    assert len(pods) == 2
+    for pod in pods:
+        given = image_environments[IMAGES[_image(pod)]] | manifests.environment(pod)
+        one, four = (
+            most[given["SPARKE_MODELS"].partition("-")[0]][f"images: {n}"]["anonymous"] for n in (1, 4)
+        )
+        batch_bytes = one + (int(given["SPARKE_MAX_BATCH_IMAGES"]) - 1) * (four - one) / 3
+        needed_bytes = 1.2 * batch_bytes + int(given["SPARKE_MEMORY_CACHE_BYTES"])
+        asked, limit = (_bytes(pod.container["resources"][kind]["memory"]) for kind in ("requests", "limits"))
+        assert needed_bytes <= asked <= needed_bytes + 1.5 * 2**30, pod.name
+        assert asked + 10.3e9 <= limit <= asked + 10.3e9 + 2**30, pod.name
 
 
 def test_the_catalogue_can_be_read(root):
