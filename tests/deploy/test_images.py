@@ -5,7 +5,6 @@ import re
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import httpx
 import pytest
 import yaml
 from patience import PATIENCE_S
+from processes import free_port
 from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
@@ -60,7 +60,7 @@ def compose(root):
 @pytest.fixture
 def redis_url(compose, tmp_path):
     """The Redis of the compose file, on a port of loopback."""
-    port, options = _free_port(), [_with_defaults(word) for word in compose["redis"]["command"][1:]]
+    port, options = free_port(), [_with_defaults(word) for word in compose["redis"]["command"][1:]]
     words = [*("--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)), *options]
     with subprocess.Popen([str(find_server().path), *words], stdout=subprocess.DEVNULL) as server:
         with Redis(port=port, retry=Retry(ConstantBackoff(0.1), 100)) as client:
@@ -116,12 +116,6 @@ def _volume(mount, folder, root):
     return place, folder / source
 
 
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def _wait_until_healthy(image, environment):
     """As Docker asks: the image's own health check, until it ends with 0."""
     deadline_s = time.monotonic() + START_S
@@ -142,7 +136,7 @@ def _status(pid):
 def test_the_service_of_the_compose_file_answers(start, images):
     """A key, an image and its URL, each process without rights; SIGTERM ends both in order."""
     key = start("api", ["keys", "create", "--tenant", "acme"]).communicate(timeout=200)[0].strip().split()[-1]
-    api_port, metrics_port = _free_port(), _free_port()
+    api_port, metrics_port = free_port(), free_port()
     api = start("api", SPARKE_PORT=api_port)
     worker = start("worker", SPARKE_WORKER_METRICS_PORT=metrics_port)
     _wait_until_healthy(images["api"], api.environment)

@@ -31,7 +31,7 @@ max_px = 128
 multiple_px = 8
 """
 READY = "SPARKE is ready: "
-START_TIMEOUT_S = 90
+START_TIMEOUT_S = 200
 
 
 def processes_below(pid: int) -> list[int]:
@@ -81,7 +81,7 @@ class Service:
         """Asks for images."""
         body = {"prompt": "a star", **members}
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        return httpx.post(f"{self.url}/v1/images/generations", json=body, headers=headers, timeout=300)
+        return httpx.post(f"{self.url}/v1/images/generations", json=body, headers=headers, timeout=250)
 
     @property
     def pids(self) -> list[int]:

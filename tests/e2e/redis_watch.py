@@ -18,6 +18,7 @@ from typing import Self
 import redis
 import trustme
 from patience import PATIENCE_S
+from processes import free_port
 
 from app.redis.server_binary import find_server
 
@@ -25,12 +26,6 @@ ADMIN = "of-the-operator"
 LINE = re.compile(rb'\+[0-9.]+ \[[0-9]+ (\S+)\] ("(?:[^"\\]|\\.)*")((?: "(?:[^"\\]|\\.)*")*)\r\n')
 PART = re.compile(rb'"(?:[^"\\]|\\.)*"')
 CALL = re.compile(r"redis\.p?call\(\s*'(\w+)'")
-
-
-def free_port() -> int:
-    """A port that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -93,7 +93,9 @@ class Collector:
         self._server.shutdown()
         self._server.server_close()
 
-    def wait_for(self, wanted: Callable[[list[SeenSpan]], bool], timeout_s: float = 30) -> list[SeenSpan]:
+    def wait_for(
+        self, wanted: Callable[[list[SeenSpan]], bool], timeout_s: float = PATIENCE_S
+    ) -> list[SeenSpan]:
         """All spans, once there are those that are wanted."""
         until_s = time.monotonic() + timeout_s
         while True:
@@ -154,7 +156,7 @@ class Watched:
         """The lines that are JSON; the others come from before logs are set up."""
         return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
 
-    def wait_for_line(self, event: str, timeout_s: float = 30, **members: Any) -> dict[str, Any]:
+    def wait_for_line(self, event: str, timeout_s: float = PATIENCE_S, **members: Any) -> dict[str, Any]:
         """A line of the log, once it is there."""
         until_s = time.monotonic() + timeout_s
         while True:

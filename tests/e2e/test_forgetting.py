@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Self
 
 import httpx
 import redis
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 
 SECRET = "zqxjkvbwptr"
 LOG = "sparke:{t:default}:memory:toy:secret:log"
@@ -29,13 +28,6 @@ def _second_worker(folder: Path) -> Iterator[None]:
         finally:
             process.terminate()
             process.wait(60)
-
-
-def _until(holds: Any, what: str, timeout_s: float = 60) -> None:
-    until_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < until_s, what
-        time.sleep(0.05)
 
 
 class Load:
@@ -69,8 +61,10 @@ class Load:
 
 def _rewrite(server: redis.Redis) -> None:
     server.bgrewriteaof()
-    _until(lambda: not server.info("persistence")["aof_rewrite_in_progress"], "the file was not rewritten")
-    _until(
+    wait_until(
+        lambda: not server.info("persistence")["aof_rewrite_in_progress"], "the file was not rewritten"
+    )
+    wait_until(
         lambda: not server.info("persistence")["aof_rewrite_scheduled"], "the file was not rewritten, later"
     )
 
@@ -106,7 +100,7 @@ def _run_batch(url: str) -> dict[str, Any]:
     sent = httpx.post(f"{url}/v1/files", files=file, timeout=PATIENCE_S).json()
     body = {"input_file_id": sent["id"], "endpoint": "/v1/images/generations", "completion_window": "24h"}
     batch = httpx.post(f"{url}/v1/batches", json=body, timeout=PATIENCE_S).json()
-    _until(
+    wait_until(
         lambda: (
             httpx.get(f"{url}/v1/batches/{batch['id']}", timeout=PATIENCE_S).json()["status"] == "completed"
         ),
@@ -122,7 +116,7 @@ def test_nothing_of_what_was_forgotten_is_left(start: Any, tmp_path: Path) -> No
     server = redis.Redis.from_url((data / "redis" / "url").read_text())
     server.config_set("rdbcompression", "no")  # else bytes that are there might not be found
     with _second_worker(tmp_path):
-        _until(
+        wait_until(
             lambda: httpx.get(f"{url}/readyz", timeout=PATIENCE_S).json()["workers"]["ready"] == 2,
             "no second worker",
         )
@@ -132,7 +126,7 @@ def test_nothing_of_what_was_forgotten_is_left(start: Any, tmp_path: Path) -> No
         job = httpx.post(
             f"{url}/v1/jobs", json={**asked, "n": 1, "num_previews": 2}, timeout=PATIENCE_S
         ).json()
-        _until(
+        wait_until(
             lambda: (
                 httpx.get(f"{url}/v1/jobs/{job['id']}", timeout=PATIENCE_S).json()["status"] == "succeeded"
             ),
@@ -158,7 +152,7 @@ def test_nothing_of_what_was_forgotten_is_left(start: Any, tmp_path: Path) -> No
                 gone = httpx.delete(f"{url}/v1/memories/toy.loaded/entries/{version}", timeout=60).json()
                 assert gone["num_forgotten"] == 1
                 load.num_held -= 1
-                _until(lambda seen=seen: load.num_answers > seen + 8, "the load stands still")
+                wait_until(lambda seen=seen: load.num_answers > seen + 8, "the load stands still")
             assert httpx.delete(f"{url}/v1/memories/toy.secret/entries/2", timeout=60).status_code == 200
             act = httpx.post(f"{url}/v1/memories/toy.secret/forget", json={"all": True}, timeout=60).json()
             assert (act["num_forgotten"], act["num_remaining"]) == (4, 0)

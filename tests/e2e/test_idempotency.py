@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,16 +9,12 @@ from typing import Any
 
 import httpx
 from patience import PATIENCE_S
+from processes import free_port
 
 NUM_CLIENTS = 16
 BODY = {"prompt": "a star", "n": 2, "steps": 50}
 KEY = {"idempotency-key": "sixteen"}
 SAID = "SPARKE API: "
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def _num_connected(port: int) -> int:
@@ -58,7 +53,7 @@ def _jobs(url: str) -> list[dict[str, Any]]:
 
 def test_sixteen_clients_whose_api_is_killed_get_one_answer(start: Any, beside: Any, tmp_path: Path):
     """The API is killed while all sixteen wait, and comes back: one job, one answer, and its images remembered once."""
-    service, port = start(tmp_path / "data"), _free_port()
+    service, port = start(tmp_path / "data"), free_port()
     url = f"http://127.0.0.1:{port}"
     [worker_pid] = service.worker_pids
     with ThreadPoolExecutor(NUM_CLIENTS) as pool:

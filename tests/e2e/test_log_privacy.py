@@ -90,7 +90,7 @@ def send_mixed_traffic(client: httpx.Client) -> dict[str, int]:
 
 def wait_for_batch(client: httpx.Client, batch_id: str) -> None:
     """Returns once a batch has ended."""
-    for _ in range(300):
+    for _ in range(1000):
         if client.get(f"/v1/batches/{batch_id}").json()["status"] in ("completed", "failed"):
             return
         time.sleep(0.1)

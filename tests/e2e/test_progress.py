@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from patience import PATIENCE_S
+from processes import free_port
 
 from tests.e2e.local_hub import local_hub
 
@@ -35,12 +35,6 @@ max_px = 64
 multiple_px = 8
 """
 STAGES = ["waiting", "downloading", "loading", "warming_up", "ready"]
-
-
-def free_port() -> int:
-    """A port that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

@@ -6,24 +6,16 @@ import json
 import runpy
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 
 PICTURES = runpy.run_path(str(Path(__file__).parents[1] / "app" / "http" / "test_fuzz.py"), run_name="cases")
 BIG_BYTES = 200 * 2**20
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-
-def _until(holds, what, timeout_s=60):
-    until_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < until_s, what
-        time.sleep(0.1)
 
 
 def _ok(answer):
@@ -64,7 +56,7 @@ def test_everything_that_is_kept_lies_there(there, s3_server, tmp_path):
     assert _batch(client) == ["0", "1", "2"]
     assert _keys(s3_server, bucket, "files")
     _ok(client.post("/v1/memories/toy.default/forget", json={"all": True}))
-    _until(lambda: not _keys(s3_server, bucket, "images"), "images of what was forgotten are there")
+    wait_until(lambda: not _keys(s3_server, bucket, "images"), "images of what was forgotten are there")
     for file in _ok(client.get("/v1/files"))["data"]:
         _ok(client.delete(f"/v1/files/{file['id']}"))
     assert s3_server.keys(bucket) == []
@@ -78,7 +70,7 @@ def _batch(client):
     file = _ok(client.post("/v1/files", files={"file": ("a.jsonl", lines), "purpose": (None, "batch")}))
     body = {"input_file_id": file["id"], "endpoint": "/v1/images/generations", "completion_window": "24h"}
     batch = _ok(client.post("/v1/batches", json=body))
-    _until(
+    wait_until(
         lambda: _ok(client.get(f"/v1/batches/{batch['id']}"))["status"] == "completed", "no end of the batch"
     )
     output = _ok(client.get(f"/v1/batches/{batch['id']}"))["output_file_id"]
@@ -116,7 +108,7 @@ def test_an_outage_is_waited_for_and_nothing_is_lost(there, s3_server):
         s3_server.door.open()
     assert httpx.get(url, timeout=PATIENCE_S).status_code == 200
     for job in jobs:
-        _until(lambda at=f"/v1/jobs/{job}": _ok(client.get(at))["status"] == "succeeded", "not done", 90)
+        wait_until(lambda at=f"/v1/jobs/{job}": _ok(client.get(at))["status"] == "succeeded", "not done", 90)
 
 
 @pytest.mark.parametrize(

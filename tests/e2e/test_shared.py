@@ -5,7 +5,6 @@ import io
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import pytest
 import redis
 from patience import PATIENCE_S
 from PIL import Image
+from processes import free_port
 
 from app.redis.server_binary import find_server
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MEMORY = "/v1/memories/toy.default"
 
 
-def _until(holds: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+def _until(holds: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
     until_s = time.monotonic() + timeout_s
     while True:
         with suppress(httpx.TransportError, redis.RedisError):
@@ -38,11 +38,6 @@ def _until(holds: Callable[[], object], what: str, timeout_s: float = 60) -> Non
                 return
         assert time.monotonic() < until_s, what
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 class Machines:
@@ -59,7 +54,7 @@ class Machines:
         """On what lies in its folder."""
         self.redis_dir.mkdir(exist_ok=True)
         self.objects.mkdir(exist_ok=True)
-        port = _free_port()
+        port = free_port()
         words = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.redis_dir), "--save", ""]
         words += ["--appendonly", "yes" if append_only else "no", "--appendfsync", "always"]
         self._run([str(find_server().path), *words], {}, stdout=subprocess.DEVNULL)
@@ -72,7 +67,7 @@ class Machines:
             SPARKE_DATA_DIR=str(self._folder / "data"),
             SPARKE_PORT="0",
             SPARKE_HEARTBEAT_INTERVAL_S="0.5",
-            SPARKE_HEARTBEAT_TTL_S="2",
+            SPARKE_HEARTBEAT_TTL_S="8",
         )
 
     def sparke(self, *words: str) -> str:
@@ -92,7 +87,7 @@ class Machines:
 
     def start_worker(self) -> subprocess.Popen[str]:
         """A worker, once its own port says that it is ready."""
-        port = _free_port()
+        port = free_port()
         env = {**self.env, "SPARKE_WORKER_METRICS_PORT": str(port)}
         process = self._run([sys.executable, "-P", "-m", "app.cli", "worker"], env, stdout=subprocess.DEVNULL)
         _until(
@@ -141,7 +136,7 @@ def _copy_redis(server: redis.Redis, source: Path, target: Path) -> None:
     target.mkdir()
     before = server.lastsave()
     server.bgsave()
-    _until(lambda: server.lastsave() > before, "no snapshot", timeout_s=30)
+    _until(lambda: server.lastsave() > before, "no snapshot")
     shutil.copy2(source / "dump.rdb", target)
     server.config_set("auto-aof-rewrite-percentage", 0)
     _until(lambda: not server.info("persistence")["aof_rewrite_in_progress"], "it is being written anew")
@@ -185,7 +180,7 @@ def test_a_backup_becomes_a_service_on_new_servers(machines, tmp_path, of):
     made = _ask(other, **asked)
     url = urlsplit(_ask(one, seed=9, response_format="url")["data"][0]["url"])
     png, archive = other.get(f"{url.path}?{url.query}").content, one.get(f"{MEMORY}/export").content
-    job = one.post("/v1/jobs", json={"prompt": "a ring", "steps": 4000}).json()["id"]
+    job = one.post("/v1/jobs", json={"prompt": "a ring", "steps": 20_000}).json()["id"]
     _until(lambda: other.get(f"/v1/jobs/{job}").json()["status"] == "running", "not running")
 
     backup = tmp_path / "backup"

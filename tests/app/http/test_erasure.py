@@ -1,11 +1,11 @@
 """A tenant is deleted while it makes images, through a real server with a real worker."""
 
 import asyncio
-import time
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from patience import wait_until
 
 from app.domain.ids import TenantId
 from app.http.wiring import open_deps
@@ -16,13 +16,6 @@ from app.tenants.registry import TenantRegistry
 
 NOBODY = "http://127.0.0.1:9/"  # where a webhook finds no receiver
 LONG = {"prompt": "a star", "steps": 20, "n": 10}
-
-
-def _until(holds, what, timeout_s=60):
-    until_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < until_s, what
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -102,7 +95,9 @@ def test_a_tenant_is_deleted_amid_its_work(keyed_service, make_tenant):
     (keep, kept_paths), (gone, gone_paths) = make_tenant("keep"), make_tenant("gone")
     for _ in range(3):
         assert gone.post("/v1/jobs", json=LONG).status_code == 202
-    _until(lambda: gone.get(gone_paths[4]).json()["request_counts"]["total"] == 40, "the batch has not begun")
+    wait_until(
+        lambda: gone.get(gone_paths[4]).json()["request_counts"]["total"] == 40, "the batch has not begun"
+    )
     follower = gone.post("/v1/jobs", json={**LONG, "num_previews": 3}).json()["id"]
     with gone.stream("GET", f"/v1/jobs/{follower}/events") as events:
         deleted = admin.delete("/v1/admin/tenants/gone")
@@ -111,17 +106,17 @@ def test_a_tenant_is_deleted_amid_its_work(keyed_service, make_tenant):
         told = [line for line in events.iter_lines() if line.startswith("event:")]
     assert told[:1] == ["event: queued"]
     state = "/v1/admin/tenants/gone"
-    _until(
+    wait_until(
         lambda: admin.get(state).json()["deletion"]["state"] == "watching",
         "something is found again and again",
     )
     assert gone.get(gone_paths[0]).status_code == 404  # a signed URL shows nothing any more
-    _until(
+    wait_until(
         lambda: keep.get(kept_paths[4]).json()["status"] == "completed",
         "the other tenant's batch stands still",
     )
     asyncio.run(_end_lingering(settings, "gone"))
-    _until(lambda: admin.get(state).status_code == 404, "the deletion does not end")
+    wait_until(lambda: admin.get(state).status_code == 404, "the deletion does not end")
     assert asyncio.run(_find_traces(settings, "gone")) == []
     assert asyncio.run(_find_traces(settings, "keep")) != []
     assert [keep.get(path).status_code for path in kept_paths] == [200] * 5
@@ -139,7 +134,7 @@ def test_a_deletion_outlives_the_process_that_was_asked(keyed_service, make_tena
 
     asyncio.run(ask())
     state = "/v1/admin/tenants/left"
-    _until(lambda: admin.get(state).json()["deletion"]["state"] == "watching", "nobody goes on with it")
+    wait_until(lambda: admin.get(state).json()["deletion"]["state"] == "watching", "nobody goes on with it")
     asyncio.run(_end_lingering(settings, "left"))
-    _until(lambda: admin.get(state).status_code == 404, "the deletion does not end")
+    wait_until(lambda: admin.get(state).status_code == 404, "the deletion does not end")
     assert asyncio.run(_find_traces(settings, "left")) == []

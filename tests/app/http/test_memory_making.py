@@ -164,7 +164,7 @@ def test_a_job_that_runs_follows_its_memory(http):
     _generate(http, "followed")
     job = http.post(
         "/v1/jobs",
-        json={"prompt": "a star", "steps": 300_000, "diversity": {"memory": {"name": "followed"}}},
+        json={"prompt": "a star", "steps": 30_000, "diversity": {"memory": {"name": "followed"}}},
     ).json()
     until_s = time.monotonic() + PATIENCE_S
     while http.get(f"/v1/jobs/{job['id']}").json()["status"] != "running":

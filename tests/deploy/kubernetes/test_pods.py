@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import socket
 import tomllib
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ import pytest
 import typer.core
 import typer.main
 from patience import PATIENCE_S
+from processes import free_port
 from prometheus_client import CollectorRegistry
 from pydantic import TypeAdapter
 
@@ -120,8 +120,7 @@ def test_the_apis_probes_ask_routes_that_there_are(manifests):
 
 def test_the_workers_probes_are_answered(manifests):
     """A worker's own port knows each address that is asked; another one it does not."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def get(path):
         try:

@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import httpx
 import pytest
 import redis
 from patience import PATIENCE_S
+from processes import free_port
 
 from app.redis.server_binary import find_server
 from tests.deploy.manifests import render
@@ -24,11 +24,6 @@ from tests.deploy.manifests import render
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 IMAGES = {"sparke-api": "docker/api.Dockerfile", "sparke-worker": "docker/worker.Dockerfile"}
-
-
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 def _status(url):
@@ -51,7 +46,7 @@ class Node:
     def __init__(self, manifests, image_environments, folder, stack):
         self._manifests, self._image_environments = manifests, image_environments
         self._folder, self._stack = folder, stack
-        self._ports = {"6379": _free_port(), "8000": _free_port(), "9464": _free_port()}
+        self._ports = {"6379": free_port(), "8000": free_port(), "9464": free_port()}
 
     def port(self, pod):
         """Where its one port is here."""
