@@ -131,6 +131,7 @@ MEANINGS = {
     "model_loaded": "a model is on the device",
     "model_not_loaded": "a model could not be loaded; the worker ends",
     "model_not_warmed_up": "the image that nobody asked for failed; the worker goes on, and requests may fail in the same way",
+    "hub_unreachable": "the hub of models did not answer within three seconds; a model that is in its cache is loaded from there, another is tried for",
     "model_progress": "what a worker is at with a model, where no terminal shows it: `waiting`, `downloading`, `loading`, `warming_up`, `ready`",
     "model_warmed_up": "the first image of a model was made, and forgotten",
     "nothing_reserved": "Redis did not answer where a worker asked for jobs",

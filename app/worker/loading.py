@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
 
+import structlog
+
 from app.domain.ids import ModelId
 from app.domain.model import ModelSpec
 from app.telemetry.metrics import Metrics
@@ -17,7 +19,9 @@ from sparke_engine.diffusion.engine import ImageEngine
 from sparke_engine.diffusion.fetching import OnBytes, fetch_pipeline
 
 LoadSpec = Callable[[ModelSpec], ImageEngine]
-FetchSpec = Callable[[ModelSpec, OnBytes], None]
+FetchSpec = Callable[[ModelSpec, OnBytes], bool]
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,12 @@ async def _load_one(spec: ModelSpec, loading: Loading) -> LoadedModel:
         progress.receive(name, done_bytes, total_bytes)
 
     try:
-        await loading.thread.run(lambda: loading.fetch(spec, receive))
+        is_answered = await loading.thread.run(lambda: loading.fetch(spec, receive))
     except CancelledError:
         is_abandoned.set()  # a download's threads would keep the process for as long as it takes
         raise
+    if not is_answered:
+        _log.warning("hub_unreachable", model=name)
     progress.enter(name, "loading")
     model = await load_model(spec, loading.thread, load=loading.load, metrics=loading.metrics)
     if loading.warms_up:
@@ -64,10 +70,11 @@ async def _load_one(spec: ModelSpec, loading: Loading) -> LoadedModel:
     return model
 
 
-def fetch_spec(spec: ModelSpec, on_bytes: OnBytes) -> None:
-    """Downloads a catalogue entry's pipeline, if it is the hub's."""
-    fetch_pipeline(spec.source, spec.revision, on_bytes)
+def fetch_spec(spec: ModelSpec, on_bytes: OnBytes) -> bool:
+    """Downloads a catalogue entry's pipeline, if it is the hub's. False where that does not answer."""
+    return fetch_pipeline(spec.source, spec.revision, on_bytes)
 
 
-def fetch_nothing(_spec: ModelSpec, _on_bytes: OnBytes) -> None:
+def fetch_nothing(_spec: ModelSpec, _on_bytes: OnBytes) -> bool:
     """For models that are no files."""
+    return True

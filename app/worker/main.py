@@ -90,10 +90,10 @@ def run_worker(settings: Settings) -> None:
 async def _run_until_signal(settings: Settings) -> None:
     device = choose_device(settings.device)
 
-    def fetch(spec: ModelSpec, on_bytes: OnBytes) -> None:
+    def fetch(spec: ModelSpec, on_bytes: OnBytes) -> bool:
         if spec.source != TOY:
             adopt_libraries(settings.log_levels)  # the hub's client speaks first
-        fetch_spec(spec, on_bytes)
+        return fetch_spec(spec, on_bytes)
 
     with stop_signals() as stop:
         try:

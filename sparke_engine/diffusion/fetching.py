@@ -8,20 +8,25 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+from sparke_engine.diffusion.hub import hub_answers, is_on_hub
+
 OnBytes = Callable[[int, int], None]
 
 _OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # of the same parts, in forms that nobody asks for
 _KINDS = ("json", "txt", "model", "safetensors")
 
 
-def fetch_pipeline(source: str, revision: str | None, on_bytes: OnBytes) -> None:
+def fetch_pipeline(source: str, revision: str | None, on_bytes: OnBytes) -> bool:
     """Downloads the parts of a hub id's pipeline into the hub's cache; `on_bytes(done, total)` from threads of its own.
 
     The total grows while files are found. An InterruptedError of `on_bytes` breaks the download off. A folder, a built-in model and what is in the cache is left alone. What cannot be had
-    is no error here: whoever loads the pipeline downloads what is missing, and says what is wrong.
+    is no error here: whoever loads the pipeline downloads what is missing, and says what is wrong. False where the hub does not answer, of
+    which nothing is asked then.
     """
-    if source.startswith("builtin:") or Path(source).exists():
-        return
+    if not is_on_hub(source):
+        return True
+    if not hub_answers():
+        return False
     from huggingface_hub import hf_hub_download, snapshot_download  # noqa: PLC0415 - a second that folders do without
 
     over = Event()
@@ -40,6 +45,7 @@ def fetch_pipeline(source: str, revision: str | None, on_bytes: OnBytes) -> None
             )
     finally:
         over.set()
+    return True
 
 
 def _parts_of(index: dict[str, Any]) -> Iterator[str]:

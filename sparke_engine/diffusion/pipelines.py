@@ -1,8 +1,9 @@
 """Loading: a hub id, a local directory, or a built-in model becomes a pipeline or an engine."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from sparke_engine.diffusion.engine import ImageEngine, PipelineEngine
 from sparke_engine.diffusion.families import served_pipelines
+from sparke_engine.diffusion.hub import how_to_get, hub_answers, is_on_hub
 from sparke_engine.diffusion.library import default_preset, mark_preset
 from sparke_engine.diffusion.loras import LoraFile, load_loras
 from sparke_engine.diffusion.schedulers import adapter_for, supported_schedulers
@@ -25,6 +27,7 @@ _FEW_STEPS = {
     "TCDScheduler",
 }  # read DDIM's configuration, though diffusers does not list them beside it
 _STRAIGHT = {"cpu", "cuda", "mps"}  # diffusers takes these for a whole pipeline, and no number of a device
+_NO_MODEL = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -84,22 +87,28 @@ def load_pipeline(
 
     Onto a device of `_STRAIGHT` weights go tensor by tensor as they are read, so the host never holds them all. Onto
     another they go part by part, once the host has all.
+
+    Where the hub does not answer, what is in its cache is loaded unasked; what is not there is tried for all the same.
     """
     from diffusers import DiffusionPipeline  # noqa: PLC0415 - two seconds that the toy can do without
 
     place = str(demo_weights()) if source == DEMO else source
+    load = partial(
+        DiffusionPipeline.from_pretrained,
+        place,
+        revision=revision,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        device_map=device if device in _STRAIGHT else None,
+        **_left_out(Path(place)),
+    )
+    is_away = is_on_hub(place) and not hub_answers()
     try:
-        pipe = DiffusionPipeline.from_pretrained(
-            place,
-            revision=revision,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            device_map=device if device in _STRAIGHT else None,
-            **_left_out(Path(place)),
-        )
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
-        raise ModelNotLoadable(f"no model could be loaded from {source!r}: {error}") from error
+        pipe = _load_cached(load) if is_away else load()
+    except _NO_MODEL as error:
+        why = f"{error}\n{how_to_get(source)}" if is_away else str(error)
+        raise ModelNotLoadable(f"no model could be loaded from {source!r}: {why}") from error
     name = type(pipe).__name__
     if name not in served_pipelines():
         raise UnsupportedPipeline(f"{source!r} is a {name}; supported: {', '.join(served_pipelines())}")
@@ -110,6 +119,14 @@ def load_pipeline(
     if source == DEMO:
         mark_preset(pipe, "demo")
     return pipe if device in _STRAIGHT else pipe.to(device)
+
+
+def _load_cached(load: Callable[..., Any]) -> Any:
+    """What `load` finds in the hub's cache alone; what is not all there it may try to get, for as long as the hub's client does."""
+    try:
+        return load(local_files_only=True)
+    except OSError:
+        return load()
 
 
 def demo_weights() -> Path:

@@ -88,10 +88,20 @@ async def test_bytes_are_told_while_they_come(load):
     def fetch(_spec, on_bytes):
         for done_bytes in range(0, 100, 10):
             on_bytes(done_bytes, 100)
+        return True
 
     _, shown, told = await load(Noting(), fetch=fetch, clock_s=lambda: 9.0)
     assert shown[:10] == [ModelProgress("downloading", done_bytes, 100) for done_bytes in range(0, 100, 10)]
     assert [progress.stage for progress in told].count("downloading") == 1
+
+
+async def test_a_hub_that_does_not_answer_is_said_once(load):
+    """In one line; the model is loaded all the same, from what is there. None where it answers."""
+    with capture_logs() as lines:
+        await load(Noting(), fetch=lambda _spec, _on_bytes: False)
+        await load(Noting())
+    found = [line for line in lines if line["event"] == "hub_unreachable"]
+    assert found == [{"event": "hub_unreachable", "log_level": "warning", "model": "toy"}]
 
 
 async def test_a_download_ends_with_the_worker(load):

@@ -1,0 +1,134 @@
+"""A hub that does not answer costs seconds where the model is here, and says what to do where it is not."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from sparke_engine.diffusion.pipelines import demo_weights
+
+LOAD = """
+import time
+import diffusers.pipelines.stable_diffusion  # what importing takes is no wait for the hub
+from sparke_engine.diffusion.fetching import fetch_pipeline
+from sparke_engine.diffusion.pipelines import load_pipeline
+began_s = time.monotonic()
+print(fetch_pipeline("acme/tiny", None, lambda done, total: None))
+print(time.monotonic() - began_s)
+print(type(load_pipeline("acme/tiny")).__name__)
+"""
+ASK = """
+import time
+from sparke_engine.diffusion.hub import hub_answers
+import huggingface_hub
+began_s = time.monotonic()
+print(hub_answers(), time.monotonic() - began_s)
+"""
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """A port that takes connections and never says a word."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(16)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """A port that nobody listens at; it stays this test's, so nobody else will."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@contextmanager
+def answering(status: int) -> Iterator[str]:
+    """A server that answers everything in one way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def run(code: str, home: object, endpoint: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A program with that hub and that cache."""
+    given = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), **variables}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | given
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=240
+    )
+
+
+@pytest.fixture
+def cached(tmp_path):
+    """A home of the hub's client that has all of acme/tiny: the demo model, as a download leaves it."""
+    repository, commit = tmp_path / "hub" / "models--acme--tiny", "a" * 40
+    shutil.copytree(demo_weights(), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    return tmp_path
+
+
+@pytest.mark.parametrize("hub", [silent, refusing])
+def test_a_model_that_is_here_is_loaded_from_here(cached, hub):
+    """Without the client's own patience, which is minutes where nothing comes back."""
+    began_s = time.monotonic()
+    with hub() as endpoint:
+        done = run(LOAD, cached, endpoint)
+    is_answered, fetch_s, name = done.stdout.split()
+    assert (is_answered, name) == ("False", "StableDiffusionPipeline"), done.stderr
+    assert float(fetch_s) < 3 + 5  # and what a busy machine adds
+    assert (
+        time.monotonic() - began_s < 200
+    )  # imports on a busy machine, and nothing like the client's patience
+    assert "Retrying" not in done.stderr
+
+
+def test_a_model_that_is_not_here_comes_with_what_to_do(tmp_path):
+    """The message names the hub, the cache and the way."""
+    with refusing() as endpoint:
+        done = run(LOAD, tmp_path, endpoint)
+    assert done.returncode == 1
+    assert "ModelNotLoadable" in done.stderr
+    for part in (endpoint, str(tmp_path / "hub"), "HF_ENDPOINT", "`hf download acme/tiny`", "HF_HOME"):
+        assert part in done.stderr.splitlines()[-1], part
+
+
+@pytest.mark.parametrize(
+    ("status", "answers"), [(200, "True"), (401, "True"), (404, "True"), (429, "False"), (503, "False")]
+)
+def test_what_counts_as_an_answer(tmp_path, status, answers):
+    """Any, but that it can do no more: then the client would try again and again."""
+    with answering(status) as endpoint:
+        assert run(ASK, tmp_path, endpoint).stdout.split()[0] == answers
+
+
+def test_nobody_is_asked_offline(tmp_path):
+    """HF_HUB_OFFLINE leaves all to the client, which asks nobody."""
+    with silent() as endpoint:
+        is_answered, took_s = run(ASK, tmp_path, endpoint, HF_HUB_OFFLINE="1").stdout.split()
+    assert is_answered == "True"
+    assert float(took_s) < 2
