@@ -4,9 +4,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from app.telemetry.metrics.declaring import BOTH, MODEL, WORKER, Declarations, Declared, Label
 
-_STEP_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-_BATCH_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
-_PART_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_STEP_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+_BATCH_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
+_PART_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LOAD_S = (0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
 _BATCH_IMAGES = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128, 256)
 _DEVICE = Label("device", about="a CUDA device of this worker such as `cuda:0`")

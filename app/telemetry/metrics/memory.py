@@ -4,7 +4,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from app.telemetry.metrics.declaring import API, MODEL, WORKER, Declarations, Declared, Label
 
-_SEARCH_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+_SEARCH_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _SYNC_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 _NEIGHBOURS = (0, 1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536)
 _PUSH = (0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)

@@ -122,3 +122,20 @@ def test_a_request_without_an_answer_is_counted_as_none():
     metrics.observe_request("GET", "/v1/models", None, 0.1)
     text = generate_latest(metrics.registry).decode()
     assert 'sparke_http_requests_total{method="GET",route="/v1/models",status="none"} 1.0' in text
+
+
+def test_slow_devices_are_within_the_buckets():
+    """A video's step takes up to a minute, and its batch twenty. Beyond the last bucket every quantile is that bucket's bound."""
+    longest_s = {
+        "denoise_step_seconds": 60,
+        "batch_seconds": 1200,
+        "guidance_seconds": 60,
+        "decode_seconds": 60,
+        "memory_search_seconds": 5,
+    }
+    declared = Metrics.declared()
+    assert {
+        name: declared[name].buckets[-1]
+        for name, at_least in longest_s.items()
+        if declared[name].buckets[-1] < at_least
+    } == {}
