@@ -9,7 +9,7 @@ from app.batches.drive import BatchDrive
 from app.domain.batch import Batch, BatchState
 from app.errors import NotFound, StoreUnavailable
 from app.files.keys import content_key
-from tests.lossy_way import lossy_client
+from tests.aids.lossy_way import lossy_client
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from app.jobs.queue import JobQueue
 from app.jobs.store import JobStore
 from app.jobs.transitions import Requeued, Transitions
 from app.telemetry.metrics import Metrics
-from tests.lossy_way import lossy_client
+from tests.aids.lossy_way import lossy_client
 
 pytestmark = pytest.mark.anyio
 
