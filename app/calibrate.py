@@ -15,7 +15,7 @@ from app.domain.model import ModelSpec
 from app.domain.preset import PresetSpec
 from app.errors import InvalidRequest, ModelNotFound
 from app.settings import Settings
-from app.worker.models import choose_device, load_spec
+from app.worker.model.models import choose_device, load_spec
 from sparke_engine.diffusion.calibration import Calibration, CalibrationPlan, calibrate
 from sparke_engine.diffusion.engine import DenoisingPlan, ImageEngine
 from sparke_engine.diffusion.pipelines import kinds_preset

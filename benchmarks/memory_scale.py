@@ -39,7 +39,7 @@ from app.memory.store import MemoryStore
 from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
 from app.telemetry.metrics import Metrics
-from app.worker.memory_cache import Dimensions, MemoryCache
+from app.worker.memory.memory_cache import Dimensions, MemoryCache
 
 SPACE = LatentSpace("scale")
 LARGE = MemoryKey(TenantId("large"), SPACE, MemoryName("default"))

@@ -20,11 +20,11 @@ from app.memory.snapshot_keys import SnapshotKeys
 from app.memory.store import MemoryStore
 from app.redis.connection import connect
 from app.telemetry.metrics import Metrics
-from app.worker.host_memory import Chosen, HostMemory
-from app.worker.memory_cache import Dimensions, MemoryCache
-from app.worker.neighbours import to_entries
-from app.worker.snapshot_keeper import SnapshotKeeper
-from app.worker.snapshots import SnapshotFolder
+from app.worker.memory.host_memory import Chosen, HostMemory
+from app.worker.memory.memory_cache import Dimensions, MemoryCache
+from app.worker.memory.neighbours import to_entries
+from app.worker.memory.snapshot_keeper import SnapshotKeeper
+from app.worker.memory.snapshots import SnapshotFolder
 from sparke_engine.guidance.denoised import Extrapolation, denoised_push
 from sparke_engine.guidance.presets import preset_named
 

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from scale_scene import PROMPT, Prompts, Report, Rows, chosen_of, drawn_rows
 
-from app.worker.host_memory import Chosen, HostMemory
-from app.worker.neighbours import to_neighbours
+from app.worker.memory.host_memory import Chosen, HostMemory
+from app.worker.memory.neighbours import to_neighbours
 from sparke_engine.guidance.denoised import Extrapolation, denoised_push
 from sparke_engine.guidance.presets import preset_named
 from sparke_engine.guidance.push import Entries

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from app.domain.ids import LatentSpace, ModelId
 from app.domain.model import ModelSpec, SizeLimits
 from app.worker import main as _worker  # noqa: F401 - a worker holds its code too
-from app.worker.models import load_spec
+from app.worker.model.models import load_spec
 from sparke_engine.diffusion.engine import DenoisingPlan, ImageEngine, PipelineEngine, SampleGroup
 from sparke_engine.diffusion.library import default_preset
 from sparke_engine.diffusion.pipelines import DTYPES, load_pipeline

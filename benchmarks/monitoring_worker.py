@@ -24,7 +24,7 @@ from app.serve import die_with_parent
 from app.settings import load_settings
 from app.telemetry.logs import configure_logs
 from app.worker.main import work
-from app.worker.models import load_spec
+from app.worker.model.models import load_spec
 from sparke_engine.diffusion.engine import DenoisingPlan, ImageEngine, OnStep, Sample, SampleGroup
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named

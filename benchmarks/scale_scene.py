@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from app.domain.request import Diversity
-from app.worker.host_memory import Chosen, HostMemory, HostRows
-from app.worker.neighbours import neighbour_query
+from app.worker.memory.host_memory import Chosen, HostMemory, HostRows
+from app.worker.memory.neighbours import neighbour_query
 from sparke_engine.guidance.presets import preset_named
 
 FEATURE, PROMPT = 1024, 512

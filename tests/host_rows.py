@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.worker.host_memory import HostRows
+from app.worker.memory.host_memory import HostRows
 
 
 class HostEntry(NamedTuple):

@@ -19,10 +19,10 @@ from app.jobs.workers import WorkerRegistry, now_ms
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.tenants.registry import TenantRegistry
-from app.worker.device import DeviceThread
-from app.worker.diversity import DiversityMeter
+from app.worker.course.diversity import DiversityMeter
 from app.worker.heartbeat import repeat
-from app.worker.memory_cache import MemoryCache
+from app.worker.memory.memory_cache import MemoryCache
+from app.worker.model.device import DeviceThread
 from app.worker.patience import Patience
 
 _log = structlog.get_logger(__name__)

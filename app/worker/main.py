@@ -29,9 +29,6 @@ from app.settings import Settings
 from app.signals import stop_signals
 from app.telemetry.exporting import exporting_traces
 from app.telemetry.metrics import Metrics
-from app.worker.batch_caps import BatchCaps
-from app.worker.batcher import Batcher
-from app.worker.cap_keeper import CapKeeper
 from app.worker.chores import (
     Desk,
     extend_leases,
@@ -41,32 +38,35 @@ from app.worker.chores import (
     sweep,
     sweep_images,
 )
-from app.worker.device import DeviceThread
-from app.worker.diversity import DiversityMeter
-from app.worker.encoding import PictureRunner, RunnerByKind
+from app.worker.course.diversity import DiversityMeter
+from app.worker.course.encoding import PictureRunner, RunnerByKind
+from app.worker.course.parts import RunnerParts
+from app.worker.course.questions import QuestionRunner
+from app.worker.course.runner import BatchRunner
 from app.worker.exposition import begin_metrics, set_ready
 from app.worker.heartbeat import Heartbeat, quietly
-from app.worker.libraries import adopt_libraries
-from app.worker.loading import FetchSpec, Loading, LoadSpec, fetch_nothing, fetch_spec, load_all
-from app.worker.loop import LoopParts, WorkerLoop
-from app.worker.memories import Memories
-from app.worker.memory_cache import MemoryCache
-from app.worker.models import (
+from app.worker.loops.batch_caps import BatchCaps
+from app.worker.loops.batcher import Batcher
+from app.worker.loops.cap_keeper import CapKeeper
+from app.worker.loops.loop import LoopParts, WorkerLoop
+from app.worker.loops.question_loop import QuestionLoop, QuestionParts
+from app.worker.loops.reserving import Reserving
+from app.worker.loops.together import run_together
+from app.worker.memory.memories import Memories
+from app.worker.memory.memory_cache import MemoryCache
+from app.worker.model.device import DeviceThread
+from app.worker.model.libraries import adopt_libraries
+from app.worker.model.loading import FetchSpec, Loading, LoadSpec, fetch_nothing, fetch_spec, load_all
+from app.worker.model.models import (
     LoadedModel,
     check_lora_files,
     choose_device,
     choose_models,
     load_spec,
 )
-from app.worker.parts import RunnerParts
+from app.worker.model.progress import LoadProgress, shown_progress
 from app.worker.patience import Patience
 from app.worker.port import WorkerHealth, worker_port
-from app.worker.progress import LoadProgress, shown_progress
-from app.worker.question_loop import QuestionLoop, QuestionParts
-from app.worker.questions import QuestionRunner
-from app.worker.reserving import Reserving
-from app.worker.runner import BatchRunner
-from app.worker.together import run_together
 from sparke_engine.diffusion.fetching import OnBytes
 from sparke_engine.diffusion.pipelines import TOY
 

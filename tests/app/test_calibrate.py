@@ -14,7 +14,7 @@ from app.cli import hand_over
 from app.domain.preset import PresetSpec
 from app.errors import ConfigurationError, InvalidRequest, ModelNotFound
 from app.settings import load_settings
-from app.worker.models import load_spec
+from app.worker.model.models import load_spec
 
 CHOICES = Choices(images=2, steps=3, guidance_scale=None, keep=0.6, first_seed=0, eta_factors=(1.0, 4.0))
 TOY = """

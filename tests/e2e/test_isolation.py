@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import app
-from app.worker.png import read_metadata
+from app.worker.course.png import read_metadata
 
 PROMPT, STEPS = "a circle", 4
 FULL_BATCH = 4

@@ -83,7 +83,7 @@ def test_a_level_holds_for_a_module_and_what_is_in_it(stream):
     """Ours and those of libraries; the others stay as they were."""
     levels = {"app.worker": "debug", "app.http": "error", "some.library": "info"}
     configure_logs("json", stream=stream, levels=levels)
-    structlog.get_logger("app.worker.runner").debug("detail")
+    structlog.get_logger("app.worker.course.runner").debug("detail")
     structlog.get_logger("app.jobs.queue").debug("no detail")
     structlog.get_logger("app.http.errors").warning("hushed")
     logging.getLogger("some.library.part").info("asked for")
@@ -97,7 +97,7 @@ def test_a_level_holds_for_a_module_and_what_is_in_it(stream):
         ("app.worker", "write MODULE=LEVEL"),
         ("app.worker=loud", "levels are debug, info, warning, error; 'app.worker=loud'"),
         ("app.wroker=debug", "there is no module app.wroker"),
-        ("app.worker.loop.run=debug", "there is no module app.worker.loop.run"),
+        ("app.worker.loops.loop.run=debug", "there is no module app.worker.loops.loop.run"),
         ("a b=info", "'a b=info' is no such pair"),
     ],
 )

@@ -25,16 +25,16 @@ from app.jobs.workers import now_ms
 from app.memory.keys import MemoryKey
 from app.memory.store import MemoryStore
 from app.telemetry.metrics import Metrics
-from app.worker.batch_caps import BatchCaps
-from app.worker.cap_keeper import CapKeeper
-from app.worker.device import DeviceThread
-from app.worker.diversity import DiversityMeter
-from app.worker.engine_metrics import EngineMetrics
-from app.worker.memory_cache import MemoryCache
-from app.worker.models import LoadedModel
-from app.worker.parts import RunnerParts
+from app.worker.course.diversity import DiversityMeter
+from app.worker.course.parts import RunnerParts
+from app.worker.course.runner import BatchRunner
+from app.worker.loops.batch_caps import BatchCaps
+from app.worker.loops.cap_keeper import CapKeeper
+from app.worker.memory.memory_cache import MemoryCache
+from app.worker.model.device import DeviceThread
+from app.worker.model.engine_metrics import EngineMetrics
+from app.worker.model.models import LoadedModel
 from app.worker.patience import Patience
-from app.worker.runner import BatchRunner
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
 

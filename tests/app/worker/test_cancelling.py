@@ -8,7 +8,7 @@ from patience import PATIENCE_S
 from app.domain.job import JobState
 from app.jobs.leases import JobReclaimer
 from app.jobs.types import JobLimits
-from app.worker.batcher import batch_key
+from app.worker.loops.batcher import batch_key
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named
 

@@ -14,7 +14,7 @@ from app.domain.request import Edit
 from app.images.store import picture_key
 from app.jobs.leases import JobReclaimer
 from app.jobs.types import JobLimits
-from app.worker.png import read_metadata
+from app.worker.course.png import read_metadata
 from sparke_engine.diffusion.engine import PipelineEngine
 from sparke_engine.diffusion.pipelines import load_demo_pipeline
 from sparke_engine.diffusion.toy import ToyEngine, prompt_digest, read_toy_image

@@ -34,7 +34,7 @@ from app.redis.embedded import EmbeddedRedis
 from app.settings import load_settings
 from app.tenants.registry import TenantRegistry
 from app.worker.main import work
-from app.worker.models import choose_device, load_spec
+from app.worker.model.models import choose_device, load_spec
 from app.worker.port import WorkerHealth
 from sparke_engine.diffusion.toy import ToyEngine
 from sparke_engine.guidance.presets import preset_named

@@ -11,8 +11,8 @@ from PIL import Image
 from app.domain.ids import MemoryName
 from app.domain.job import JobState
 from app.domain.request import MemoryReading, MemorySelection
-from app.worker.host_memory import HostMemory, NeighbourQuery, select_together
-from app.worker.png import read_metadata
+from app.worker.course.png import read_metadata
+from app.worker.memory.host_memory import HostMemory, NeighbourQuery, select_together
 from tests.host_rows import HostEntry, stacked
 
 PROMPT = np.eye(4, dtype=np.float16)[0]

@@ -11,11 +11,11 @@ from app.domain.job import JobState
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry, now_ms
 from app.memory.keys import MemoryKey
-from app.worker.batcher import Batcher
-from app.worker.host_memory import NeighbourQuery
-from app.worker.loop import LoopParts, WorkerLoop
+from app.worker.loops.batcher import Batcher
+from app.worker.loops.loop import LoopParts, WorkerLoop
+from app.worker.memory.host_memory import NeighbourQuery
+from app.worker.memory.selection import unit_rows
 from app.worker.patience import Patience
-from app.worker.selection import unit_rows
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,1 @@
+"""The course of a job from its begin to its end, for each kind."""

@@ -1,0 +1,1 @@
+"""Which jobs are taken, and which run together."""
