@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
@@ -21,9 +21,11 @@ class LossyWay:
     num_to_lose: int = 0
     word: bytes = b""
     lost: list[bytes] = field(default_factory=list)
+    running: list[asyncio.Task] = field(default_factory=list)
 
     async def serve(self, reader, writer):
         """One client's connection: asked and answered, one command after the other, each in as many pieces as it comes."""
+        self.running.append(asyncio.current_task())
         server_reader, server_writer = await asyncio.open_unix_connection(self.path)
         asked = bytearray()
 
@@ -43,8 +45,10 @@ class LossyWay:
                 writer.write(answer)
         finally:
             asking.cancel()
-            server_writer.close()
-            writer.close()
+            for each in (server_writer, writer):
+                each.close()
+                with suppress(ConnectionError):
+                    await each.wait_closed()
 
 
 @asynccontextmanager
@@ -59,4 +63,7 @@ async def lossy_client(redis: Redis) -> AsyncIterator[tuple[Redis, LossyWay]]:
     finally:
         await client.aclose()
         server.close()
+        for connection in way.running:
+            connection.cancel()
+        await asyncio.gather(*way.running, return_exceptions=True)
         await server.wait_closed()
