@@ -52,7 +52,7 @@ def _tried(root, folder, tests):
     }
     path.write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     command = ["promtool", "test", "rules", str(path)]
-    tested = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    tested = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     return tested.returncode, tested.stdout + tested.stderr
 
 
