@@ -383,14 +383,11 @@ async def test_metrics_are_served_and_a_port_in_use_is_no_death(settings, make_j
     counted = settings.model_copy(update={"worker_metrics_port": port})
     async with _client(settings.redis_url) as client, _working(counted):
         record = await _ask(client, _soon(make_job(1, num_images=3)))
-        url = f"http://127.0.0.1:{port}/metrics"
         assert record.state is JobState.SUCCEEDED
         text = ""
         async with asyncio.timeout(PATIENCE_S):  # the client hears of the commit before the worker counts it
             while 'sparke_images_total{model="toy"} 3.0' not in text:
-                text = await asyncio.to_thread(
-                    lambda: urllib.request.urlopen(url, timeout=PATIENCE_S).read().decode()
-                )
+                _, text = await asyncio.to_thread(_get, port, "/metrics")
         assert 'sparke_worker_ready{model="toy"} 1.0' in text
         async with _working(counted) as (_, task):
             while len(await client[2].list_workers()) < 2:
