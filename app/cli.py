@@ -108,8 +108,10 @@ def calibrate_model(  # noqa: PLR0913, PLR0917 - each is an option of the comman
         typer.Option(dir_okay=False, writable=True, help="Where to write the preset. Else it is printed."),
     ] = None,
     images: Annotated[int, typer.Option(min=2, help="Images of each prompt, or group, in each trial.")] = 8,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps [the model's default].")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(min=0, help="Scale [the model's default].")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; if absent, the model's default.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0, help="Guidance scale; if absent, the model's default.")
+    ] = None,
     keep: Annotated[
         float, typer.Option(help="What images at strength 1 keep of what unguided ones say of their prompts.")
     ] = 0.6,

@@ -32,7 +32,7 @@ def export_memory(
 @memories.command("import")
 def import_memory(
     file: Archive,
-    name: Annotated[str | None, typer.Option(help="The memory's name [the archive's own].")] = None,
+    name: Annotated[str | None, typer.Option(help="The memory's name; if absent, the archive's own.")] = None,
     url: Url = _URL,
     api_key: ApiKey = None,
 ) -> None:

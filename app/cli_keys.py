@@ -22,7 +22,8 @@ keys = typer.Typer(no_args_is_help=True, help="API keys of tenants; the server m
 
 KeyArgument = Annotated[str, typer.Argument(help="The key's id: the 8 digits after sk-sparke-.")]
 Life = Annotated[
-    str | None, typer.Option("--expires-in", help="How long the key works: 90d, 12h, 30m or 45s [for ever].")
+    str | None,
+    typer.Option("--expires-in", help="How long the key works: 90d, 12h, 30m or 45s; if absent, for ever."),
 ]
 
 _SPAN = re.compile(r"([0-9]{1,9})([smhd])")

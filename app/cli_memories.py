@@ -24,7 +24,9 @@ from app.redis.replicas import Replicas
 MAX_LISTED = 100
 
 memories = typer.Typer(
-    no_args_is_help=True, help="What is remembered of tenants' images; the server may run or not."
+    no_args_is_help=True,
+    help="What is remembered of tenants' images. Commands with --tenant are the operator's, and the server may run or not; "
+    "those with --url ask a running service, with a tenant's key.",
 )
 
 Tenant = Annotated[str, typer.Option(help="Whose memory.")]

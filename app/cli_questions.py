@@ -10,8 +10,8 @@ __all__ = ["memories"]
 
 Memory = Annotated[str, typer.Argument(help="The memory's id, or its name where only one has it.")]
 Prompt = Annotated[str, typer.Argument(help="What an image would show.")]
-Model = Annotated[str | None, typer.Option(help="Which model tells [one that a worker has].")]
-Version = Annotated[int | None, typer.Option(min=0, help="The memory as it was then [as it is].")]
+Model = Annotated[str | None, typer.Option(help="Which model tells; if absent, one that a worker has.")]
+Version = Annotated[int | None, typer.Option(min=0, help="The memory as it was then; if absent, as it is.")]
 
 _URL = "http://127.0.0.1:8000"
 
@@ -40,7 +40,10 @@ def preview_memory(  # noqa: PLR0913 - the options
     memory: Memory,
     prompt: Prompt,
     *,
-    strength: Annotated[float | None, typer.Option(min=0, max=1, help="[the model's default]")] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="How far images would be pushed; if absent, the model's default."),
+    ] = None,
     num_neighbours: Annotated[int | None, typer.Option(min=1, help="At most so many take part.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=256, help="At most so many are listed.")] = 20,
     version: Version = None,

@@ -21,7 +21,9 @@ def add_pictures(
         list[Path], typer.Argument(exists=True, help="PNG, JPEG and WebP files, and folders of them.")
     ],
     prompt: Annotated[str, typer.Option(help="What they show.")] = "",
-    model: Annotated[str | None, typer.Option(help="Whose latent space [the first model's].")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Whose latent space; if absent, the first model's.")
+    ] = None,
     *,
     url: Url = _URL,
     api_key: ApiKey = None,

@@ -29,8 +29,12 @@ _URL = "http://127.0.0.1:8000"
 @memories.command("create")
 def create_memory(  # noqa: PLR0913 - each is an option of the command
     name: Annotated[str, typer.Argument(help="Its name.")],
-    latent_space: Annotated[str | None, typer.Option(help="Its latent space [the model's].")] = None,
-    model: Annotated[str | None, typer.Option(help="A model that has the latent space [the first].")] = None,
+    latent_space: Annotated[
+        str | None, typer.Option(help="Its latent space; if absent, the model's.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model that has the latent space; if absent, the first.")
+    ] = None,
     *,
     max_entries: MaxEntries = None,
     max_age_s: MaxAgeS = None,
@@ -51,7 +55,7 @@ def create_memory(  # noqa: PLR0913 - each is an option of the command
 def fork_memory(
     memory: MemoryArgument,
     name: Annotated[str, typer.Argument(help="The new memory's name.")],
-    version: Annotated[int | None, typer.Option(min=0, help="As it was then [now].")] = None,
+    version: Annotated[int | None, typer.Option(min=0, help="As it was then; if absent, as it is.")] = None,
     *,
     url: Url = _URL,
     api_key: ApiKey = None,

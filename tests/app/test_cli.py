@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import redis
 from patience import PATIENCE_S
+from rich.text import Text
+from typer.main import get_command
 
+from app.cli import cli
 from app.domain.ids import LatentSpace, MemoryName, TenantId, image_id, make_job_id
 from app.memory.codec import MemoryEntry, encode_entry
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
@@ -282,3 +287,27 @@ def test_what_the_command_line_does_is_in_the_audit_log(tmp_path: Path):
     assert f"new_key={key_id}" in rows[-2][-1]
     assert key.split("-", 3)[3].strip() not in listed.stdout
     assert others.stdout == ""
+
+
+def _all_commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _all_commands(inner, f"{path} {name}")
+
+
+def _helps(path: str, command: Any) -> Iterator[tuple[str, str | None]]:
+    yield path, command.help
+    for parameter in command.params:
+        if not parameter.hidden:
+            yield f"{path} {parameter.name}", parameter.help
+
+
+def test_help_is_there_and_shown_whole():
+    """Each command, argument and option has words, and none in brackets that the terminal would take for a style and drop."""
+    helps = [
+        told for path, command in _all_commands(get_command(cli), "sparke") for told in _helps(path, command)
+    ]
+    assert len(helps) > 100
+    silent = [name for name, words in helps if not words]
+    cut = [name for name, words in helps if words and Text.from_markup(words).plain != words]
+    assert (silent, cut) == ([], [])
