@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { echo "Python 3.11 with venv is needed: apt-get install python3.11 python3.11-venv, or name another with PYTHON=..."; exit 1; }
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@$(BIN)/python -m pip install --quiet $(TORCH_ARGS) "torch==2.13.0"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,dev]"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[worker,dev]"
 	@touch $@
 
 .PHONY: setup

@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
 # The worker: torch, FAISS and the models. From the repository's root:
-#   docker build --file docker/worker.Dockerfile --build-arg EXTRA=cpu --tag sparke-worker:cpu .
-#   docker build --file docker/worker.Dockerfile --build-arg EXTRA=gpu --tag sparke-worker:gpu .
-# The wheels of the extra gpu bring CUDA 13 along; the host needs NVIDIA's driver, 580 or newer, and its container toolkit.
+#   docker build --file docker/worker.Dockerfile --build-arg TORCH_BUILD=cpu --tag sparke-worker:cpu .
+#   docker build --file docker/worker.Dockerfile --build-arg TORCH_BUILD=cuda --tag sparke-worker:gpu .
+# The CUDA build of torch brings CUDA 13 along; the host needs NVIDIA's driver, 580 or newer, and its container toolkit.
 ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
-# cpu or gpu: the extra that is installed
-ARG EXTRA=cpu
+# cpu or cuda: which build of torch is installed
+ARG TORCH_BUILD=cpu
 # of the CPU build; that of CUDA is in requirements-gpu.txt, with all its libraries and their hashes
 ARG TORCH_VERSION=2.13.0
 ARG CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -17,16 +17,16 @@ COPY docker/requirements-gpu.txt docker/
 # Without what torch depends on: that comes below, in the versions of constraints.txt.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/sparke \
-    && case "${EXTRA}" in \
+    && case "${TORCH_BUILD}" in \
         cpu) /opt/sparke/bin/python -m pip install --no-deps --index-url "${CPU_TORCH_INDEX}" "torch==${TORCH_VERSION}" ;; \
-        gpu) /opt/sparke/bin/python -m pip install --no-deps --require-hashes --requirement docker/requirements-gpu.txt ;; \
-        *) echo "EXTRA is cpu or gpu, got ${EXTRA}" >&2; exit 1 ;; \
+        cuda) /opt/sparke/bin/python -m pip install --no-deps --require-hashes --requirement docker/requirements-gpu.txt ;; \
+        *) echo "TORCH_BUILD is cpu or cuda, got ${TORCH_BUILD}" >&2; exit 1 ;; \
     esac
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY app app
 COPY sparke_engine sparke_engine
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/sparke/bin/python -m pip install --constraint constraints.txt ".[${EXTRA},otel]" \
+    /opt/sparke/bin/python -m pip install --constraint constraints.txt ".[worker,otel]" \
     && /opt/sparke/bin/python -m pip check
 
 FROM ${PYTHON_IMAGE}

@@ -10,8 +10,8 @@ from packaging.specifiers import SpecifierSet
 from app.doctor.finding import Finding, ok, problem, warning
 
 _PACKAGE = "sparke"
-_WORKERS_EXTRAS = ("cpu", "gpu")  # either of them
-_SHOWN = ("redis", "torch", "diffusers", "transformers", "faiss-cpu", "faiss-gpu-cu12")
+_WORKERS_EXTRAS = ("engine", "worker")
+_SHOWN = ("redis", "torch", "diffusers", "transformers", "faiss-cpu")
 
 Installed = Callable[[str], str | None]
 
@@ -53,10 +53,8 @@ def judge_packages(needs: Iterable[Requirement], installed: Installed) -> list[F
     wanted = [need for need in needs if _holds(need, "")]
     has_torch = installed("torch") is not None
     if has_torch:
-        wanted += [need for need in needs if _holds(need, "engine") and need not in wanted]
+        wanted += [need for need in needs if _is_workers(need) and need not in wanted]
     faults = [fault for need in wanted if (fault := _fault_of(need, installed)) is not None]
-    if has_torch and (fault := _lacking_extra(needs, installed)) is not None:
-        faults.append(fault)
     if faults:
         return faults
     shown = [f"{name} {found}" for name in _SHOWN if (found := installed(name)) is not None]
@@ -64,18 +62,8 @@ def judge_packages(needs: Iterable[Requirement], installed: Installed) -> list[F
     return [ok("packages", f"all within their ranges: {', '.join(shown)}{rest}")]
 
 
-def _lacking_extra(needs: Iterable[Requirement], installed: Installed) -> Finding | None:
-    """What neither extra's own packages are complete for: None as soon as one is."""
-    lacks = []
-    for extra in _WORKERS_EXTRAS:
-        own = [
-            need for need in needs if _holds(need, extra) and not _holds(need, "") and need.name != _PACKAGE
-        ]
-        faults = [fault for need in own if (fault := _fault_of(need, installed)) is not None]
-        if not faults:
-            return None
-        lacks.append(faults[0])
-    return problem("packages", lacks[0].found, f"pip install '{_PACKAGE}[cpu]' or '{_PACKAGE}[gpu]'")
+def _is_workers(need: Requirement) -> bool:
+    return need.name != _PACKAGE and any(_holds(need, extra) for extra in _WORKERS_EXTRAS)
 
 
 def _fault_of(need: Requirement, installed: Installed) -> Finding | None:

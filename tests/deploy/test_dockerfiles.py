@@ -73,8 +73,8 @@ def test_the_api_has_neither_torch_nor_an_extra_but_traces(dockerfiles, root):
     assert not re.search(r"torch|diffusers|faiss|transformers", needs)
 
 
-def test_the_worker_takes_the_extras_that_exist_and_the_makefiles_torch(dockerfiles, root):
-    """The build argument chooses cpu or gpu, and both have the version of torch that is developed with."""
+def test_the_worker_takes_its_extra_and_the_makefiles_torch(dockerfiles, root):
+    """The build argument chooses torch's build for cpu or cuda, in the version that is developed with; the rest is one."""
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     instructions = dockerfiles["docker/worker.Dockerfile"]
     arguments = dict(one.rest.split("=", 1) for one in instructions if one.word == "ARG")
@@ -84,9 +84,10 @@ def test_the_worker_takes_the_extras_that_exist_and_the_makefiles_torch(dockerfi
         if one.word == "RUN" and "case" in one.rest
         for word in re.findall(r"\b(\w+)\) /opt", one.rest)
     }
-    assert chosen == {"cpu", "gpu"} <= set(extras)
-    assert arguments["EXTRA"] in chosen
-    assert any('".[${EXTRA},otel]"' in one.rest for one in instructions)
+    assert chosen == {"cpu", "cuda"}
+    assert arguments["TORCH_BUILD"] in chosen
+    assert {"worker", "otel"} <= set(extras)
+    assert any('".[worker,otel]"' in one.rest for one in instructions)
     assert set(re.findall(r"torch==([\d.]+)", (root / "Makefile").read_text())) == {
         arguments["TORCH_VERSION"]
     }
@@ -106,8 +107,9 @@ def test_the_gpu_image_pins_all_of_cuda_by_hash(dockerfiles, root):
     assert set(re.findall(r"torch==([\d.]+)", (root / "Makefile").read_text())) == {
         pinned["torch"].split()[0]
     }
-    for needed in ("triton", "cuda-toolkit", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cublas-cu12"):
+    for needed in ("triton", "cuda-toolkit", "nvidia-cublas", "nvidia-cudnn-cu13"):
         assert needed in pinned
+    assert not [name for name in pinned if name.endswith("-cu12")]  # a second CUDA beside torch's own
     assert not set(pinned) & set(_pinned((root / "constraints.txt").read_text()))
     commands = " ".join(one.rest for one in dockerfiles["docker/worker.Dockerfile"] if one.word == "RUN")
     assert "--no-deps --require-hashes --requirement docker/requirements-gpu.txt" in commands

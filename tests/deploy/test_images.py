@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def images(root, dockerfiles, tmp_path_factory):
-    """The API's image and the worker's of the extra `cpu`."""
+    """The API's image and the worker's with the CPU build of torch."""
     folder = tmp_path_factory.mktemp("images")
     base = REHEARSAL.make_base(folder / "base", ["python3.11", "python3.11-venv"])
     # Where pip's own settings name a file of torch, its index of CPU builds is not asked.
@@ -45,7 +45,7 @@ def images(root, dockerfiles, tmp_path_factory):
     for name in ("api", "worker"):
         (folder / name).mkdir()
         builder = REHEARSAL.Builder(
-            base=base, context=root, folder=folder / name, arguments=arguments | {"EXTRA": "cpu"}
+            base=base, context=root, folder=folder / name, arguments=arguments | {"TORCH_BUILD": "cpu"}
         )
         made[name] = builder.build(dockerfiles[f"docker/{name}.Dockerfile"])
     return made
@@ -172,7 +172,7 @@ def test_nothing_but_volumes_can_be_written(images):
 
 
 def test_the_api_has_no_torch_and_the_worker_no_cuda(images):
-    """Each image holds what it runs: the API nothing of the engine, the worker of the extra `cpu` no CUDA."""
+    """Each image holds what it runs: the API nothing of the engine, the worker with the CPU build of torch no CUDA."""
     listed = {
         name: image.run(["python", "-m", "pip", "list", "--format=freeze"], entrypoint=[]).stdout.lower()
         for name, image in images.items()
