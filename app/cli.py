@@ -59,7 +59,7 @@ def serve(host: Host = None, port: Port = None, data_dir: DataDir = None) -> Non
 @cli.command()
 def api(host: Host = None, port: Port = None, data_dir: DataDir = None, redis_url: RedisUrl = None) -> None:
     """Run the API alone, against a shared Redis."""
-    from app.http.main import run_api  # noqa: PLC0415 - each command loads what it needs
+    from app.http.process.main import run_api  # noqa: PLC0415 - each command loads what it needs
 
     settings = read_settings(host=host, port=port, data_dir=data_dir, redis_url=redis_url)
     warn_of_unknown()

@@ -21,9 +21,9 @@ from redis.asyncio import Redis
 from app.errors import ConfigurationError, StoreUnavailable
 from app.http.app import create_app
 from app.http.deps import Deps
-from app.http.main import refuse_to_be_open
-from app.http.server import bind, serving, url_of
-from app.http.wiring import open_deps
+from app.http.process.main import refuse_to_be_open
+from app.http.process.server import bind, serving, url_of
+from app.http.process.wiring import open_deps
 from app.memory.migration import migrate
 from app.redis.cancelling import end_task
 from app.redis.connection import connect

@@ -218,7 +218,7 @@ def test_imports_follow_the_layers():
     assert "0 broken" in ended.stdout
 
 
-@pytest.mark.parametrize("module", ["app.http.app", "app.http.main", "app.serve", "app.cli"])
+@pytest.mark.parametrize("module", ["app.http.app", "app.http.process.main", "app.serve", "app.cli"])
 def test_the_api_loads_no_torch(module: str):
     """In a fresh process, importing what an API process runs loads nothing heavy."""
     code = (

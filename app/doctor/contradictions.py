@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from app.doctor.finding import Finding, ok, problem, warning
-from app.http.auth import is_loopback
+from app.http.guard.auth import is_loopback
 from app.redis.sentinel_url import is_sentinel_url, sentinel_hosts
 from app.settings import Settings
 

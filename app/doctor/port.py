@@ -6,7 +6,7 @@ import httpx
 
 from app.doctor.finding import Finding, ok, problem, warning
 from app.errors import ConfigurationError
-from app.http.server import bind, url_of
+from app.http.process.server import bind, url_of
 from app.settings import Settings
 
 _PATIENCE_S = 5.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.doctor.finding import Finding, ok, problem, shown_bytes, warning
 from app.errors import ConfigurationError
-from app.http.auth import is_loopback
+from app.http.guard.auth import is_loopback
 from app.memory.migration import DATA_FORMAT, refuse_other_format
 from app.redis.connection import MIN_VERSION, explain_mode, parse_version
 from app.redis.server_binary import find_server

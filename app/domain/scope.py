@@ -7,7 +7,7 @@ from app.errors import InvalidValue
 
 
 class Scope(StrEnum):
-    """One of the four kinds of routes; `app.http.scopes` says which route is of which kind."""
+    """One of the four kinds of routes; `app.http.guard.scopes` says which route is of which kind."""
 
     GENERATE = "generate"
     READ = "read"

@@ -9,8 +9,8 @@ from fastapi.routing import iter_route_contexts
 
 from app.http.deps import Deps
 from app.http.errors import install_error_handlers
-from app.http.middleware import RequestMiddleware
-from app.http.openapi import build_openapi
+from app.http.guard.middleware import RequestMiddleware
+from app.http.openapi.document import build_openapi
 from app.http.routes import (
     admin,
     archives,

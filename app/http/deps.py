@@ -12,10 +12,10 @@ from app.batches.store import BatchStore
 from app.catalogue import Catalogue
 from app.files.contents import FileContents
 from app.files.store import FileStore
-from app.http.background import Background
-from app.http.pictures import PictureReader
-from app.http.thumbnails import Thumbnailer
-from app.http.uploads import Slots, UploadSlots
+from app.http.forms.pictures import PictureReader
+from app.http.forms.thumbnails import Thumbnailer
+from app.http.forms.uploads import Slots, UploadSlots
+from app.http.process.background import Background
 from app.images.store import ImageStore
 from app.images.urls import UrlSigner
 from app.jobs.events import JobEvents

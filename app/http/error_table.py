@@ -47,7 +47,7 @@ from app.errors import (
     VersionGone,
     WaitTimeout,
 )
-from app.http.answers import ErrorMember
+from app.http.bodies.answers import ErrorMember
 from app.http.member_faults import MEMBER_CODES
 
 INTERNAL_MESSAGE = "The server failed on this request. The log has the cause under the request id."

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from app.errors import ImagesSpent, QueueFull, ServiceError
-from app.http.answers import ErrorMember
+from app.http.bodies.answers import ErrorMember
 from app.http.error_table import (
     INTERNAL_MESSAGE,
     INVALID_REQUEST,
@@ -26,8 +26,8 @@ from app.http.error_table import (
     message_of,
     title_and_code,
 )
+from app.http.guard.rate_limit import refused_headers
 from app.http.member_faults import MAX_NAME_CHARS, explain_members
-from app.http.rate_limit import refused_headers
 from app.telemetry.metrics.http import METHODS
 
 PROBLEM_JSON = "application/problem+json"

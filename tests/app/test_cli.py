@@ -184,7 +184,7 @@ def test_what_is_wrong_is_said_in_one_place(
 def test_no_command_but_worker_loads_torch():
     """The API and the keys start in a moment: torch is not loaded, not even indirectly."""
     program = (
-        "import sys, app.cli, app.serve, app.http.main\n"
+        "import sys, app.cli, app.serve, app.http.process.main\n"
         "print([name for name in ('torch', 'diffusers', 'transformers', 'faiss', 'sparke_engine')"
         " if name in sys.modules])"
     )

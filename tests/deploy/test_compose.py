@@ -12,7 +12,7 @@ import yaml
 
 from app.catalogue import load_catalogue
 from app.cli import cli
-from app.http.auth import is_loopback
+from app.http.guard.auth import is_loopback
 from app.settings import Settings
 
 

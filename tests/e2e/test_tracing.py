@@ -182,7 +182,7 @@ def test_without_the_extra_everything_runs(tmp_path: Path):
 def test_without_an_endpoint_nothing_is_set_up():
     """No exporter is loaded, and there is no provider of spans; redis-py loads the SDK's metrics where it is installed."""
     code = (
-        "import sys, app.http.main, app.worker.main\n"
+        "import sys, app.http.process.main, app.worker.main\n"
         "from app.telemetry.exporting import exporting_traces\n"
         "with exporting_traces('x'): pass\n"
         "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk.trace', 'opentelemetry.exporter'))])"

@@ -8,14 +8,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from app.domain.ids import NAME_FORM, TenantId, parse_tenant_id
 from app.domain.scope import USUAL_SCOPES, parse_scopes
 from app.errors import InvalidId, NotFound
-from app.http.admin_bodies import KEY_DOCS, QUOTAS_DOCS, ROTATE_DOCS, KeyBody, QuotasBody, RotateBody
-from app.http.auditing import note
-from app.http.auth import Tenant
-from app.http.deps import Deps, DepsOf
-from app.http.error_docs import fails_with
-from app.http.json_body import read_json
-from app.http.routes.usage import Days
-from app.http.tenant_answers import (
+from app.http.bodies.admin_bodies import KEY_DOCS, QUOTAS_DOCS, ROTATE_DOCS, KeyBody, QuotasBody, RotateBody
+from app.http.bodies.json_body import read_json
+from app.http.bodies.tenant_answers import (
     KeyAnswer,
     KeysAnswer,
     NewKeyAnswer,
@@ -27,6 +22,11 @@ from app.http.tenant_answers import (
     describe_tenant,
     read_usage,
 )
+from app.http.deps import Deps, DepsOf
+from app.http.guard.auditing import note
+from app.http.guard.auth import Tenant
+from app.http.openapi.error_docs import fails_with
+from app.http.routes.usage import Days
 from app.tenants.keys import DEFAULT_GRACE_S, IssuedKey, KeyWish
 
 MAX_LISTED = 100

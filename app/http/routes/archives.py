@@ -15,14 +15,14 @@ from app.domain.ids import (
     parse_import_id,
 )
 from app.errors import InvalidId
-from app.http.archive_answers import ImportAnswer, describe_import
-from app.http.auditing import note
-from app.http.auth import Tenant
+from app.http.bodies.archive_answers import ImportAnswer, describe_import
+from app.http.bodies.generation import to_memory_name
+from app.http.bodies.memory_answers import MAX_VERSION
+from app.http.course.imports import OCTETS, ImportQuery, receive_import
 from app.http.deps import DepsOf
-from app.http.error_docs import fails_with
-from app.http.generation import to_memory_name
-from app.http.imports import OCTETS, ImportQuery, receive_import
-from app.http.memory_answers import MAX_VERSION
+from app.http.guard.auditing import note
+from app.http.guard.auth import Tenant
+from app.http.openapi.error_docs import fails_with
 from app.http.routes.files import disposition
 from app.http.routes.memories import parse_memory
 from app.memory.exporting import skip

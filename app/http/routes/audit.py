@@ -6,10 +6,10 @@ from fastapi import APIRouter, Query
 
 from app.audit.log import AuditQuery
 from app.domain.audit import RECORD_FORM, Journal
-from app.http.audit_answers import AuditAnswer, describe_record
-from app.http.auth import Tenant
+from app.http.bodies.audit_answers import AuditAnswer, describe_record
 from app.http.deps import DepsOf
-from app.http.error_docs import fails_with
+from app.http.guard.auth import Tenant
+from app.http.openapi.error_docs import fails_with
 
 MAX_LISTED = 100
 

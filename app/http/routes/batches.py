@@ -10,14 +10,14 @@ from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import BATCH_FORM, BatchId, TenantId, make_batch_id, parse_batch_id, parse_file_id
 from app.errors import InvalidId, InvalidValue, NotFound
 from app.files.store import no_such_file
-from app.http.auth import Tenant
-from app.http.batch_answers import BatchAnswer, BatchBody, BatchesAnswer, describe_batch
+from app.http.bodies.batch_answers import BatchAnswer, BatchBody, BatchesAnswer, describe_batch
+from app.http.bodies.json_body import read_json
+from app.http.bodies.showing import base_url_of
+from app.http.course.submission import IdempotencyKey, idempotency_of
 from app.http.deps import Deps, DepsOf
-from app.http.error_docs import fails_with
-from app.http.json_body import read_json
-from app.http.openapi import BATCH_DOCS
-from app.http.showing import base_url_of
-from app.http.submission import IdempotencyKey, idempotency_of
+from app.http.guard.auth import Tenant
+from app.http.openapi.document import BATCH_DOCS
+from app.http.openapi.error_docs import fails_with
 
 MAX_LISTED = 100
 

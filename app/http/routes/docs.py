@@ -5,7 +5,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
-from app.http.headers import DOCS_SECURITY
+from app.http.guard.headers import DOCS_SECURITY
 
 _ASSETS = files("fastapi_offline") / "static"
 _CACHED = {"cache-control": "public, max-age=86400"}

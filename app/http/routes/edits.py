@@ -2,15 +2,15 @@
 
 from fastapi import APIRouter, Request, Response
 
-from app.http.answering import answer_images, wish_of
-from app.http.answers import GenerationAnswer
-from app.http.auth import Tenant
+from app.http.bodies.answers import GenerationAnswer
+from app.http.course.answering import answer_images, wish_of
+from app.http.course.edits import submit_edit
+from app.http.course.submission import IdempotencyKey, idempotency_of
 from app.http.deps import DepsOf
-from app.http.edit_form import receive_edit
-from app.http.edits import submit_edit
-from app.http.error_docs import fails_with
-from app.http.form_docs import EDIT_DOCS
-from app.http.submission import IdempotencyKey, idempotency_of
+from app.http.forms.edit_form import receive_edit
+from app.http.guard.auth import Tenant
+from app.http.openapi.error_docs import fails_with
+from app.http.openapi.form_docs import EDIT_DOCS
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 

@@ -15,12 +15,12 @@ from app.domain.ids import FILE_FORM, FileId, make_file_id, parse_file_id
 from app.errors import InvalidId, StorageFull, StoreUnavailable, TooManyFiles
 from app.files.keys import content_key
 from app.files.store import FileQuery, no_such_file
-from app.http.answers import FileAnswer, FileDeletedAnswer, FilesAnswer, describe_file
-from app.http.auth import Tenant
+from app.http.bodies.answers import FileAnswer, FileDeletedAnswer, FilesAnswer, describe_file
 from app.http.deps import Deps, DepsOf
-from app.http.error_docs import fails_with
-from app.http.openapi import CONTENT_DOCS, UPLOAD_DOCS
-from app.http.uploads import Upload, receive_upload
+from app.http.forms.uploads import Upload, receive_upload
+from app.http.guard.auth import Tenant
+from app.http.openapi.document import CONTENT_DOCS, UPLOAD_DOCS
+from app.http.openapi.error_docs import fails_with
 
 MAX_LISTED = 10_000
 AnyPurpose = Literal[

@@ -13,13 +13,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.domain.ids import ModelId
 from app.errors import CorruptRecord, NoWorker, ServiceError, StoreUnavailable, Unavailable
-from app.http.answers import LiveAnswer, LoadingAnswer, ReadyAnswer
-from app.http.auth import is_loopback
+from app.http.bodies.answers import LiveAnswer, LoadingAnswer, ReadyAnswer
 from app.http.deps import DepsOf
-from app.http.error_docs import fails_with
 from app.http.errors import service_problem
-from app.http.openapi import METRICS_DOCS, READY_DOCS
-from app.http.store_gauges import StoreGauges
+from app.http.guard.auth import is_loopback
+from app.http.openapi.document import METRICS_DOCS, READY_DOCS
+from app.http.openapi.error_docs import fails_with
+from app.http.process.store_gauges import StoreGauges
 from app.jobs.types import LoadStage, ModelProgress, WorkerInfo
 
 STORE_S = 2.0  # Redis may hang; whoever scrapes waits a few seconds, and would take this process for dead

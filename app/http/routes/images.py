@@ -8,16 +8,16 @@ from starlette.exceptions import HTTPException
 
 from app.domain.ids import ImageId, parse_image_id, parse_tenant_id
 from app.errors import NotFound, Unauthenticated
-from app.http.answering import answer_images, wish_of
-from app.http.answers import GenerationAnswer
-from app.http.auth import Tenant
+from app.http.bodies.answers import GenerationAnswer
+from app.http.bodies.generation_bodies import GenerationBody
+from app.http.bodies.json_body import read_json
+from app.http.course.answering import answer_images, wish_of
+from app.http.course.submission import IdempotencyKey, idempotency_of, submit
 from app.http.deps import DepsOf
-from app.http.error_docs import fails_with
-from app.http.generation_bodies import GenerationBody
-from app.http.json_body import read_json
-from app.http.openapi import GENERATION_DOCS, IMAGE_DOCS
-from app.http.submission import IdempotencyKey, idempotency_of, submit
-from app.http.thumbnails import MAX_PX, MIN_PX, Thumbnailer
+from app.http.forms.thumbnails import MAX_PX, MIN_PX, Thumbnailer
+from app.http.guard.auth import Tenant
+from app.http.openapi.document import GENERATION_DOCS, IMAGE_DOCS
+from app.http.openapi.error_docs import fails_with
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 

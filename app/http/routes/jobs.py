@@ -11,17 +11,17 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from app.domain.ids import JOB_FORM, JobId, ModelId, TenantId, parse_job_id
 from app.domain.job import JobRecord, JobState, Lane
 from app.errors import InvalidId, NotFound
-from app.http.auth import Tenant
+from app.http.bodies.generation_bodies import MAX_DEADLINE_S, JobBody
+from app.http.bodies.job_answers import JobAnswer, JobsAnswer, describe_job, job_json, jobs_json
+from app.http.bodies.json_body import read_json
+from app.http.bodies.showing import base_url_of
+from app.http.course.streaming import EventStream, read_preview
+from app.http.course.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
 from app.http.deps import Deps, DepsOf
-from app.http.error_docs import fails_with
-from app.http.generation_bodies import MAX_DEADLINE_S, JobBody
-from app.http.job_answers import JobAnswer, JobsAnswer, describe_job, job_json, jobs_json
-from app.http.json_body import read_json
-from app.http.openapi import EVENTS_DOCS, JOB_DOCS
-from app.http.rate_limit import accepted_headers
-from app.http.showing import base_url_of
-from app.http.streaming import EventStream, read_preview
-from app.http.submission import IdempotencyKey, Wish, cancel_job, idempotency_of, submit
+from app.http.guard.auth import Tenant
+from app.http.guard.rate_limit import accepted_headers
+from app.http.openapi.document import EVENTS_DOCS, JOB_DOCS
+from app.http.openapi.error_docs import fails_with
 from app.jobs.events import EVENT_FORM, order_of, parse_event_id
 from app.jobs.types import JobEvent, JobQuery
 

@@ -15,14 +15,8 @@ from app.domain.ids import (
     parse_memory_id,
 )
 from app.errors import InvalidId, NotFound
-from app.http.auditing import note
-from app.http.auth import Tenant
-from app.http.deps import DepsOf
-from app.http.error_docs import fails_with
-from app.http.forget_like import forget_like
-from app.http.forgetting import acknowledge, remove_remains
-from app.http.json_body import read_json
-from app.http.memory_answers import (
+from app.http.bodies.json_body import read_json
+from app.http.bodies.memory_answers import (
     MAX_VERSION,
     EntriesAnswer,
     ForgetBody,
@@ -34,8 +28,14 @@ from app.http.memory_answers import (
     describe_entries,
     describe_memory,
 )
-from app.http.memory_docs import FORGET_DOCS, SHAPE_DOCS
-from app.http.showing import base_url_of
+from app.http.bodies.showing import base_url_of
+from app.http.course.forget_like import forget_like
+from app.http.course.forgetting import acknowledge, remove_remains
+from app.http.deps import DepsOf
+from app.http.guard.auditing import note
+from app.http.guard.auth import Tenant
+from app.http.openapi.error_docs import fails_with
+from app.http.openapi.memory_docs import FORGET_DOCS, SHAPE_DOCS
 from app.memory.keys import MemoryKey
 from app.memory.overview import EntryQuery, no_such_memory
 

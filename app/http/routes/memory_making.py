@@ -7,14 +7,14 @@ from fastapi import APIRouter, Depends, Request
 
 from app.domain.ids import MemoryName, TenantId
 from app.errors import MemoryFull
-from app.http.auditing import note
-from app.http.auth import Tenant
+from app.http.bodies.json_body import read_json
+from app.http.bodies.memory_answers import MemoryAnswer, describe_memory
+from app.http.bodies.memory_bodies import CreateBody, ForkBody
 from app.http.deps import Deps, DepsOf
-from app.http.error_docs import fails_with
-from app.http.json_body import read_json
-from app.http.memory_answers import MemoryAnswer, describe_memory
-from app.http.memory_bodies import CreateBody, ForkBody
-from app.http.memory_docs import CREATE_DOCS, FORK_DOCS
+from app.http.guard.auditing import note
+from app.http.guard.auth import Tenant
+from app.http.openapi.error_docs import fails_with
+from app.http.openapi.memory_docs import CREATE_DOCS, FORK_DOCS
 from app.http.routes.memories import parse_memory
 from app.memory.keys import MemoryKey
 

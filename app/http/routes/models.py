@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
-from app.http.answers import ModelAnswer, ModelsAnswer, describe_model
-from app.http.auth import Tenant
+from app.http.bodies.answers import ModelAnswer, ModelsAnswer, describe_model
+from app.http.bodies.generation import find_model
+from app.http.course.edits import models_edits
 from app.http.deps import DepsOf
-from app.http.edits import models_edits
-from app.http.error_docs import fails_with
-from app.http.generation import find_model
+from app.http.guard.auth import Tenant
+from app.http.openapi.error_docs import fails_with
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -7,14 +7,9 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from app.domain.job import JobKind
 from app.domain.question import PreviewResult, SearchResult, StatsRequest, StatsResult
-from app.http.asking import ask, choose_model
-from app.http.auth import Tenant
-from app.http.deps import Deps, DepsOf
-from app.http.error_docs import fails_with
-from app.http.json_body import read_json
-from app.http.memory_answers import EntryAnswer, describe_entries
-from app.http.memory_docs import PREVIEW_DOCS, SEARCH_DOCS
-from app.http.question_answers import (
+from app.http.bodies.json_body import read_json
+from app.http.bodies.memory_answers import EntryAnswer, describe_entries
+from app.http.bodies.question_answers import (
     MAX_SAMPLE,
     FoundAnswer,
     FoundEntriesAnswer,
@@ -26,9 +21,14 @@ from app.http.question_answers import (
     ScoresAnswer,
     SearchBody,
 )
-from app.http.replays import check_replay
+from app.http.bodies.showing import base_url_of
+from app.http.course.asking import ask, choose_model
+from app.http.course.replays import check_replay
+from app.http.deps import Deps, DepsOf
+from app.http.guard.auth import Tenant
+from app.http.openapi.error_docs import fails_with
+from app.http.openapi.memory_docs import PREVIEW_DOCS, SEARCH_DOCS
 from app.http.routes.memories import parse_memory
-from app.http.showing import base_url_of
 from app.memory.keys import MemoryKey
 
 MAX_POINTS = 64

@@ -2,16 +2,16 @@
 
 from fastapi import APIRouter, Request, Response
 
-from app.http.answering import unless_disconnected
-from app.http.auth import Tenant
+from app.http.bodies.showing import base_url_of
+from app.http.course.answering import unless_disconnected
+from app.http.course.reference_answers import REFERENCE_DOCS, ReferenceAnswer, describe_reference, memory_of
+from app.http.course.references import submit_pictures
+from app.http.course.submission import IdempotencyKey, Wish, idempotency_of
 from app.http.deps import DepsOf
-from app.http.error_docs import fails_with
-from app.http.rate_limit import accepted_headers
-from app.http.reference_answers import REFERENCE_DOCS, ReferenceAnswer, describe_reference, memory_of
-from app.http.reference_form import receive_reference
-from app.http.references import submit_pictures
-from app.http.showing import base_url_of
-from app.http.submission import IdempotencyKey, Wish, idempotency_of
+from app.http.forms.reference_form import receive_reference
+from app.http.guard.auth import Tenant
+from app.http.guard.rate_limit import accepted_headers
+from app.http.openapi.error_docs import fails_with
 
 router = APIRouter(prefix="/v1/references", tags=["references"])
 

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.http.auth import Tenant
+from app.http.bodies.tenant_answers import UsageAnswer, read_usage
 from app.http.deps import DepsOf
-from app.http.error_docs import fails_with
-from app.http.tenant_answers import UsageAnswer, read_usage
+from app.http.guard.auth import Tenant
+from app.http.openapi.error_docs import fails_with
 
 MAX_DAYS = 366
 

@@ -7,13 +7,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from app.domain.ids import WebhookId, parse_webhook_id
 from app.domain.webhook import DEFAULT_GRACE_S, MAX_GRACE_S
 from app.errors import InvalidId, NotFound
-from app.http.auditing import note
-from app.http.auth import Tenant
-from app.http.deps import DepsOf
-from app.http.error_docs import fails_with
-from app.http.json_body import read_json
-from app.http.openapi import WEBHOOK_DOCS
-from app.http.webhook_answers import (
+from app.http.bodies.json_body import read_json
+from app.http.bodies.webhook_answers import (
     NewWebhookAnswer,
     WebhookAnswer,
     WebhookBody,
@@ -21,6 +16,11 @@ from app.http.webhook_answers import (
     WebhooksAnswer,
     describe_webhook,
 )
+from app.http.deps import DepsOf
+from app.http.guard.auditing import note
+from app.http.guard.auth import Tenant
+from app.http.openapi.document import WEBHOOK_DOCS
+from app.http.openapi.error_docs import fails_with
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.domain.ids import TenantId
 from app.domain.scope import Scope as KeyScope
 from app.http.app import create_app
-from app.http.server import bind, serving, url_of
-from app.http.wiring import open_deps
+from app.http.process.server import bind, serving, url_of
+from app.http.process.wiring import open_deps
 from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
 from app.settings import Settings, load_settings

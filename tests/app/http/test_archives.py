@@ -16,7 +16,7 @@ from PIL import Image
 
 from app.domain.ids import ImportId, LatentSpace, MemoryName, TenantId
 from app.errors import InvalidArchive
-from app.http.imports import Receiver, Target
+from app.http.course.imports import Receiver, Target
 from app.memory.importing import ImportLimits, MemoryImporter
 from app.memory.keys import MemoryKey
 from app.memory.store import MemoryStore

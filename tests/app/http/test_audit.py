@@ -10,8 +10,8 @@ import pytest
 from patience import PATIENCE_S
 
 from app.domain.scope import Scope
-from app.http.auditing import ACTS
-from app.http.scopes import NEEDED
+from app.http.guard.auditing import ACTS
+from app.http.guard.scopes import NEEDED
 from app.redis.connection import connect
 
 AUDIT = "/v1/admin/audit"

@@ -12,7 +12,7 @@ from openai.types import Batch
 from patience import PATIENCE_S
 
 from app.domain.ids import TenantId
-from app.http.wiring import open_deps
+from app.http.process.wiring import open_deps
 from app.settings import Settings
 
 ServeApi = Callable[[Settings], str]

@@ -8,7 +8,7 @@ import pytest
 from patience import wait_until
 
 from app.domain.ids import TenantId
-from app.http.wiring import open_deps
+from app.http.process.wiring import open_deps
 from app.jobs.workers import now_ms
 from app.redis.connection import connect
 from app.tenants.names import DELETIONS_KEY

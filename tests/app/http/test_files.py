@@ -19,8 +19,8 @@ from app.domain.ids import TenantId, make_file_id
 from app.files.contents import FileContents
 from app.files.keys import content_key
 from app.files.store import FileStore
+from app.http.forms.uploads import clean_filename
 from app.http.routes.files import disposition
-from app.http.uploads import clean_filename
 from app.jobs.workers import now_ms
 from app.redis.connection import connect
 from app.settings import Settings

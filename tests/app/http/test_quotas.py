@@ -5,7 +5,7 @@ import openai
 import pytest
 from patience import PATIENCE_S
 
-from app.http.rate_limit import IMAGES_LIMIT, IMAGES_REMAINING, IMAGES_RESET, LIMIT, REMAINING, RESET
+from app.http.guard.rate_limit import IMAGES_LIMIT, IMAGES_REMAINING, IMAGES_RESET, LIMIT, REMAINING, RESET
 
 JOB = {"model": "unserved", "prompt": "x"}
 

@@ -17,7 +17,7 @@ from patience import PATIENCE_S, wait_until
 from app.domain.ids import ModelId, WorkerId
 from app.http.error_table import all_codes, codes_of
 from app.http.errors import PROBLEM_JSON
-from app.http.openapi import GENERATION_EXAMPLES
+from app.http.openapi.document import GENERATION_EXAMPLES
 from app.jobs.types import ModelProgress, WorkerInfo
 from app.jobs.workers import WorkerRegistry, now_ms
 from app.redis.connection import connect

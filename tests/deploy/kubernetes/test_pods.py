@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from app.catalogue import load_catalogue
 from app.cli import cli
-from app.http.auth import is_loopback
+from app.http.guard.auth import is_loopback
 from app.http.routes import health
 from app.settings import Settings
 from app.worker.main import _DEVICE_CLOSE_S

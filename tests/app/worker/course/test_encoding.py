@@ -12,7 +12,7 @@ from app.domain.encoding import EncodeRequest
 from app.domain.ids import LatentSpace, MemoryName, ModelId, TenantId, image_id
 from app.domain.job import JobKind, JobState
 from app.errors import MemoryFrozen, StoreUnavailable
-from app.http.references import result_of_pictures
+from app.http.course.references import result_of_pictures
 from app.images.store import sent_picture_key
 from app.jobs.workers import now_ms
 from app.memory.forgetting import MemoryForgetter

@@ -1,0 +1,1 @@
+"""What every request passes: who asks, for what, how much is left, and what is noted of it."""
