@@ -28,6 +28,7 @@ _FEW_STEPS = {
 }  # read DDIM's configuration, though diffusers does not list them beside it
 _STRAIGHT = {"cpu", "cuda", "mps"}  # diffusers takes these for a whole pipeline, and no number of a device
 _NO_MODEL = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError)
+_WORDS = "aeiounrst"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -90,11 +91,9 @@ def load_pipeline(
 
     Where the hub does not answer, what is in its cache is loaded unasked; what is not there is tried for all the same.
     """
-    from diffusers import DiffusionPipeline  # noqa: PLC0415 - two seconds that the toy can do without
-
     place = str(demo_weights()) if source == DEMO else source
     load = partial(
-        DiffusionPipeline.from_pretrained,
+        _load_whole,
         place,
         revision=revision,
         dtype=dtype,
@@ -119,6 +118,24 @@ def load_pipeline(
     if source == DEMO:
         mark_preset(pipe, "demo")
     return pipe if device in _STRAIGHT else pipe.to(device)
+
+
+def _load_whole(place: str, **asked: Any) -> Any:
+    """What diffusers loads, with all that it is made of. OSError where files are missing.
+
+    Of weights diffusers says so itself; but of no files transformers makes a tokenizer to which all words are the same.
+    """
+    from diffusers import DiffusionPipeline  # noqa: PLC0415 - two seconds that the toy can do without
+    from transformers import PreTrainedTokenizerBase  # noqa: PLC0415 - likewise
+
+    pipe = DiffusionPipeline.from_pretrained(place, **asked)
+    for name, part in pipe.components.items():
+        if (
+            isinstance(part, PreTrainedTokenizerBase)
+            and len({tuple(part.encode(one)) for one in _WORDS}) == 1
+        ):
+            raise OSError(f"{name} knows no words: its files are missing")
+    return pipe
 
 
 def _load_cached(load: Callable[..., Any]) -> Any:

@@ -107,6 +107,17 @@ def test_a_model_that_is_here_is_loaded_from_here(cached, hub):
     assert "Retrying" not in done.stderr
 
 
+def test_a_model_of_which_words_are_missing_is_not_all_here(cached):
+    """A download that was broken off may have all weights and no tokenizer."""
+    [tokenizer] = cached.glob("hub/*/snapshots/*/tokenizer")
+    shutil.rmtree(tokenizer)
+    with refusing() as endpoint:
+        done = run(LOAD, cached, endpoint)
+    assert done.returncode == 1
+    assert "ModelNotLoadable" in done.stderr
+    assert "`hf download acme/tiny`" in done.stderr.splitlines()[-1]
+
+
 def test_a_model_that_is_not_here_comes_with_what_to_do(tmp_path):
     """The message names the hub, the cache and the way."""
     with refusing() as endpoint:

@@ -24,6 +24,18 @@ def test_a_source_without_a_model(tmp_path: Path) -> None:
         load_engine(str(tmp_path))
 
 
+@pytest.mark.parametrize(("family", "tokenizer"), [("sdxl", "tokenizer_2"), ("pixart", "tokenizer")])
+def test_a_model_without_words_is_none(
+    model_directories: dict[str, Path], tmp_path: Path, family: str, tokenizer: str
+) -> None:
+    """Of no files transformers makes a tokenizer that knows no word: all prompts would be one."""
+    directory = tmp_path / "wordless"
+    shutil.copytree(model_directories[family], directory)
+    shutil.rmtree(directory / tokenizer)
+    with pytest.raises(ModelNotLoadable, match=f"{tokenizer} knows no words"):
+        load_engine(str(directory))
+
+
 def test_only_safetensors_are_read(model_directories: dict[str, Path], tmp_path: Path) -> None:
     """A directory whose weights are pickles is refused."""
     directory = tmp_path / "pickled"
