@@ -200,6 +200,7 @@ def test_without_an_endpoint_nothing_is_set_up():
         ({"OTEL_EXPORTER_OTLP_HEADERS": "a=b,Basic c2VjcmV0"}, "part 2 of OTEL_EXPORTER_OTLP_HEADERS"),
         ({"OTEL_EXPORTER_OTLP_TRACES_HEADERS": "c2VjcmV0"}, "part 1 of OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
         ({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Basic c2VjcmV0"}, None),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "c2VjcmV0", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "a=b"}, None),
         ({"OTEL_TRACES_EXPORTER": "none"}, None),
         ({"OTEL_SDK_DISABLED": "TRUE"}, None),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
