@@ -3,6 +3,7 @@
 import itertools
 import random
 import socket
+from collections.abc import Sequence
 
 # `sparke api`, but it does not outlive us, whatever becomes of us. Its first argument is our process id.
 MORTAL_API = """
@@ -18,10 +19,10 @@ _PORTS = range(10_000, 20_000)
 """Below those that the kernel gives away by itself, as to every client; so is what lies 10,000 above, for the buses of clusters."""
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody has now, all different. Drawn from some thousands, so that nobody else takes one before it is used."""
-    drawn = random.SystemRandom().sample(_PORTS, len(_PORTS))
-    return list(itertools.islice(filter(_is_free, drawn), number))
+def free_ports(number: int, among: Sequence[int] = _PORTS) -> list[int]:
+    """Ports that nobody has now, all different; fewer where there are no more. This process keeps them while it lives."""
+    drawn = random.SystemRandom().sample(among, len(among))
+    return list(itertools.islice(filter(_take, drawn), number))
 
 
 def free_port() -> int:
@@ -29,11 +30,15 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def _is_free(port: int) -> bool:
-    try:
-        for each in (port, port + 10_000):
-            with socket.create_server(("127.0.0.1", each)):
-                pass
-    except OSError:
-        return False
-    return True
+def _take(port: int) -> bool:
+    """Takes a port, if it is free: its number among those of UDP, which whoever draws here asks for, and no server of ours needs."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mark:
+        try:
+            mark.bind(("127.0.0.1", port))
+            for each in (port, port + 10_000):
+                with socket.create_server(("127.0.0.1", each)):
+                    pass
+        except OSError:
+            return False
+        mark.detach()  # and it stays open until the process ends
+        return True
