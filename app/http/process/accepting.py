@@ -32,9 +32,7 @@ class Accepting:
     files: FileStore
 
 
-def job_store(
-    deps: Accepting, *, replicas: Replicas | None = None, metrics: Metrics | None = None
-) -> JobStore:
+def job_store(deps: Accepting, metrics: Metrics, *, replicas: Replicas | None = None) -> JobStore:
     """Where jobs are accepted, within the tenants' quotas."""
     redis, settings, files = deps.redis, deps.settings, deps.files
     maker = MemoryMaker(redis, max_memories=settings.max_memories_per_tenant, clock_ms=now_ms)

@@ -63,10 +63,11 @@ def _make_driver(deps: Deps, redis: Redis, inputs: BatchInputs) -> BatchDriver:
     Lines wait for no replicas: what a fail-over undoes of them is done again from the batch, which lies in the same slot.
     """
     settings = deps.settings
+    accepting = Accepting(redis, settings, deps.catalogue, deps.desk, deps.files)
     room = settings.max_files_per_tenant + 2 * settings.max_open_batches_per_tenant
     stores = OutputStores(
         redis=redis,
-        jobs=job_store(Accepting(redis, settings, deps.catalogue, deps.desk, deps.files)),
+        jobs=job_store(accepting, deps.metrics),
         inputs=inputs,
         files=FileStore(redis, max_files=room, clock_ms=deps.now_ms),
         contents=deps.contents,

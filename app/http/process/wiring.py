@@ -67,7 +67,7 @@ async def open_deps(settings: Settings, redis_url: str) -> AsyncIterator[Deps]:
         )
         accepting = Accepting(redis, settings, catalogue, desk, files)
         metrics = _open_metrics(catalogue)
-        jobs = job_store(accepting, replicas=replicas, metrics=metrics)
+        jobs = job_store(accepting, metrics, replicas=replicas)
         waiter = JobWaiter(redis, jobs, registry, no_worker_grace_s=settings.no_worker_grace_s)
         images = await ImageStore.reach(settings.image_store_url)
         resolver = stack.enter_context(closing(SystemResolver()))

@@ -10,6 +10,7 @@ import openai
 import pytest
 from openai.types import Batch
 from patience import PATIENCE_S
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.domain.ids import TenantId
 from app.http.process.wiring import open_deps
@@ -130,6 +131,26 @@ def test_a_cancel(quiet: openai.OpenAI):
     assert batch.status == "cancelled"
     assert batch.cancelled_at is not None
     assert quiet.batches.cancel(made.id) == batch
+
+
+def test_a_cancelled_batchs_jobs_are_counted(quiet: openai.OpenAI):
+    """Each that had not begun, by the process that drives the batch."""
+
+    def counted(name: str) -> float:
+        text = httpx.get(str(quiet.base_url.join("/metrics")), timeout=PATIENCE_S).text
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == name)
+
+    accepted, cancelled = counted("sparke_jobs_accepted_total"), counted("sparke_jobs_cancelled_total")
+    file_id = _upload(quiet, *(_line(f"l{number}", prompt="a star") for number in range(3)))
+    made = quiet.batches.create(input_file_id=file_id, **_BATCH)
+    deadline_s = time.monotonic() + PATIENCE_S
+    while counted("sparke_jobs_accepted_total") < accepted + 3:
+        assert time.monotonic() < deadline_s, "the lines do not become jobs"
+        time.sleep(0.05)
+    quiet.batches.cancel(made.id)
+    _wait(quiet, made.id)
+    assert counted("sparke_jobs_cancelled_total") == cancelled + 3
 
 
 def test_an_ended_batch_cannot_be_cancelled(quiet: openai.OpenAI):
