@@ -52,7 +52,9 @@ def parse_memory_id(text: str) -> tuple[LatentSpace, MemoryName]:
     """The latent space and the name that a memory's id is made of, or InvalidId. Neither has a dot."""
     found = _MEMORY.fullmatch(text)
     if found is None:
-        raise InvalidId(f"a memory's id has the form {_MEMORY.pattern}, got {text[:140]!r}")
+        raise InvalidId(
+            f"a memory's id is its latent space, a dot and its name, as demo.default, got {text[:140]!r}"
+        )
     return LatentSpace(found[1]), MemoryName(found[2])
 
 

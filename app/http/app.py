@@ -11,6 +11,7 @@ from app.http.deps import Deps
 from app.http.errors import install_error_handlers
 from app.http.guard.middleware import RequestMiddleware
 from app.http.openapi.document import build_openapi
+from app.http.openapi.operation_docs import operation_name
 from app.http.routes import (
     admin,
     archives,
@@ -71,6 +72,7 @@ def create_app(deps: Deps) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_name,
         # Its spans have queries, signatures of URLs among them, and its logs bodies: RequestMiddleware makes the span.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
@@ -166,6 +167,9 @@ def _http_message(request: Request, error: HTTPException, headers: Mapping[str, 
 
 def _allowed_methods(request: Request) -> list[str]:
     """Every method that the path takes. The framework names those of one route, and a path may have several."""
+    named = _named_methods(request)
+    if named:
+        return [method for method in METHODS if method in named]
     routes = request.app.router.routes
     return [
         method
@@ -174,9 +178,18 @@ def _allowed_methods(request: Request) -> list[str]:
     ]
 
 
+def _named_methods(request: Request) -> set[str]:
+    """The methods of this very path, where one has it: `/v1/images/generations` has the form of an image's too, and is none."""
+    routes = iter_route_contexts(request.app.routes)
+    return {method for route in routes if route.path == request.url.path for method in route.methods or ()}
+
+
 async def _on_invalid_members(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
+    named = _named_methods(request)
+    if named and request.method not in named:
+        return await _on_http_exception(request, HTTPException(405))
     told = explain_members(list(error.errors()))
     return problem(
         request,

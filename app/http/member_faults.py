@@ -1,5 +1,6 @@
 """What pydantic finds wrong with members of a request, in words, under the codes of the OpenAI API."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,8 +51,13 @@ def _describe(member: Mapping[str, Any]) -> str:
     if kind == "string_too_long" and isinstance(value, str):
         got = f", got {len(value)}"
     elif "input" in member and _is_short(value):
-        got = f", got {value!r}"
+        got = f", got {_as_json(value)}"
     return f"{name}: {member['msg']}{got}" if name else f"{member['msg']}{got}"
+
+
+def _as_json(value: object) -> str:
+    """As the client has written it: `null` and `true`. Texts stay in single quotes, as in all messages."""
+    return repr(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _is_short(value: object) -> bool:

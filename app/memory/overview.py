@@ -193,7 +193,12 @@ class MemoryOverview:
 
 def no_such_memory(memory_id: str) -> NotFound:
     """The error for an id that names no memory of the tenant."""
-    return NotFound(f"there is no memory {memory_id[:140]!r}; it was deleted, or never was yours")
+    why = "it was deleted, or never was yours"
+    if "." not in memory_id:
+        why = (
+            "an id is the latent space, a dot and the name, as demo.default, and GET /v1/memories lists yours"
+        )
+    return NotFound(f"there is no memory {memory_id[:140]!r}; {why}")
 
 
 def _stats(memory: MemoryKey, meta: Any, log: Any) -> MemoryStats:

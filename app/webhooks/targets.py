@@ -95,7 +95,7 @@ class Targets:
         except httpx.InvalidURL as error:
             raise InvalidValue(f"this is no URL: {error}", param="url") from error
         if f"{url.scheme}://" not in schemes.split(" or ") or not url.raw_host:
-            raise InvalidValue(f"give a URL with a host that begins with {schemes}", param="url")
+            raise InvalidValue(f"give a URL that begins with {schemes} and has a host", param="url")
         port = _PORTS[url.scheme] if url.port is None else url.port
         if _HOST.fullmatch(url.raw_host) is None or not 0 < port < 65_536:
             raise InvalidValue("this is no URL: its host or port is not one", param="url")

@@ -134,7 +134,7 @@ def test_webhooks_from_their_making_to_their_end(tmp_path: Path):
         make = ("webhooks", "create", "--tenant", "acme", "--url", "http://127.0.0.1:9/in", *where)
         refused = _sparke(*make)
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr.startswith("sparke: give a URL with a host that begins with https://")
+        assert refused.stderr.startswith("sparke: give a URL that begins with https:// and has a host")
         made = _sparke(*make, SPARKE_WEBHOOKS_ALLOW_PRIVATE="true")
         assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", made.stdout), made.stderr
         [line] = _sparke("webhooks", "list", *where).stdout.splitlines()

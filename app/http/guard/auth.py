@@ -19,7 +19,7 @@ from app.http.guard.scopes import scope_of
 from app.telemetry.tracing import note
 from app.tenants.keys import KEY_PREFIX, claimed_key_id
 
-_HOW = "send it as 'Authorization: Bearer sk-sparke-...'; `sparke keys create --tenant NAME` makes one"
+_HOW = "send one as 'Authorization: Bearer sk-sparke-...'; `sparke keys create --tenant NAME` makes one"
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 

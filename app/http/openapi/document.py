@@ -20,6 +20,7 @@ from app.http.errors import PROBLEM_JSON
 from app.http.openapi.body_docs import SCHEMA_REF, json_body
 from app.http.openapi.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS, common_errors
 from app.http.openapi.event_docs import IMAGE_STREAM, JOB_STREAM
+from app.http.openapi.operation_docs import describe_path_members
 
 _ERRORS = "\n\nEvery error has the one body `Problem`. Its code is one of {codes}, or a failed job's own."
 _REQUEST_ID: dict[str, Any] = {
@@ -277,6 +278,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     components["headers"] = {"RequestId": _REQUEST_ID}
     for path in document["paths"].values():
         for operation in path.values():
+            describe_path_members(operation)
             _complete(operation)
     return document
 

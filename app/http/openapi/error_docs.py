@@ -12,6 +12,7 @@ _TITLES = {
     401: "No valid API key",
     403: "Not allowed, with this key or this signature",
     404: "There is no such thing",
+    405: "Another method is wanted here",
     408: "The body came too slowly",
     409: "It is over, or there already",
     410: "The memory is no longer whole, or the picture no longer there",

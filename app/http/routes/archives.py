@@ -30,7 +30,7 @@ from app.memory.importing import no_such_import
 
 MAX_BYTE = 2**53
 
-FromByte = Annotated[int, Query(ge=0, le=MAX_BYTE)]
+FromByte = Annotated[int, Query(ge=0, le=MAX_BYTE, description="The first byte of the archive that is sent.")]
 
 EXPORT_DOCS: dict[str, Any] = {
     "responses": {

@@ -52,7 +52,10 @@ async def generate_images(
 
 
 @router.get(
-    "/{image_id}", response_class=Response, responses=fails_with(400, 403, 404, 503), openapi_extra=IMAGE_DOCS
+    "/{image_id}",
+    response_class=Response,
+    responses=fails_with(400, 403, 404, 405, 503),  # 405: `generations` is no image
+    openapi_extra=IMAGE_DOCS,
 )
 async def show_image(  # noqa: PLR0917 - the members of a signed URL
     image_id: str,

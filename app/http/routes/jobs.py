@@ -104,7 +104,9 @@ async def show_job(request: Request, job_id: str, tenant_id: Tenant, deps: DepsO
     return await _show(request, tenant_id, _parse(job_id), deps)
 
 
-@router.post("/{job_id}/cancel", response_model=JobAnswer, responses=fails_with(404))
+@router.post(
+    "/{job_id}/cancel", response_model=JobAnswer, responses=fails_with(404), operation_id="cancel_job"
+)
 async def cancel(request: Request, job_id: str, tenant_id: Tenant, deps: DepsOf) -> Response:
     """Cancel a job: nothing of it enters a memory from now on. One that has ended stays as it is."""
     parsed = _parse(job_id)

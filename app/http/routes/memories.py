@@ -134,7 +134,10 @@ async def read_forget_body(request: Request, _tenant: Tenant, deps: DepsOf) -> F
 
 
 @router.post(
-    "/{memory_id}/forget", responses=fails_with(400, 404, 413, 415, 429, 504), openapi_extra=FORGET_DOCS
+    "/{memory_id}/forget",
+    responses=fails_with(400, 404, 413, 415, 429, 504),
+    openapi_extra=FORGET_DOCS,
+    operation_id="forget_entries",
 )
 async def forget(
     request: Request,

@@ -45,6 +45,7 @@ async def read_search_body(request: Request, _tenant: Tenant, deps: DepsOf) -> S
     "/{memory_id}/search",
     responses=fails_with(400, 404, 409, 410, 413, 415, 504),
     openapi_extra=SEARCH_DOCS,
+    operation_id="search_memory",
 )
 async def search(
     request: Request,
@@ -87,6 +88,7 @@ async def read_preview_body(request: Request, _tenant: Tenant, deps: DepsOf) -> 
     "/{memory_id}/preview",
     responses=fails_with(400, 404, 409, 410, 413, 415, 504),
     openapi_extra=PREVIEW_DOCS,
+    operation_id="preview_guidance",
 )
 async def preview(
     request: Request,

@@ -68,6 +68,6 @@ def _nothing_in(selection: ReferenceSelection, model: LoadedModel, member: str) 
     return ReferenceNotFound(
         f"{member}.reference names the memory {selection.name!r}, which holds nothing in the latent space"
         f" {model.spec.latent_space!r} of {model.spec.model_id}: make images with"
-        f" diversity.memory.name {selection.name!r} first",
+        f" diversity.memory.name {selection.name!r} first, or send pictures by POST /v1/references",
         param=f"{member}.reference",
     )

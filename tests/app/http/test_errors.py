@@ -75,10 +75,12 @@ def test_the_framework_answers_in_the_one_body(
         ("DELETE", "/v1/jobs", "GET, POST"),
         ("PUT", "/v1/files/file-x", "DELETE, GET"),
         ("POST", "/v1/models", "GET"),
+        ("GET", "/v1/images/generations", "POST"),
+        ("GET", "/v1/images/edits", "POST"),
     ],
 )
 def test_a_wrong_method_is_told_every_right_one(http: httpx.Client, method: str, path: str, allowed: str):
-    """Also where each method of a path is a route of its own."""
+    """Also where each method of a path is a route of its own, and where the path has the form of an image's."""
     answer = http.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     assert answer.json()["detail"].endswith(f"allowed here: {allowed}")

@@ -74,6 +74,14 @@ def test_what_names_no_memory_is_not_found(http, memory_id):
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), path
 
 
+def test_a_name_in_place_of_an_id_is_told_what_an_id_is(http):
+    """Requests name a memory, its paths take its id; and a list goes on after an id."""
+    message = http.get("/v1/memories/listed").json()["error"]["message"]
+    assert "the latent space, a dot and the name" in message
+    refused = http.get("/v1/memories", params={"after": "listed"})
+    assert (refused.status_code, "a dot and its name" in refused.json()["detail"]) == (400, True)
+
+
 def _entries(http, name):
     return http.get(f"/v1/memories/toy.{name}/entries").json()["data"]
 

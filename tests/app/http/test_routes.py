@@ -220,6 +220,21 @@ def test_the_openapi_document_is_whole(http: httpx.Client):
     assert generate["security"]
 
 
+def test_clients_are_generated_with_names_that_are_words(http: httpx.Client):
+    """Each operation has a name of its own without path and method in it, and every member of a path or query has words."""
+    operations = [
+        operation
+        for path in http.get("/openapi.json").json()["paths"].values()
+        for operation in path.values()
+    ]
+    names = [operation["operationId"] for operation in operations]
+    assert len(names) == len(set(names))
+    long = [name for name in names if not re.fullmatch(r"(livez|readyz|metrics|[a-z]+(_[a-z]+){1,3})", name)]
+    assert [name for name in long if name] + [name for name in names if "_v1_" in name] == []
+    members = [member for operation in operations for member in operation.get("parameters", [])]
+    assert [member["name"] for member in members if not member.get("description")] == []
+
+
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("example", GENERATION_EXAMPLES.values(), ids=GENERATION_EXAMPLES.keys())
 def test_the_examples_of_the_document_run(http: httpx.Client, example: dict[str, Any]):

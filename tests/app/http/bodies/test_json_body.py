@@ -76,6 +76,13 @@ def test_a_member_at_fault_is_named(http: httpx.Client, members: dict[str, objec
     assert len(answer.content) < 2000
 
 
+@pytest.mark.parametrize(("given", "shown"), [(None, "null"), (True, "true"), (3, "3")])
+def test_a_value_at_fault_is_shown_as_it_was_sent(http: httpx.Client, given: object, shown: str):
+    """In the words of JSON and not of Python."""
+    answer = http.post(PATH, json={"prompt": given})
+    assert _error(answer)["message"] == f"prompt: Input should be a valid string, got {shown}"
+
+
 def test_a_missing_prompt_is_named(http: httpx.Client):
     """The one member that must be there."""
     answer = http.post(PATH, json={})

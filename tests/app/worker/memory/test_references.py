@@ -123,6 +123,7 @@ async def test_a_reference_that_holds_nothing_fails_the_job_alone(bench, make_jo
     assert (bad.state, good.state) == (JobState.FAILED, JobState.SUCCEEDED)
     assert (bad.failure.code, bad.failure.param) == ("reference_not_found", f"diversity.{member}.reference")
     assert "brand" in bad.failure.message
+    assert "POST /v1/references" in bad.failure.message
 
 
 async def test_a_version_that_is_not_there_yet_names_its_member(bench, make_job):
