@@ -1,23 +1,24 @@
-"""A model hub on this machine: enough of its API for one pipeline to be found and downloaded, slowly if wanted."""
+"""A model hub on this machine: enough of its API for one pipeline to be found and downloaded, its files not before a test says so."""
 
 import hashlib
 import json
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from patience import PATIENCE_S
+from serving import serving
+
 COMMIT = "a" * 40
-_PIECE = 64 * 1024
 _WARNING = {"X-HF-Warning": "unauthenticated; sign in to be served faster"}  # which the hub's client logs
 
 
 def _handler(  # noqa: C901 - one class, whose methods are short
-    name: str, folder: Path, fetched: list[str], bytes_per_s: float
+    name: str, folder: Path, fetched: list[str], held_back: Mapping[str, threading.Event]
 ) -> type[BaseHTTPRequestHandler]:
     files = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
@@ -64,9 +65,11 @@ def _handler(  # noqa: C901 - one class, whose methods are short
             )
             if has_body:
                 fetched.append(file)
-                for start in range(0, len(data), _PIECE):
-                    time.sleep(len(data[start : start + _PIECE]) / bytes_per_s)
-                    self.wfile.write(data[start : start + _PIECE])
+                half = len(data) // 2
+                self.wfile.write(data[:half])
+                if file in held_back:
+                    assert held_back[file].wait(PATIENCE_S), f"nobody let go of {file}"
+                self.wfile.write(data[half:])
 
         def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
             self.send_response(status)
@@ -78,19 +81,16 @@ def _handler(  # noqa: C901 - one class, whose methods are short
 
 
 @contextmanager
-def local_hub(name: str, folder: Path, *, bytes_per_s: float = 1e12) -> Iterator[tuple[str, list[str]]]:
-    """Serves a folder as the repository `name`; its URL, and the files that were downloaded."""
+def local_hub(
+    name: str, folder: Path, *, held_back: Mapping[str, threading.Event] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Serves a folder as the repository `name`; its URL, and the files that were downloaded.
+
+    Of a file that is `held_back` the second half comes once its event is set.
+    """
     fetched: list[str] = []
-    handler = _handler(name, folder, fetched, bytes_per_s)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", fetched
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(_handler(name, folder, fetched, held_back or {})) as port:
+        yield f"http://127.0.0.1:{port}", fetched
 
 
 def _entry(name: str, path: Path) -> dict[str, Any]:

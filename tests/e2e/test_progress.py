@@ -4,18 +4,19 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import httpx
 import pytest
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from processes import free_port
 
 from tests.e2e.local_hub import local_hub
@@ -33,7 +34,13 @@ default_height_px = 32
 min_px = 32
 max_px = 64
 multiple_px = 8
+[[models.loras]]
+name = "star"
+source = "acme/tiny"
+weight_name = "star.safetensors"
 """
+PIPELINE, LORA = "unet/diffusion_pytorch_model.safetensors", "star.safetensors"
+"""Of the hub's files, one that is downloaded as such, and one that loading asks for."""
 STAGES = ["waiting", "downloading", "loading", "warming_up", "ready"]
 
 
@@ -44,6 +51,7 @@ def serving(folder: Path, hub: str, *, err: int, port: int) -> Iterator[subproce
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SPARKE_", "HF_"))}
     env |= {"SPARKE_MODELS_FILE": str(folder / "models.toml"), "SPARKE_DEVICE": "cpu"}
     env |= {"HF_ENDPOINT": hub, "HF_HOME": str(folder / "hub"), "COLUMNS": "100"}
+    env |= dict.fromkeys(("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"), f"{PATIENCE_S:g}")
     command = ["serve", "--port", str(port), "--data-dir", str(folder / "data")]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "app.cli", *command],
@@ -61,22 +69,41 @@ def serving(folder: Path, hub: str, *, err: int, port: int) -> Iterator[subproce
         process.stdout.close()
 
 
-def watch_until_ready(url: str) -> list[dict[str, Any]]:
-    """All different answers of /readyz until it is 200."""
-    seen: list[dict[str, Any]] = []
-    for _ in range(3000):
-        with suppress(httpx.TransportError):
-            answer = httpx.get(f"{url}/readyz", timeout=PATIENCE_S)
-            body = answer.json() | {
-                "retry_after": answer.headers.get("retry-after"),
-                "http": answer.status_code,
-            }
-            if not seen or seen[-1] != body:
-                seen.append(body)
-            if answer.status_code == 200:
-                return seen
-        time.sleep(0.05)
-    raise AssertionError(seen[-3:])
+@dataclass(frozen=True)
+class Probe:
+    """Asks /readyz, and keeps all different answers."""
+
+    url: str
+    seen: list[dict[str, Any]] = field(default_factory=list)
+
+    def look(self) -> dict[str, Any]:
+        """The answer now; an empty one while nothing listens."""
+        try:
+            answer = httpx.get(f"{self.url}/readyz", timeout=PATIENCE_S)
+        except httpx.TransportError:
+            return {}
+        body: dict[str, Any] = answer.json()
+        body |= {"retry_after": answer.headers.get("retry-after"), "http": answer.status_code}
+        if not self.seen or self.seen[-1] != body:
+            self.seen.append(body)
+        return body
+
+    def model(self) -> dict[str, Any]:
+        """What the answer now tells of the model."""
+        found: dict[str, Any] = self.look().get("models", {}).get("tiny", {})
+        return found
+
+
+def watch_until_ready(url: str, held_back: Mapping[str, Event]) -> list[dict[str, Any]]:
+    """All different answers of /readyz until it is 200. What is held back comes once the stage that waits for it was seen."""
+    probe = Probe(url)
+    wait_until(probe.look)
+    wait_until(lambda: (probe.model().get("total_bytes") or 0) > 100_000)
+    held_back[PIPELINE].set()
+    wait_until(lambda: probe.model().get("stage") == "loading")
+    held_back[LORA].set()
+    wait_until(lambda: probe.look().get("http") == 200)
+    return probe.seen
 
 
 def read_all(file: int, into: list[str]) -> Thread:
@@ -93,20 +120,33 @@ def read_all(file: int, into: list[str]) -> Thread:
 
 
 @pytest.fixture
-def hub(model_directories: dict[str, Path]) -> Callable[..., Any]:
-    """A hub that has one tiny Stable Diffusion, and a slow line."""
-    return lambda: local_hub("acme/tiny", model_directories["sd"], bytes_per_s=100_000)
+def hub(
+    model_directories: dict[str, Path], save_lora: Callable[..., Path], tmp_path: Path
+) -> Callable[..., Any]:
+    """A hub that has one tiny Stable Diffusion with a LoRA, and holds back what it is told to."""
+    folder = tmp_path / "acme"
+    shutil.copytree(model_directories["sd"], folder)
+    save_lora(folder, folder / LORA, seed=0)
+    return lambda held_back: local_hub("acme/tiny", folder, held_back=held_back)
 
 
-def test_a_terminal_and_readyz_show_each_stage(hub: Callable[..., Any], tmp_path: Path):
+@pytest.fixture
+def held_back() -> dict[str, Event]:
+    """What lets go of the files without which a stage is not over."""
+    return {PIPELINE: Event(), LORA: Event()}
+
+
+def test_a_terminal_and_readyz_show_each_stage(
+    hub: Callable[..., Any], held_back: dict[str, Event], tmp_path: Path
+):
     """Bytes as they come, then the other stages with their time, then a line that stays; `/readyz` says the same."""
     controller, terminal = pty.openpty()
     screen: list[str] = []
     reading = read_all(controller, screen)
     port = free_port()
-    with hub() as (url, _), serving(tmp_path, url, err=terminal, port=port):
+    with hub(held_back) as (url, _), serving(tmp_path, url, err=terminal, port=port):
         os.close(terminal)
-        seen = watch_until_ready(f"http://127.0.0.1:{port}")
+        seen = watch_until_ready(f"http://127.0.0.1:{port}", held_back)
     reading.join(PATIENCE_S)
     os.close(controller)
 
@@ -134,17 +174,19 @@ def test_a_terminal_and_readyz_show_each_stage(hub: Callable[..., Any], tmp_path
     assert not [line for line in text.splitlines() if line.startswith("{")]
 
 
-def test_where_nobody_watches_the_log_says_it(hub: Callable[..., Any], tmp_path: Path):
+def test_where_nobody_watches_the_log_says_it(
+    hub: Callable[..., Any], held_back: dict[str, Event], tmp_path: Path
+):
     """One line for each stage, in order, and no bar among them."""
     reader, writer = os.pipe()
     written: list[str] = []
     reading = read_all(reader, written)
     port = free_port()
-    with hub() as (url, fetched), serving(tmp_path, url, err=writer, port=port):
+    with hub(held_back) as (url, fetched), serving(tmp_path, url, err=writer, port=port):
         os.close(writer)
-        watch_until_ready(f"http://127.0.0.1:{port}")
+        watch_until_ready(f"http://127.0.0.1:{port}", held_back)
         made = httpx.post(
-            f"http://127.0.0.1:{port}/v1/images/generations", json={"prompt": "a star"}, timeout=60
+            f"http://127.0.0.1:{port}/v1/images/generations", json={"prompt": "a star"}, timeout=PATIENCE_S
         )
     reading.join(PATIENCE_S)
     os.close(reader)
@@ -155,5 +197,5 @@ def test_where_nobody_watches_the_log_says_it(hub: Callable[..., Any], tmp_path:
     stages = [line["stage"] for line in told if line["event"] == "model_progress"]
     assert list(dict.fromkeys(stages)) == ["downloading", "loading", "warming_up", "ready"]
     assert {"model_warmed_up", "sign in to be served faster"} <= {line["event"] for line in told}
-    assert "unet/diffusion_pytorch_model.safetensors" in fetched
+    assert {PIPELINE, LORA} <= set(fetched)
     assert len(fetched) == len(set(fetched))
