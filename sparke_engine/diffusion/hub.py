@@ -12,8 +12,8 @@ def is_on_hub(source: str) -> bool:
     return not source.startswith("builtin:") and not Path(source).exists()
 
 
-def hub_answers() -> bool:
-    """Whether the hub, or what HF_ENDPOINT names, answers within `ANSWER_S`, and not that it can do no more.
+def hub_answers(within_s: float = ANSWER_S) -> bool:
+    """Whether the hub, or what HF_ENDPOINT names, answers within that time, and not that it can do no more.
 
     True where HF_HUB_OFFLINE is set: its client asks nobody then. In a thread that is left behind where it takes longer, for the
     look-up of a name knows no limit.
@@ -23,14 +23,16 @@ def hub_answers() -> bool:
     if constants.HF_HUB_OFFLINE:
         return True
     answers: list[int] = []
+    with suppress(Exception):  # as below
+        get_session()  # it reads the machine's certificates when it is made, which is no wait for the hub
 
     def ask() -> None:
         with suppress(Exception):  # of whatever class: nothing answers
-            answers.append(get_session().head(constants.ENDPOINT, timeout=ANSWER_S).status_code)
+            answers.append(get_session().head(constants.ENDPOINT, timeout=within_s).status_code)
 
     thread = Thread(target=ask, name="hub", daemon=True)
     thread.start()
-    thread.join(ANSWER_S)
+    thread.join(within_s)
     return any(status < 500 and status != 429 for status in answers)
 
 

@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from patience import PATIENCE_S
+from serving import serving
 
 from sparke_engine.diffusion.pipelines import demo_weights
 
@@ -25,12 +26,9 @@ print(fetch_pipeline("acme/tiny", None, lambda done, total: None))
 print(time.monotonic() - began_s)
 print(type(load_pipeline("acme/tiny")).__name__)
 """
-ASK = """
-import time
+ASK = f"""
 from sparke_engine.diffusion.hub import hub_answers
-import huggingface_hub
-began_s = time.monotonic()
-print(hub_answers(), time.monotonic() - began_s)
+print(hub_answers(within_s={PATIENCE_S}))
 """
 
 
@@ -64,13 +62,8 @@ def answering(status: int) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def run(code: str, home: object, endpoint: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -100,7 +93,7 @@ def test_a_model_that_is_here_is_loaded_from_here(cached, hub):
         done = run(LOAD, cached, endpoint)
     is_answered, fetch_s, name = done.stdout.split()
     assert (is_answered, name) == ("False", "StableDiffusionPipeline"), done.stderr
-    assert float(fetch_s) < 3 + 5  # and what a busy machine adds
+    assert float(fetch_s) < 3 + 20  # what a busy machine adds; the client alone would need longer
     assert (
         time.monotonic() - began_s < 200
     )  # imports on a busy machine, and nothing like the client's patience
@@ -134,12 +127,10 @@ def test_a_model_that_is_not_here_comes_with_what_to_do(tmp_path):
 def test_what_counts_as_an_answer(tmp_path, status, answers):
     """Any, but that it can do no more: then the client would try again and again."""
     with answering(status) as endpoint:
-        assert run(ASK, tmp_path, endpoint).stdout.split()[0] == answers
+        assert run(ASK, tmp_path, endpoint).stdout.strip() == answers
 
 
 def test_nobody_is_asked_offline(tmp_path):
-    """HF_HUB_OFFLINE leaves all to the client, which asks nobody."""
+    """HF_HUB_OFFLINE leaves all to the client, which asks nobody: the port would not answer."""
     with silent() as endpoint:
-        is_answered, took_s = run(ASK, tmp_path, endpoint, HF_HUB_OFFLINE="1").stdout.split()
-    assert is_answered == "True"
-    assert float(took_s) < 2
+        assert run(ASK, tmp_path, endpoint, HF_HUB_OFFLINE="1").stdout.strip() == "True"
