@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from serving import serving
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -21,12 +21,8 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def port():
     """The port of a process that answers at /readyz and is unwell everywhere else."""
-    with HTTPServer(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    with serving(_Handler) as port:
+        yield port
 
 
 def _check(root, port, *arguments):

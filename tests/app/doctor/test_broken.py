@@ -3,15 +3,14 @@
 import re
 import runpy
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis as blocking_redis
+from serving import serving
 
 from app.doctor.examination import examine_all
 from app.doctor.finding import Finding, State
@@ -265,20 +264,9 @@ class _Stranger(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-@contextmanager
-def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    """The port of a server, for as long as the context lasts."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
-
-
 def test_a_port_that_is_taken(tmp_path):
     """By somebody else it is a problem."""
-    with listening(_Stranger) as port:
+    with serving(_Stranger) as port:
         told = found("port", looked_at(tmp_path, port=port))
     assert told.state is State.PROBLEM
     assert f"127.0.0.1 port {port} is taken, and not by this service" in told.found

@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from serving import serving
 
 COMMIT = "0" * 40
 LOOK = """
@@ -36,11 +37,9 @@ def test_the_cache_then_the_hub(tmp_path: Path):
     for path, text in (("refs/main", COMMIT), (f"snapshots/{COMMIT}/model_index.json", "{}")):
         (cached / path).parent.mkdir(parents=True)
         (cached / path).write_text(text, encoding="utf-8")
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(_Hub) as port:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "SPARKE_"))}
-        env |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}"}
+        env |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{port}"}
         done = subprocess.run(
             [sys.executable, "-P", "-c", LOOK],
             env=env,
@@ -49,8 +48,6 @@ def test_the_cache_then_the_hub(tmp_path: Path):
             timeout=200,
             check=False,
         )
-        server.shutdown()
-        thread.join()
     assert done.returncode == 0, done.stderr
     in_cache, on_hub, gone, wrong = done.stdout.splitlines()
     assert (in_cache, on_hub) == ("''", "None")

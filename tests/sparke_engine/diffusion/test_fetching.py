@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from serving import serving
 
 _PROGRAM = """
 from sparke_engine.diffusion.fetching import fetch_pipeline
@@ -35,11 +36,8 @@ class _Proxy(BaseHTTPRequestHandler):
 
 def test_whatever_answers_in_the_hubs_place_is_no_error_here(tmp_path):
     """A portal or a proxy: its answer makes errors of any class in the hub's client, and the load says what is wrong."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Proxy) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        given = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+    with serving(_Proxy) as port:
+        given = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path)}
         done = subprocess.run(
             [sys.executable, "-c", _PROGRAM],
             env={**os.environ, **given},
@@ -48,6 +46,4 @@ def test_whatever_answers_in_the_hubs_place_is_no_error_here(tmp_path):
             check=False,
             timeout=200,
         )
-        server.shutdown()
-        thread.join()
     assert done.stdout == "left to the load\n", done.stderr
