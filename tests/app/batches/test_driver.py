@@ -352,21 +352,27 @@ async def test_two_drivers_share_the_batches(desk):
 
 
 async def test_batches_of_all_tenants_advance_side_by_side(desk):
-    """One place, one tenant with three batches and one with one: all take turns, the lone one second."""
-    desk.limits = replace(desk.limits, max_driven=1, slice_s=0.05)
+    """One place, one tenant with three batches and one with one: tenants take turns, and a tenant's batches do."""
+    desk.limits = replace(desk.limits, max_driven=1, slice_s=0.02)
     many = [await desk.create(*(f"{name}{n}" for n in range(300)), tenant="acme") for name in "xyz"]
     lone = await desk.create(*(f"l{number}" for number in range(300)), tenant="bolt")
-    seen = []
+    driver = desk.driver()
 
-    async with desk.driving(desk.driver()) as driver, desk.working():
+    async def take_turn():
+        await driver.look()
+        [(batch, turn)] = driver._running.values()
+        await turn
+        return batch.batch_id
 
-        async def have_all_had_a_turn():
-            seen.extend(name for name in driver._running if name not in seen)
-            return len(seen) == 4 and await _has_begun(desk, lone)
+    async def have_all_begun():
+        await take_turn()
+        return all([await _has_begun(desk, batch) for batch in (*many, lone)])
 
-        await eventually(have_all_had_a_turn)
+    async with desk.working():
+        turns = [await take_turn() for _ in range(5)]
         states = [(await desk.read(batch)).state for batch in (*many, lone)]
-    assert seen == [batch.batch_id for batch in (many[0], lone, *many[1:])]
+        await eventually(have_all_begun)
+    assert turns == [batch.batch_id for batch in (many[0], lone, many[1], lone, many[2])]
     assert not any(state.is_ended for state in states)
 
 
