@@ -39,6 +39,9 @@ ENGINE_TESTS := tests/sparke_engine tests/benchmarks
 HTTP_TESTS := tests/app/http
 FUZZ_TESTS := tests/app/http/test_fuzz.py
 
+# Two parts at a time have a core each: threads of torch on both would wait for one another, on a busy machine for minutes.
+test test-engine test-http test-fuzz test-service test-whole: export OMP_NUM_THREADS ?= 1
+
 .PHONY: test
 test: $(STAMP) ## The default test suite (under 15 minutes on two cores): its parts side by side, two at a time, the longest first
 	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=line test-service test-whole test-engine test-http test-fuzz

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 from structlog.typing import ExcInfo
 
@@ -40,7 +40,8 @@ structlog.configure(
     ]
 )
 
-settings.register_profile("shared_cores", deadline=None)  # an example's time says nothing on a busy machine
+# On a busy machine the time of an example says nothing, and neither does that of making one up.
+settings.register_profile("shared_cores", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared_cores")
 
 

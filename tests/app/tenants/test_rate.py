@@ -88,7 +88,7 @@ async def test_a_smaller_quota_holds_at_once(redis, clock):
     assert (await _take(limiter, 10)).retry_after_s <= 6
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     per_minute=st.integers(1, 120),
     pauses_ms=st.lists(st.integers(0, 90_000) | st.integers(0, 600), min_size=1, max_size=40),
