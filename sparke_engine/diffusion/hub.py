@@ -1,8 +1,10 @@
 """Whether the hub answers, asked once and shortly. Its own client tries for half a minute, and for minutes where nothing comes back."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 ANSWER_S = 3.0
 
@@ -34,6 +36,14 @@ def hub_answers(within_s: float = ANSWER_S) -> bool:
     thread.start()
     thread.join(within_s)
     return any(status < 500 and status != 429 for status in answers)
+
+
+def cached_first(get: Callable[..., Any]) -> Any:
+    """What `get` finds in the hub's cache alone; what is not all there it may try to get, for as long as the hub's client does."""
+    try:
+        return get(local_files_only=True)
+    except OSError:
+        return get()
 
 
 def how_to_get(source: str) -> str:

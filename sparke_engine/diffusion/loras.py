@@ -12,12 +12,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 
+from sparke_engine.diffusion.hub import cached_first, how_to_get, hub_answers
 from sparke_engine.errors import InvalidArgument, LoraNotLoadable, ModelNotLoadable
 
 SUFFIX = ".safetensors"
@@ -80,6 +82,7 @@ class Loras:
 def find_lora(source: str, weight_name: str, revision: str | None = None) -> Path:
     """The file of a LoRA: a path (absolute, or one that begins with "."), or `weight_name` in such a folder or on the hub.
 
+    Where the hub does not answer, what is in its cache is taken unasked.
     Raises InvalidArgument where a path leads nowhere, ModelNotLoadable where the hub does not give it.
     """
     if source.startswith((".", "/")):
@@ -91,10 +94,12 @@ def find_lora(source: str, weight_name: str, revision: str | None = None) -> Pat
         return path
     from huggingface_hub import hf_hub_download  # noqa: PLC0415 - local files can do without
 
+    get, is_away = partial(hf_hub_download, source, weight_name, revision=revision), not hub_answers()
     try:
-        return Path(hf_hub_download(source, weight_name, revision=revision))
+        return Path(cached_first(get) if is_away else get())
     except (OSError, ValueError) as error:
-        raise ModelNotLoadable(f"no LoRA {weight_name} could be had from {source!r}: {error}") from error
+        why = f"{error}\n{how_to_get(source)}" if is_away else str(error)
+        raise ModelNotLoadable(f"no LoRA {weight_name} could be had from {source!r}: {why}") from error
 
 
 def load_loras(pipe: Any, files: Sequence[LoraFile]) -> Loras:

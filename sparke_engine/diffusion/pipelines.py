@@ -1,7 +1,7 @@
 """Loading: a hub id, a local directory, or a built-in model becomes a pipeline or an engine."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -12,7 +12,7 @@ import torch
 
 from sparke_engine.diffusion.engine import ImageEngine, PipelineEngine
 from sparke_engine.diffusion.families import served_pipelines
-from sparke_engine.diffusion.hub import how_to_get, hub_answers, is_on_hub
+from sparke_engine.diffusion.hub import cached_first, how_to_get, hub_answers, is_on_hub
 from sparke_engine.diffusion.library import default_preset, mark_preset
 from sparke_engine.diffusion.loras import LoraFile, load_loras
 from sparke_engine.diffusion.schedulers import adapter_for, supported_schedulers
@@ -104,7 +104,7 @@ def load_pipeline(
     )
     is_away = is_on_hub(place) and not hub_answers()
     try:
-        pipe = _load_cached(load) if is_away else load()
+        pipe = cached_first(load) if is_away else load()
     except _NO_MODEL as error:
         why = f"{error}\n{how_to_get(source)}" if is_away else str(error)
         raise ModelNotLoadable(f"no model could be loaded from {source!r}: {why}") from error
@@ -136,14 +136,6 @@ def _load_whole(place: str, **asked: Any) -> Any:
         ):
             raise OSError(f"{name} knows no words: its files are missing")
     return pipe
-
-
-def _load_cached(load: Callable[..., Any]) -> Any:
-    """What `load` finds in the hub's cache alone; what is not all there it may try to get, for as long as the hub's client does."""
-    try:
-        return load(local_files_only=True)
-    except OSError:
-        return load()
 
 
 def demo_weights() -> Path:

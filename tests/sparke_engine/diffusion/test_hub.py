@@ -26,6 +26,13 @@ print(fetch_pipeline("acme/tiny", None, lambda done, total: None))
 print(time.monotonic() - began_s)
 print(type(load_pipeline("acme/tiny")).__name__)
 """
+FIND = """
+import time
+from sparke_engine.diffusion.loras import find_lora
+import huggingface_hub
+began_s = time.monotonic()
+print(find_lora("acme/tiny", "style.safetensors").name, time.monotonic() - began_s)
+"""
 ASK = f"""
 from sparke_engine.diffusion.hub import hub_answers
 print(hub_answers(within_s={PATIENCE_S}))
@@ -98,6 +105,26 @@ def test_a_model_that_is_here_is_loaded_from_here(cached, hub):
         time.monotonic() - began_s < 200
     )  # imports on a busy machine, and nothing like the client's patience
     assert "Retrying" not in done.stderr
+
+
+def test_a_lora_that_is_here_is_taken_from_here(cached):
+    """As a model is: each would cost the client's patience by itself."""
+    [snapshot] = cached.glob("hub/*/snapshots/*")
+    (snapshot / "style.safetensors").write_bytes(b"any")
+    with silent() as endpoint:
+        done = run(FIND, cached, endpoint)
+    name, took_s = done.stdout.split()
+    assert name == "style.safetensors"
+    assert float(took_s) < 3 + 5  # and what a busy machine adds; the client alone takes 10 and more
+
+
+def test_a_lora_that_is_not_here_comes_with_what_to_do(cached):
+    """As a model does."""
+    with refusing() as endpoint:
+        done = run(FIND, cached, endpoint)
+    assert done.returncode == 1
+    assert "ModelNotLoadable: no LoRA style.safetensors could be had" in done.stderr
+    assert "`hf download acme/tiny`" in done.stderr.splitlines()[-1]
 
 
 def test_a_model_of_which_words_are_missing_is_not_all_here(cached):
