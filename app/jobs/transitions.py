@@ -134,9 +134,10 @@ class Transitions:
         if not written.reply:
             return None, written
         state, waiting, stream_id, is_ours = written.reply
-        if is_ours and self._names.is_to_count(place, name):
+        after = JobState(state.decode())
+        if after is JobState.CANCELLED and is_ours and self._names.is_to_count(place, name):
             self._count_cancel(place)
-        return Ended(_LANES[waiting], stream_id.decode(), JobState(state.decode())), written
+        return Ended(_LANES[waiting], stream_id.decode(), after), written
 
     async def commit(
         self,

@@ -159,3 +159,17 @@ async def test_clients_that_cancel_at_once_are_counted_as_one(bench, redis):
     await bench.store().accept(job)
     await asyncio.gather(*(store.cancel(job.tenant_id, job.job_id) for _ in range(8)))
     assert _counted(metrics) == {"unbegun": 1}
+
+
+async def test_a_cancel_of_what_has_failed_is_no_cancel(bench, lossy):
+    """The failure was this process's own, and its answer lost for good: a call of the same name finds it, and counts no cancel."""
+    client, way = lossy
+    metrics = Metrics()
+    store = JobStore(client, bench.limits, clock_ms=bench.clock_ms, metrics=metrics)
+    job = bench.job()
+    await bench.store().accept(job)
+    way.word, way.num_to_lose = b"EVALSHA", NUM_LOST[-1]
+    with pytest.raises(StoreUnavailable):
+        await store.fail_if_queued(job.tenant_id, job.job_id, OOM)
+    assert await store.cancel(job.tenant_id, job.job_id) is JobState.FAILED
+    assert _counted(metrics) == {}
