@@ -58,7 +58,8 @@ def mapped_errors() -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        raise Unavailable(f"the service does not answer: {_reason_of(error)}") from error
+        where = error.request.url.copy_with(raw_path=b"/")
+        raise Unavailable(f"the service at {where} does not answer: {_reason_of(error)}") from error
 
 
 def checked(answer: httpx.Response) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Importing the package costs nothing."""
 
+import pydoc
 import subprocess
 import sys
 
@@ -19,6 +20,14 @@ def test_public_names_exist() -> None:
     """Every public name can be had."""
     for name in sparke_engine.__all__:
         assert getattr(sparke_engine, name) is not None
+
+
+def test_help_shows_public_names() -> None:
+    """What is loaded only when it is asked for is listed all the same, and `help` has its own words."""
+    assert set(sparke_engine.__all__) <= set(dir(sparke_engine))
+    shown = pydoc.render_doc(sparke_engine, renderer=pydoc.plaintext)
+    assert "Within the block, images that `pipe` makes" in shown
+    assert all(f"`{name}`" in (sparke_engine.__doc__ or "") for name in sparke_engine.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -115,7 +115,7 @@ def test_what_cannot_go_on(api_url: str, tmp_path: Path):
         return ended.stderr.splitlines()[-1]
 
     assert "nothing to cancel" in fails("--cancel")
-    assert "does not answer" in fails(url="http://127.0.0.1:9")
+    assert "the service at http://127.0.0.1:9/ does not answer" in fails(url="http://127.0.0.1:9")
     note = {"url": api_url, "digest": "other", "file_id": "file-1", "batch_id": "batch_1"}
     note_path.write_text(json.dumps(note))
     assert "has changed" in fails()
