@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import httpx
+from serving import serving
 
 from tests.e2e.telemetry_watch import watched_service
 
@@ -31,13 +31,8 @@ def receiver(*answers: int) -> Iterator[tuple[str, list[dict[str, str]]]]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/hooks/p4th-s3cret?token=qu3ry-s3cret", got
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}/hooks/p4th-s3cret?token=qu3ry-s3cret", got
 
 
 def test_attempts_are_in_the_trace_of_the_request(tmp_path: Path):
