@@ -36,7 +36,7 @@ from app.redis.embedded import EmbeddedRedis
 
 _WORKER = Path(__file__).parent / "chaos_queue_worker.py"
 _RETRY_S = 0.1
-_DRAIN_S = 120.0
+_STALLED_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -189,13 +189,15 @@ def _make_job(plan: Plan, dice: random.Random) -> Job:
 
 
 async def _drain(scene: Scene, store: JobStore) -> None:
-    """Until nothing is open. Workers that die of a job are replaced; nobody else is killed any more."""
-    until_s = time.monotonic() + _DRAIN_S
+    """Until nothing is open, or for long no fewer are. Workers that die of a job are replaced; nobody else is killed any more."""
+    fewest, until_s = LIMITS.max_open + 1, time.monotonic() + _STALLED_S
     while time.monotonic() < until_s:
         scene.replace_dead()
         with suppress(StoreUnavailable):
-            if not await store.count_open(MODEL):
+            if not (num_open := await store.count_open(MODEL)):
                 return
+            if num_open < fewest:
+                fewest, until_s = num_open, time.monotonic() + _STALLED_S
         await asyncio.sleep(0.2)
 
 

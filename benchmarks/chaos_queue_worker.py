@@ -32,7 +32,8 @@ from app.redis.connection import connect
 LEASE_S = 2.0
 BEAT_S = 0.4
 SWEEP_S = 1.0
-LIMITS = JobLimits()
+LIMITS = JobLimits(max_open=200)
+"""Clients wait beyond it: where workers hardly come up between kills, on a busy machine, there is no more to make up."""
 _NUM_STEPS = 4
 _STEP_S = 0.01
 _OUTAGE_PAUSE_S = 0.2
