@@ -32,7 +32,7 @@ min_px = 32
 max_px = 128
 multiple_px = 8
 """
-OF_EVERY_TARGET = {"job", "instance"}
+OF_EVERY_TARGET = {"job", "instance", "namespace"}
 OF_ALERTS = {label.name for declared in Metrics.declared().values() for label in declared.labels} | {
     "alertname",
     "alertstate",
