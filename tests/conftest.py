@@ -29,15 +29,17 @@ def _write_error(stream: TextIO, exc_info: ExcInfo) -> None:
     stream.write(describe_error(exc_info[1], shows_all=True) + "\n")
 
 
-# What is logged in this process. structlog's own default has rich write errors where that is installed, with the locals of all frames, down
-# to those of the event loop: much that no test wants read and repeated, least of all in a thread beside others.
+# What is logged in this process, by way of the standard library as in the service. structlog's own defaults do two things that no thread beside a
+# test may do: rich writes errors with the locals of all frames, down to those of the event loop; and they print without a file, which holds
+# no reference to sys.stdout, so that pytest, which puts another in its place, frees it under the thread that is writing: a segmentation fault.
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S", utc=False),
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=_write_error),
-    ]
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
 )
 
 # On a busy machine the time of an example says nothing, and neither does that of making one up.

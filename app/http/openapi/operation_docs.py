@@ -15,7 +15,7 @@ _PATH_MEMBERS: Mapping[str, tuple[str, str]] = {
     "key_id": ("A key's id: the 8 digits after `sk-sparke-`.", "0a1b2c3d"),
     "memory_id": ("A memory's id: its latent space, a dot, its name.", "demo.default"),
     "model_id": ("A model's id, as `/v1/models` lists it.", "sparke-demo"),
-    "tenant_id": ("A tenant's name.", "acme"),
+    "tenant_id": ("A tenant's name.", "northwind"),
     "webhook_id": ("A webhook's id.", "wh_01a229ebd870e061d6765cfb93c8"),
 }
 

@@ -114,8 +114,10 @@ class _Documented:
 def _serve_in_thread(settings: Settings) -> Iterator[str]:
     """The API of the settings, in a thread with an event loop of its own. What it answers must be documented."""
     undocumented: set[str] = set()
+    unheard: list[str] = []
     listener = bind(settings.host, settings.port)
     loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _loop, found: unheard.append(repr(found)))
     stop = asyncio.Event()
     started = threading.Event()
 
@@ -138,6 +140,7 @@ def _serve_in_thread(settings: Settings) -> Iterator[str]:
         listener.close()
         loop.close()
     assert undocumented == set()
+    assert unheard == [], "errors that no code took notice of"
 
 
 @pytest.fixture(scope="session")
