@@ -108,7 +108,7 @@ def test_an_outage_is_waited_for_and_nothing_is_lost(there, s3_server):
         s3_server.door.open()
     assert httpx.get(url, timeout=PATIENCE_S).status_code == 200
     for job in jobs:
-        wait_until(lambda at=f"/v1/jobs/{job}": _ok(client.get(at))["status"] == "succeeded", "not done", 90)
+        wait_until(lambda at=f"/v1/jobs/{job}": _ok(client.get(at))["status"] == "succeeded", "not done")
 
 
 @pytest.mark.parametrize(
