@@ -1,6 +1,7 @@
 """The audit log: records before and after a deed, bounds, and what no record holds."""
 
 import pytest
+from clocks import MillisecondsClock
 from patience import PATIENCE_S
 
 from app.audit.keys import journal_key
@@ -16,17 +17,6 @@ DEED = Deed("key.revoke", "0123abcd", "ops", None, "89abcdef", "req_1")
 DAY_MS = 86_400_000
 
 
-class Clock:
-    """Unix milliseconds that move when they are told to."""
-
-    def __init__(self, now_ms):
-        self.now_ms = now_ms
-
-    def __call__(self):
-        """Now."""
-        return self.now_ms
-
-
 async def _server_ms(redis):
     seconds, micros = await redis.time()
     return seconds * 1000 + micros // 1000
@@ -35,7 +25,7 @@ async def _server_ms(redis):
 @pytest.fixture
 async def clock(redis):
     """What the server's clock says, for the ids of a stream are its own."""
-    return Clock(await _server_ms(redis))
+    return MillisecondsClock(await _server_ms(redis))
 
 
 def _log(redis, clock, max_records=100, ttl_s=86_400):

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from clocks import SecondsClock
 
 from app.domain.ids import TenantId
 from app.domain.scope import USUAL_SCOPES, Scope, parse_scopes
@@ -19,21 +20,10 @@ ACME = TenantId("acme")
 HOUR_S = 3600
 
 
-class Clock:
-    """Unix time that moves when it is told to."""
-
-    def __init__(self):
-        self.now_s = 1234.5
-
-    def __call__(self):
-        """Now."""
-        return self.now_s
-
-
 @pytest.fixture
 def clock():
     """A clock that stands."""
-    return Clock()
+    return SecondsClock(1234.5)
 
 
 @pytest.fixture

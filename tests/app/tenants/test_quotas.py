@@ -1,6 +1,7 @@
 """Quotas: the service's, and those of one tenant."""
 
 import pytest
+from clocks import SecondsClock
 
 from app.domain.ids import TenantId
 from app.domain.quota import QuotaOverrides, Quotas
@@ -12,16 +13,6 @@ pytestmark = pytest.mark.anyio
 
 ACME = TenantId("acme")
 DEFAULTS = Quotas(requests_per_minute=60, max_waiting_jobs=7)
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    now_s = 0.0
-
-    def __call__(self):
-        """Now."""
-        return self.now_s
 
 
 async def test_what_is_set_for_one_tenant_holds_for_it_alone(redis):
@@ -39,7 +30,7 @@ async def test_what_is_set_for_one_tenant_holds_for_it_alone(redis):
 
 async def test_another_process_goes_by_it_within_seconds(redis):
     """Until then by what it read, without asking; where it was set it holds at once."""
-    clock = Clock()
+    clock = SecondsClock()
     here, there = QuotaBook(redis, DEFAULTS), QuotaBook(redis, DEFAULTS, monotonic_s=clock)
     assert await there.of(ACME) == DEFAULTS
     await here.set(ACME, QuotaOverrides(images_per_day=1))

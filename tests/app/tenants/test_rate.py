@@ -4,6 +4,7 @@ import asyncio
 from fractions import Fraction
 
 import pytest
+from clocks import MillisecondsClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,21 +19,10 @@ pytestmark = pytest.mark.anyio
 ACME = TenantId("acme")
 
 
-class Clock:
-    """Unix milliseconds that a test sets."""
-
-    def __init__(self):
-        self.now_ms = 1_700_000_000_000
-
-    def __call__(self):
-        """Now."""
-        return self.now_ms
-
-
 @pytest.fixture
 def clock():
     """A clock that stands."""
-    return Clock()
+    return MillisecondsClock()
 
 
 async def _take(limiter, per_minute, tenant_id=ACME):
@@ -95,7 +85,7 @@ async def test_a_smaller_quota_holds_at_once(redis, clock):
 )
 async def test_it_is_a_bucket_of_tokens(redis, per_minute, pauses_ms):
     """Whenever requests come, those are let in that a bucket kept in fractions would let in."""
-    clock = Clock()
+    clock = MillisecondsClock()
     limiter = RateLimiter(redis, clock_ms=clock)
     await redis.flushall()
     level = Fraction(per_minute)

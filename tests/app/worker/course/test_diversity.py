@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from clocks import SecondsClock
 
 from app.domain.ids import ModelId, TenantId
 from app.telemetry.metrics import Metrics
@@ -26,21 +27,10 @@ MOON, STAR = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 NAMES = ("score", "score_limit", "gain")
 
 
-class Clock:
-    """A clock that stands still unless it is moved."""
-
-    def __init__(self):
-        self.now_s = 0.0
-
-    def __call__(self):
-        """Now."""
-        return self.now_s
-
-
 @pytest.fixture
 def clock():
     """A clock."""
-    return Clock()
+    return SecondsClock()
 
 
 @pytest.fixture
