@@ -32,7 +32,8 @@ def connect(url: str, *, timeout_s: float = 10.0, max_connections: int = _MAX_CO
     A lost connection is retried three times within about a second, so every command that writes must be idempotent.
     A timeout is not retried: the caller's time is up. No blocking command is ever sent through this client. It has a
     bounded number of connections, listeners among them; what wants one more waits for it, up to `timeout_s`. Over TLS the
-    server's certificate and name are checked, by the CA and with the certificate of ours that the URL names.
+    server's certificate and name are checked, by the CA and with the certificate of ours that the URL names. It does not name
+    itself to the server, which before Redis 7.2 would log that as denied.
     """
     check_transport(url)
     retry = Retry(
@@ -45,6 +46,7 @@ def connect(url: str, *, timeout_s: float = 10.0, max_connections: int = _MAX_CO
         "timeout_s": timeout_s,
         "decode_responses": False,
         "protocol": 2,
+        "driver_info": None,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "health_check_interval": _IDLE_CHECK_S,

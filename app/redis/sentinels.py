@@ -43,6 +43,7 @@ class Sentinels(Sentinel):
             "ssl": url.tls,
             "decode_responses": True,
             "protocol": 2,
+            "driver_info": None,
             "socket_timeout": _SENTINEL_TIMEOUT_S,
             "socket_connect_timeout": _SENTINEL_TIMEOUT_S,
             "retry": None,

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,15 +19,15 @@ import httpx
 import pytest
 import redis
 import trustme
+from acl_lines import acl_lines
 from patience import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = (ROOT / "docs" / "redis-security.md").read_text(encoding="utf-8")
 WATCH = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("redis_watch.py"))))
 API, WORKER = "sparke-api", "sparke-worker"
 SELDOM = {
-    API: {"bgrewriteaof", "client", "ping", "select", "wait"},  # the document says when
-    WORKER: {"client", "del", "ping", "scan", "select", "wait", "xrevrange"},
+    API: {"bgrewriteaof", "ping", "select", "wait"},  # the document says when
+    WORKER: {"del", "ping", "scan", "select", "wait", "xrevrange"},
 }
 TRIED = re.compile(r"^sparke_webhook_deliveries_total\{.*\} [1-9]", re.MULTILINE)
 QUICK = {
@@ -43,16 +44,9 @@ PICTURE = (ROOT / "tests" / "app" / "http" / "archive_cases.py").with_name("test
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-def rules_of(user: str) -> list[list[str]]:
-    """The documented lines that make a user, in words."""
-    [block] = re.findall(rf"<!-- acl: {user} -->\n```\n(.*?)```", DOCUMENT, re.DOTALL)
-    return [line.replace("PASSWORD", "secret").split() for line in block.splitlines()]
-
-
-def commands_of(user: str) -> set[str]:
-    """The commands that the document gives a user, without subcommands."""
-    words = [word for line in rules_of(user) for word in line if word.startswith("+")]
-    return {word[1:].partition("|")[0] for word in words}
+def commands_of(words: Iterable[str]) -> set[str]:
+    """The commands that lines give a user, without subcommands."""
+    return {word[1:].partition("|")[0] for word in words if word.startswith("+")}
 
 
 @dataclass
@@ -62,6 +56,7 @@ class Secured:
     http: httpx.Client
     watcher: object
     admin: redis.Redis
+    rights: dict[str, set[str]]
     restart_worker: Callable[[signal.Signals], None]
 
 
@@ -99,9 +94,9 @@ def secured(tmp_path_factory: pytest.TempPathFactory, make_env_of) -> Iterator[S
     with ExitStack() as stack:
         port = stack.enter_context(WATCH.running_server(folder))
         admin = stack.enter_context(redis.Redis(port=port, password=WATCH.ADMIN))
-        for user in (API, WORKER):
-            for line in rules_of(user):
-                admin.execute_command(*line)
+        lines = {user: acl_lines(user) for user in (API, WORKER)}
+        for words in chain.from_iterable(lines.values()):
+            admin.execute_command(*words)
         watcher = stack.enter_context(WATCH.Watcher(port))
         tls_port = stack.enter_context(WATCH.tls_before(port, authority))
         env = make_env_of(
@@ -126,7 +121,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory, make_env_of) -> Iterator[S
             workers.append(worker.enter_context(_process("worker", WORKER, env)))
 
         wait_until(lambda: http.get("/readyz").status_code == 200, "no worker")
-        yield Secured(http, watcher, admin, restart_worker)
+        rights = {user: commands_of(chain.from_iterable(its)) for user, its in lines.items()}
+        yield Secured(http, watcher, admin, rights, restart_worker)
 
 
 def _ok(answer: httpx.Response) -> dict:
@@ -239,7 +235,7 @@ def _hook(http: httpx.Client) -> None:
 
 
 def _unused(secured: Secured, user: str) -> set[str]:
-    return commands_of(user) - secured.watcher.used_by(user) - SELDOM[user]
+    return secured.rights[user] - secured.watcher.used_by(user) - SELDOM[user]
 
 
 def test_the_service_runs_as_these_users_over_tls(secured: Secured):
@@ -261,5 +257,5 @@ def test_the_service_runs_as_these_users_over_tls(secured: Secured):
     for user in (API, WORKER):
         with suppress(AssertionError):  # the last line says what is missing
             wait_until(lambda user=user: not _unused(secured, user))
-        assert (user, secured.watcher.used_by(user) - commands_of(user)) == (user, set())
+        assert (user, secured.watcher.used_by(user) - secured.rights[user]) == (user, set())
         assert (user, _unused(secured, user)) == (user, set())

@@ -1,6 +1,5 @@
 """Broken set-ups, each with what is said of it and what to do."""
 
-import re
 import runpy
 import socket
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis as blocking_redis
+from acl_lines import acl_lines
 from serving import serving
 
 from app.doctor.examination import examine_all
@@ -190,10 +190,8 @@ def test_wrong_rights(admin, redis_server, tmp_path, rights, said):
 @pytest.mark.parametrize("user", ["sparke-api", "sparke-worker"])
 def test_a_documented_user_is_well(admin, redis_server, tmp_path, user):
     """With no right beyond docs/redis-security.md nothing of Redis is a problem, and what it may not read is said."""
-    text = (ROOT / "docs" / "redis-security.md").read_text(encoding="utf-8")
-    lines = re.findall(rf"^ACL SETUSER {user} (.*)$", text, re.MULTILINE)
-    for words in (line.replace("PASSWORD", "secret").replace("+client|setinfo ", "") for line in lines):
-        admin.execute_command("ACL", "SETUSER", "doctor", *words.split())
+    for words in acl_lines(user):
+        admin.execute_command("ACL", "SETUSER", "doctor", *words[3:])
     path = redis_server.url.removeprefix("unix://")
     findings = looked_at(tmp_path, redis_url=f"unix://doctor:secret@{path}")
     told = [each for each in findings if each.check.startswith(("redis", "api"))]

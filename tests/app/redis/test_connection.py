@@ -57,6 +57,16 @@ async def test_a_refused_user_is_a_wrong_setting_over_a_socket_too(redis_url: st
     await client.aclose()
 
 
+async def test_a_connection_sends_nothing_unasked(redis_6_2: Redis) -> None:
+    """Not even its name, which Redis before 7.2 refuses and writes into the log of what was denied."""
+    await redis_6_2.execute_command("ACL", "SETUSER", "few", "on", "nopass", "+info")
+    path = redis_6_2.connection_pool.connection_kwargs["path"]
+    client = connect(f"unix://few:any@{path}")
+    await check_server(client)
+    await client.aclose()
+    assert await redis_6_2.acl_log() == []
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "usual"), [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")]
 )
