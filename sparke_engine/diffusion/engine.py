@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sparke_engine.diffusion.autoencoding import decoded, encoded
+from sparke_engine.diffusion.autoencoding import decoded, encoded, one_at_a_time
 from sparke_engine.diffusion.calls import CalledWithText
 from sparke_engine.diffusion.edits import (
     EditKind,
@@ -190,7 +190,8 @@ class PipelineEngine:
         seeds = [seed for group in groups for seed in group.seeds]
         observe, stopwatch = self._observer(groups, rows), Stopwatch()
         seam = guided_steps(pipe, guide, on_step, self._recorder, observe=observe, stopwatch=stopwatch)
-        with self.loras.on(self.pipeline, plan.loras), self.method.around(pipe, seeds), seam:
+        alone = one_at_a_time(pipe, plan.width_px, plan.height_px)
+        with self.loras.on(self.pipeline, plan.loras), self.method.around(pipe, seeds), seam, alone:
             images = pipe(
                 **self._arguments(pipe, groups, plan),
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],

@@ -1,6 +1,7 @@
 """Pictures and latents: what the pipeline's own autoencoder says, in the units that it denoises."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,24 @@ def test_a_pipeline_without_an_autoencoder_says_so(load: Load) -> None:
     pipe.register_modules(vae=None)
     with pytest.raises(UnsupportedPipeline, match="autoencoder"):
         decoded(pipe, torch.zeros(1, 4, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("side_px", "is_sliced", "batches"), [(736, False, [1, 1]), (32, False, [2]), (32, True, [1, 1])]
+)
+def test_large_images_are_decoded_one_at_a_time(
+    load: Load, side_px: int, batches: list[int], *, is_sliced: bool
+) -> None:
+    """What decoding needs of the device is then that of one image; small ones go together, as the pipeline has it."""
+    engine = load("sana")
+    vae, seen = engine.pipeline.vae, []
+    vae.use_slicing = is_sliced
+    vae.decoder.register_forward_hook(lambda _decoder, inputs, _output: seen.append(len(inputs[0])))
+    plan = replace(PLAN, width_px=side_px, height_px=side_px, steps=1)
+    [samples] = engine.generate([SampleGroup("a cat", "", (1, 2), 0.0, None)], plan, lambda *_: None)
+    assert seen == batches
+    assert vae.use_slicing is is_sliced
+    assert [each.image.size for each in samples] == [(side_px, side_px)] * 2
 
 
 def test_half_precision_is_left_where_it_would_overflow(load: Load) -> None:
