@@ -6,8 +6,9 @@
 Pipelines have the true sizes of the published models and random weights, which need no network and cost what true ones
 cost. Each is saved in diffusers' format in the dtype that its repository has, then loaded in a fresh process as a worker
 loads it (`load_spec`), which makes one image in two steps as a worker's warm-up does, and then a batch of each number of
-images at the model's own size. Files come from the page cache, so the time of loading is without the disk's. `host` is the
-rival, loading alone: the whole pipeline on the host first, and from there to the device.
+images at the model's own size. Files come from the page cache, so the time of loading is without the disk's. There are two
+rivals: `together` decodes the images of a batch at once, as pipelines do; `host`, loading alone, has the whole pipeline on
+the host first, and from there brings it to the device.
 
 Memory of the host is read from outside, every 5 ms: anonymous memory is what a container is killed for; pages of files go
 where room is needed. For SDXL and FLUX 50 GB of disk are needed, one model after the other; `--keep` leaves folders for the
@@ -30,7 +31,7 @@ import torch
 from model_shapes import FAMILIES
 from resident import note_most, resident_bytes
 
-WAYS = ("worker", "host")
+WAYS = ("worker", "together", "host")
 EVERY_S = 0.005
 GB = 1e9
 HEAD = (
@@ -96,8 +97,8 @@ def measure(name: str, asked: argparse.Namespace, limit_s: float) -> Iterator[di
     }
     try:
         saved = _saved(folder, given, end_s)
-        for number, way in enumerate(asked.ways):
-            images = asked.images if number == 0 else []
+        for way in asked.ways:
+            images = [] if way == "host" else asked.images
             child = run({"do": "measure", "way": way, "images": images, **given}, end_s)
             if any(phase["phase"] == "load" for phase in child.found):
                 yield {

@@ -128,10 +128,13 @@ class _Measured:
         return made
 
     def _load(self) -> ImageEngine:
-        """As a worker does; by way of the host, a whole pipeline is there before it goes to the device."""
+        """As a worker does, but for the rivals: see `model_memory`."""
         asked = self._asked
-        if asked["way"] == "worker":
-            return load_spec(_spec(asked), self._device)
+        if asked["way"] != "host":
+            engine = load_spec(_spec(asked), self._device)
+            if isinstance(engine, PipelineEngine) and asked["way"] == "together":
+                engine.alone_px = sys.maxsize
+            return engine
         pipe = load_pipeline(asked["folder"], dtype=DTYPES[asked["dtype"]])
         return PipelineEngine(pipe.to(self._device), default_preset(pipe))
 

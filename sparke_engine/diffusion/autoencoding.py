@@ -13,9 +13,6 @@ from torch import Tensor
 
 from sparke_engine.errors import InvalidArgument, NonFiniteLatents, UnsupportedPipeline
 
-ALONE_PX = 2**19
-"""From so many pixels on (768 by 768 px are more) images of a batch are decoded one at a time. Below, several share a kernel's start."""
-
 
 @torch.no_grad()
 def decoded(pipe: Any, latents: Float[Tensor, "n c h w"]) -> list[Image.Image]:
@@ -53,14 +50,14 @@ def encoded(pipe: Any, pictures: Sequence[Image.Image]) -> list[Float[Tensor, "1
 
 
 @contextmanager
-def one_at_a_time(pipe: Any, width_px: int, height_px: int) -> Iterator[None]:
-    """Large images of a batch go through the autoencoder one by one, so what it needs of the device is that of one image.
+def one_at_a_time(pipe: Any) -> Iterator[None]:
+    """Images of a batch go through the autoencoder one by one, so what it needs of the device is that of one image.
 
     Autoencoders that have no slices take batches whole, as ever; a pipeline's own choice of them is there again afterwards.
     """
-    vae = getattr(pipe, "vae", None)
+    vae: Any = getattr(pipe, "vae", None)
     is_sliced = getattr(vae, "use_slicing", None)
-    if vae is None or is_sliced is None or width_px * height_px < ALONE_PX:
+    if is_sliced is None:
         yield
         return
     vae.use_slicing = True

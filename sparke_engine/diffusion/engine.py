@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -62,6 +63,10 @@ class SampleGroup:
     references: tuple[Reference, ...] = ()
     previews: Previews | None = None
     picture: Picture | None = None
+
+
+ALONE_PX = 2**19
+"""768 by 768 px are more, 512 by 512 px are less."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,8 @@ class ImageEngine(Protocol):
 class PipelineEngine:
     """A stock pipeline that makes images of text behind the protocol; see `families`. One thread at a time.
 
-    Prompts are embedded without the LoRAs of any plan: what is near in a memory must not depend on what an image was made
+    Images of `alone_px` pixels or more are decoded one at a time, which takes the device's memory of one; smaller ones
+    together, for they share the start of each kernel. Prompts are embedded without the LoRAs of any plan: what is near in a memory must not depend on what an image was made
     with.
     """
 
@@ -136,6 +142,7 @@ class PipelineEngine:
         self.loras = Loras() if loras is None else loras
         self.method: Method = Sparke() if method is None else method
         self.listener: EngineListener | None = None
+        self.alone_px = ALONE_PX
         self._pipe = pipe
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
         self._recorder = StepRecorder()
@@ -190,7 +197,8 @@ class PipelineEngine:
         seeds = [seed for group in groups for seed in group.seeds]
         observe, stopwatch = self._observer(groups, rows), Stopwatch()
         seam = guided_steps(pipe, guide, on_step, self._recorder, observe=observe, stopwatch=stopwatch)
-        alone = one_at_a_time(pipe, plan.width_px, plan.height_px)
+        is_large = plan.width_px * plan.height_px >= self.alone_px
+        alone = one_at_a_time(pipe) if is_large else nullcontext()
         with self.loras.on(self.pipeline, plan.loras), self.method.around(pipe, seeds), seam, alone:
             images = pipe(
                 **self._arguments(pipe, groups, plan),

@@ -126,14 +126,9 @@ def test_the_tiny_form_runs_through(tmp_path):
     ]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}
     subprocess.run([*command, *more], check=True, env=environment, timeout=280)
-    worker, host = json.loads((tmp_path / "model-memory.json").read_text())
-    assert [phase["phase"] for phase in worker["phases"]] == [
-        "libraries",
-        "device",
-        "load",
-        "warm-up",
-        "images: 2",
-    ]
+    worker, together, host = json.loads((tmp_path / "model-memory.json").read_text())
+    phases = ["libraries", "device", "load", "warm-up", "images: 2"]
+    assert [[phase["phase"] for phase in found["phases"]] for found in (worker, together)] == [phases] * 2
     assert [phase["phase"] for phase in host["phases"]] == ["libraries", "device", "load"]
     assert worker["most"]["load"]["rss"] >= worker["most"]["load"]["anonymous"] > 10**8
     assert worker["phases"][-1]["step_s"] > 0

@@ -249,10 +249,10 @@ def test_gpu_workers_request_the_memory_that_was_measured(tree, root, image_envi
     assert len(pods) == 2
     for pod in pods:
         given = image_environments[IMAGES[_image(pod)]] | manifests.environment(pod)
-        one, four = (
-            most[given["SPARKE_MODELS"].partition("-")[0]][f"images: {n}"]["anonymous"] for n in (1, 4)
+        one, eight = (
+            most[given["SPARKE_MODELS"].partition("-")[0]][f"images: {n}"]["anonymous"] for n in (1, 8)
         )
-        batch_bytes = one + (int(given["SPARKE_MAX_BATCH_IMAGES"]) - 1) * (four - one) / 3
+        batch_bytes = one + (int(given["SPARKE_MAX_BATCH_IMAGES"]) - 1) * (eight - one) / 7
         needed_bytes = 1.2 * batch_bytes + int(given["SPARKE_MEMORY_CACHE_BYTES"])
         asked, limit = (_bytes(pod.container["resources"][kind]["memory"]) for kind in ("requests", "limits"))
         assert needed_bytes <= asked <= needed_bytes + 1.5 * 2**30, pod.name
