@@ -40,6 +40,16 @@ Host = Annotated[str | None, typer.Option(help="Address to listen on [SPARKE_HOS
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="Port [SPARKE_PORT, else 8000]; 0: a free one.")
 ]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N [SPARKE_DEVICE, else auto].")
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="auto, cpu, mps, cuda or cuda:N; several, separated by commas, have a worker each [SPARKE_DEVICE, else auto].",
+    ),
+]
 RedisUrl = Annotated[str | None, typer.Option(help="A shared Redis [SPARKE_REDIS_URL].")]
 
 
@@ -49,9 +59,9 @@ def about() -> None:
 
 
 @cli.command()
-def serve(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
-    """Run everything on this machine: Redis, one worker, and the API. Prints its URL when it is ready."""
-    settings = read_settings(host=host, port=port, data_dir=data_dir)
+def serve(host: Host = None, port: Port = None, data_dir: DataDir = None, device: Devices = None) -> None:
+    """Run everything on this machine: Redis, a worker, and the API. Prints its URL when it is ready."""
+    settings = read_settings(host=host, port=port, data_dir=data_dir, device=device)
     warn_of_unknown()
     run_serve(settings)
 
@@ -70,13 +80,18 @@ def api(host: Host = None, port: Port = None, data_dir: DataDir = None, redis_ur
 def worker(
     data_dir: DataDir = None,
     redis_url: RedisUrl = None,
+    device: Device = None,
+    *,
+    metrics_port: Annotated[int | None, typer.Option(hidden=True)] = None,
     parent_pid: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run one worker: it loads the models and makes images until SIGINT or SIGTERM."""
     if parent_pid is not None:
         die_with_parent(parent_pid)
     try:
-        settings = read_settings(data_dir=data_dir, redis_url=redis_url)
+        settings = read_settings(
+            data_dir=data_dir, redis_url=redis_url, device=device, worker_metrics_port=metrics_port
+        )
         connected = settings.model_copy(update={"redis_url": known_redis_url(settings)})
         if parent_pid is not None and settings.memory_snapshots_dir is None:
             kept = {"memory_snapshots_dir": settings.data_dir / "snapshots"}

@@ -1,6 +1,6 @@
-"""`sparke serve`: Redis, one worker and the API on one machine, started in order and stopped in order.
+"""`sparke serve`: Redis, a worker for each device and the API on one machine, started in order and stopped in order.
 
-The API lives in this process; Redis and the worker are children that do not outlive it, even if it is killed.
+The API lives in this process; Redis and the workers are children that do not outlive it, even if it is killed.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -132,13 +132,13 @@ async def _serve(settings: Settings, redis: RedisKeeper, listener: socket.socket
             async with (
                 _background(redis.keep()) as redis_task,
                 _background(
-                    keep_worker(worker_command(settings, redis.url), settings.drain_timeout_s)
-                ) as worker,
+                    keep_workers(worker_commands(settings, redis.url), settings.drain_timeout_s)
+                ) as workers,
                 serving(create_app(deps), listener) as http,
                 _background(_announce(deps, url_of(listener), started_ms), talks_to_redis=True) as announcing,
                 _background(_wait(stop)) as stopping,
             ):
-                await _until_stopped(stopping, (redis_task, worker, http), announcing)
+                await _until_stopped(stopping, (redis_task, workers, http), announcing)
 
 
 async def _migrate(settings: Settings, redis_url: str, stop: asyncio.Event) -> bool:
@@ -179,7 +179,9 @@ async def _until_stopped(
 async def _announce(deps: Deps, url: str, started_ms: int) -> None:
     """Says on standard error that the model is loading, and on standard output the URL once all is ready."""
     names = ", ".join(deps.settings.models or deps.catalogue)
-    print(f"Loading {names} ...", file=sys.stderr, flush=True)  # noqa: T201 - what the command says
+    devices = deps.settings.devices
+    where = f" on {', '.join(devices)}" if len(devices) > 1 else ""
+    print(f"Loading {names}{where} ...", file=sys.stderr, flush=True)  # noqa: T201 - what the command says
     while True:
         with suppress(StoreUnavailable):
             workers = await deps.registry.list_workers()
@@ -190,11 +192,35 @@ async def _announce(deps: Deps, url: str, started_ms: int) -> None:
     print(f"SPARKE is ready: {url}", flush=True)  # noqa: T201 - what the command says
 
 
-def worker_command(settings: Settings, redis_url: str) -> list[str]:
-    """The command line of a worker child. A shared Redis' URL may hold a password: it stays in the environment."""
-    command = [sys.executable, "-P", "-m", "app.cli", "worker"]
-    command += ["--data-dir", str(settings.data_dir.absolute()), "--parent-pid", str(os.getpid())]
-    return command if settings.redis_url else [*command, "--redis-url", redis_url]
+def worker_commands(settings: Settings, redis_url: str) -> list[list[str]]:
+    """The command line of a worker child for each device. A port for metrics is the first one's; the next has the next.
+
+    A shared Redis' URL may hold a password: it stays in the environment.
+    """
+    common = [sys.executable, "-P", "-m", "app.cli", "worker"]
+    common += ["--data-dir", str(settings.data_dir.absolute()), "--parent-pid", str(os.getpid())]
+    common += [] if settings.redis_url else ["--redis-url", redis_url]
+    commands, port = [], settings.worker_metrics_port
+    for index, device in enumerate(settings.devices):
+        own_port = ["--metrics-port", str(port + index)] if port else []
+        commands.append([*common, "--device", device, *own_port])
+    return commands
+
+
+async def keep_workers(commands: Sequence[list[str]], drain_timeout_s: float) -> None:
+    """Keeps a worker child of each command, as `keep_worker` does; at cancellation all finish their batches side by side.
+
+    Raises ConfigurationError where one of them cannot start.
+    """
+    keeping = [asyncio.create_task(keep_worker(command, drain_timeout_s)) for command in commands]
+    try:
+        done, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
 
 
 async def keep_worker(command: list[str], drain_timeout_s: float) -> None:
@@ -208,6 +234,7 @@ async def keep_worker(command: list[str], drain_timeout_s: float) -> None:
         started_s = time.monotonic()
         # Not in our process group: Ctrl-C is for us, and we stop the worker when the API needs it no more.
         child = await asyncio.create_subprocess_exec(*command, stdout=2, start_new_session=True)
+        _log.info("worker_spawned", pid=child.pid)
         try:
             code = await child.wait()
         finally:

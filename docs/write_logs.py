@@ -176,6 +176,7 @@ MEANINGS = {
     "worker_not_removed": "a worker ended, and Redis could not be told; it counts until its heartbeat is over",
     "worker_killed": "the worker of `sparke serve` did not end when asked",
     "worker_ready": "a worker takes jobs",
+    "worker_spawned": "`sparke serve` has started a worker, which loads its models",
     "worker_stopped": "a worker ended in order",
     "worker_unreadable": "a worker of another release; it is not counted",
 }

@@ -1,10 +1,11 @@
 """What is checked of the device: whether torch sees what SPARKE_DEVICE asks for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from app.doctor.finding import Finding, ok, problem, shown_bytes, warning
+from app.doctor.finding import Finding, State, ok, problem, shown_bytes, warning
 from app.settings import Settings
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -39,7 +40,7 @@ def examine_device(settings: Settings) -> Finding:
         return problem(
             "device", f"torch cannot be loaded: {error}", "install it again, with all that it needs"
         )
-    return judge_device(settings.device, facts, has_driver=_DRIVER.exists())
+    return judge_devices(settings.devices, facts, has_driver=_DRIVER.exists())
 
 
 def read_torch() -> TorchFacts:
@@ -59,6 +60,17 @@ def read_torch() -> TorchFacts:
     return TorchFacts(torch.__version__, built_for, gpus, has_mps=has_mps)
 
 
+def judge_devices(wanted: Sequence[str], facts: TorchFacts | None, *, has_driver: bool) -> Finding:
+    """All of them, if all are well; else the worst."""
+    told = [judge_device(one, facts, has_driver=has_driver) for one in wanted]
+    worst = max(told, key=lambda one: list(State).index(one.state))
+    return (
+        worst
+        if worst.state is not State.OK
+        else ok("device", "; ".join(dict.fromkeys(one.found for one in told)))
+    )
+
+
 def judge_device(wanted: str, facts: TorchFacts | None, *, has_driver: bool) -> Finding:
     """The device that would be taken."""
     if facts is None:
@@ -70,7 +82,7 @@ def judge_device(wanted: str, facts: TorchFacts | None, *, has_driver: bool) -> 
             "device", f"SPARKE_DEVICE is mps, and torch {facts.version} has none", "set SPARKE_DEVICE to auto"
         )
     if wanted == "auto" and facts.gpus:
-        return _judge_memory(wanted, facts.gpus[0], facts)
+        return _judge_memory(wanted, facts.gpus[0], facts, more=_others(facts))
     if wanted == "auto" and has_driver:
         return warning(
             "device",
@@ -96,10 +108,17 @@ def _judge_cuda(wanted: str, facts: TorchFacts, *, has_driver: bool) -> Finding:
     return _judge_memory(wanted, facts.gpus[number], facts)
 
 
-def _judge_memory(wanted: str, gpu: Gpu, facts: TorchFacts) -> Finding:
+def _others(facts: TorchFacts) -> str:
+    if len(facts.gpus) == 1:
+        return ""
+    every = ",".join(f"cuda:{number}" for number in range(len(facts.gpus)))
+    return f"; the first of {len(facts.gpus)} GPUs: with SPARKE_DEVICE={every} `sparke serve` runs a worker on each"
+
+
+def _judge_memory(wanted: str, gpu: Gpu, facts: TorchFacts, *, more: str = "") -> Finding:
     found = (
         f"SPARKE_DEVICE is {wanted}: {gpu.name}, {shown_bytes(gpu.free_bytes)} of {shown_bytes(gpu.all_bytes)} free,"
-        f" torch {facts.version} for CUDA {facts.built_for}"
+        f" torch {facts.version} for CUDA {facts.built_for}{more}"
     )
     if gpu.free_bytes < _LEAST_FREE_SHARE * gpu.all_bytes:
         return warning(

@@ -10,6 +10,8 @@ from pydantic_settings import NoDecode
 from app.domain.ids import ModelId, parse_model_id
 from app.errors import InvalidId
 
+_DEVICE = r"(auto|cpu|mps|cuda(:\d+)?)"
+
 
 class Models(BaseModel):
     """Models and the device."""
@@ -18,6 +20,7 @@ class Models(BaseModel):
         "": "workers",
         "models_file": "API, workers",
         "models": "serve, workers",
+        "device": "serve, workers",
     }
 
     models_file: Path | None = Field(None, description="Catalogue of models. None: the packaged demo model.")
@@ -25,7 +28,9 @@ class Models(BaseModel):
         (), description="Models this worker serves, separated by commas. Empty: all of the catalogue."
     )
     device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N."
+        "auto",
+        pattern=rf"^{_DEVICE}( *, *{_DEVICE})*$",
+        description="auto, cpu, mps, cuda or cuda:N. Of several, separated by commas, `serve` runs a worker on each.",
     )
     torch_threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads of a worker's torch. None: torch's own choice."
@@ -41,6 +46,22 @@ class Models(BaseModel):
         description="Most images in one device batch; a worker that runs out of memory learns to take fewer.",
     )
     batch_window_ms: int = Field(20, ge=0, le=1000, description="How long the batcher waits for company.")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Each device that `device` names."""
+        return tuple(name.strip() for name in self.device.split(","))
+
+    @field_validator("device")
+    @classmethod
+    def _check_devices(cls, value: str) -> str:
+        names = ["cuda:0" if name.strip() == "cuda" else name.strip() for name in value.split(",")]
+        if len(names) > 1 and "auto" in names:
+            raise ValueError("auto stands alone; name each of several devices")
+        for name in names:
+            if name != "cpu" and names.count(name) > 1:
+                raise ValueError(f"{name} is named twice, and has one worker")
+        return value
 
     @field_validator("models", mode="before")
     @classmethod

@@ -5,16 +5,25 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from patience import PATIENCE_S, eventually, wait_until
+from structlog.testing import capture_logs
 
 from app.errors import ConfigurationError
 from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
-from app.serve import EXIT_CONFIGURATION, RedisKeeper, keep_worker, known_redis_url
+from app.serve import (
+    EXIT_CONFIGURATION,
+    RedisKeeper,
+    keep_worker,
+    keep_workers,
+    known_redis_url,
+    worker_commands,
+)
 from app.settings import load_settings
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +38,14 @@ async def _until(path: Path, text: str) -> None:
     await eventually(lambda: _holds(path, text), f"no {text!r} in {path}")
 
 
-async def test_a_worker_that_dies_is_started_again(tmp_path: Path):
+@pytest.fixture
+def spawned() -> Iterator[Callable[[], int]]:
+    """How many workers were started so far: one that is ended while it is being started is killed, and its log says less."""
+    with capture_logs() as told:
+        yield lambda: sum(line["event"] == "worker_spawned" for line in told)
+
+
+async def test_a_worker_that_dies_is_started_again(tmp_path: Path, spawned: Callable[[], int]):
     """The third start lives; at the end it gets SIGTERM and its time to finish."""
     log = tmp_path / "log"
     script = (
@@ -38,6 +54,7 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path):
     )
     task = asyncio.create_task(keep_worker(["sh", "-c", script], PATIENCE_S))
     await _until(log, "up")
+    await eventually(lambda: spawned() == 3)
     task.cancel()
     await asyncio.wait((task,))
     assert log.read_text().split() == ["start", "start", "start", "up", "drained"]
@@ -49,6 +66,55 @@ async def test_a_worker_with_wrong_settings_is_not_started_again(tmp_path: Path)
     with pytest.raises(ConfigurationError):
         await keep_worker(["sh", "-c", f"echo start >> {log}; exit {EXIT_CONFIGURATION}"], PATIENCE_S)
     assert log.read_text().split() == ["start"]
+
+
+async def test_each_device_has_a_worker_and_they_end_side_by_side(tmp_path: Path, spawned: Callable[[], int]):
+    """Each waits in its end for the other's to have begun: one after the other they would be killed."""
+    log = tmp_path / "log"
+    until_both = f"until [ $(grep -c ending {log}) -eq 2 ]; do sleep 0.05; done"
+    commands = []
+    for name in ("one", "two"):
+        at_end = f"echo ending >> {log}; {until_both}; echo {name} >> {log}; exit 0"
+        commands.append(
+            ["sh", "-c", f"trap '{at_end}' TERM; echo up-{name} >> {log}; while :; do sleep 0.05; done"]
+        )
+    task = asyncio.create_task(keep_workers(commands, PATIENCE_S))
+    await _until(log, "up-one")
+    await _until(log, "up-two")
+    await eventually(lambda: spawned() == 2)
+    task.cancel()
+    await asyncio.wait((task,))
+    assert sorted(log.read_text().split()[-2:]) == ["one", "two"]
+
+
+async def test_a_worker_that_cannot_start_ends_the_others(tmp_path: Path, spawned: Callable[[], int]):
+    """What is wrong with one device's worker is said, and nothing stays."""
+    log, go = tmp_path / "log", tmp_path / "go"
+    stays = f"trap 'echo ended >> {log}; exit 0' TERM; echo up >> {log}; while :; do sleep 0.05; done"
+    cannot = f"until [ -e {go} ]; do sleep 0.05; done; exit {EXIT_CONFIGURATION}"
+    task = asyncio.create_task(keep_workers([["sh", "-c", stays], ["sh", "-c", cannot]], PATIENCE_S))
+    await _until(log, "up")
+    await eventually(lambda: spawned() == 2)
+    go.touch()
+    with pytest.raises(ConfigurationError):
+        await task
+    assert log.read_text().split() == ["up", "ended"]
+
+
+@pytest.mark.parametrize(("port", "ports"), [(None, [None, None]), (9464, ["9464", "9465"])])
+def test_a_workers_command_names_its_device_and_its_port(port, ports):
+    """Of a port for metrics the next worker has the next; a password of Redis is in no command."""
+    settings = load_settings(
+        device="cuda:0, cuda:1", worker_metrics_port=port, redis_url="redis://:secret@127.0.0.1:1/0"
+    )
+    commands = worker_commands(settings, "redis://:secret@127.0.0.1:1/0")
+    assert [_value_of("--device", command) for command in commands] == ["cuda:0", "cuda:1"]
+    assert [_value_of("--metrics-port", command) for command in commands] == ports
+    assert "secret" not in str(commands)
+
+
+def _value_of(option: str, command: list[str]) -> str | None:
+    return command[command.index(option) + 1] if option in command else None
 
 
 async def test_a_redis_that_dies_is_started_again_with_its_data(tmp_path: Path):

@@ -127,6 +127,21 @@ def test_every_bound_is_in_words():
         assert not name.endswith("_s") or "seconds" in told, name
 
 
+def test_several_devices_have_a_worker_each():
+    """Of a GPU there is one; a CPU may have more."""
+    assert Settings().devices == ("auto",)
+    assert load_settings(device="cuda:0, cuda:1").devices == ("cuda:0", "cuda:1")
+    assert load_settings(device="cpu,cpu").devices == ("cpu", "cpu")
+    for wrong, said in (
+        ("cuda,cuda:0", "cuda:0 is named twice"),
+        ("auto,cpu", "auto stands alone"),
+        ("cuda:0,", "SPARKE_DEVICE"),
+        ("gpu", "SPARKE_DEVICE"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            load_settings(device=wrong)
+
+
 def test_a_path_before_the_api_is_kept():
     """A proxy may serve it below one."""
     assert load_settings(public_url="https://example.org/images/").public_url == "https://example.org/images"

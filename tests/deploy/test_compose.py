@@ -194,7 +194,7 @@ def test_a_profile_chooses_the_workers_device(compose):
         "worker",
         "worker-gpu",
     }
-    for worker, profile, device in ((on_cpu, "cpu", "cpu"), (on_gpu, "gpu", "cuda")):
+    for worker, profile, device in ((on_cpu, "cpu", "cpu"), (on_gpu, "gpu", "cuda:0")):
         assert worker["profiles"] == [profile]
         assert worker["build"]["args"] == {"TORCH_BUILD": device}
         assert worker["image"] == f"sparke-worker:{profile}"

@@ -53,6 +53,27 @@ def test_it_serves_and_stops_without_a_trace(start: Start, tmp_path: Path, numbe
     assert service.said == [f"SPARKE is ready: {service.url}\n"]
 
 
+def test_each_device_has_a_worker(start: Start, tmp_path: Path):
+    """Two of them: both make images, one that is killed comes back, and nothing of them is left at the end."""
+    service = start(tmp_path / "data", SPARKE_DEVICE="cpu,cpu")
+
+    def num_ready() -> int:
+        ready: int = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_S).json()["workers"]["ready"]
+        return ready
+
+    wait_until(lambda: num_ready() == 2, "the second worker is not ready")
+    before = set(service.worker_pids)
+    assert len(before) == 2
+    os.kill(min(before), signal.SIGKILL)
+    assert service.generate(n=2).status_code == 200
+    wait_until(lambda: len(set(service.worker_pids) - before) == 1, "it is not started again")
+    wait_until(lambda: num_ready() >= 2, "it is not ready again")
+    pids = service.pids
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(PATIENCE_S) == 0
+    assert all(_is_gone(pid) for pid in pids)
+
+
 def test_kill_9_of_everything_keeps_the_memory(start: Start, tmp_path: Path):
     """Forty images, SIGKILL to all, a new start: forty entries, and guidance uses them; the keys are there too."""
     first = start(tmp_path / "data")

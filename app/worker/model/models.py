@@ -78,6 +78,10 @@ def choose_device(wanted: str) -> str:
 
     ConfigurationError where torch sees none such: else each start of the worker would end at its first model.
     """
+    if "," in wanted:
+        raise ConfigurationError(
+            f"SPARKE_DEVICE is {wanted}: a worker has one device; run a worker for each, as `sparke serve` does"
+        )
     if wanted != "auto":
         _check_device(wanted)
         return wanted

@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 
 from app.catalogue import parse_catalogue
 from app.doctor.contradictions import judge_settings
-from app.doctor.device import Gpu, TorchFacts, judge_device
+from app.doctor.device import Gpu, TorchFacts, judge_device, judge_devices
 from app.doctor.disk import Room, judge_room, judge_snapshots
 from app.doctor.finding import State, as_text, ok, problem, shown_url
 from app.doctor.models import judge_model
@@ -57,6 +57,19 @@ def test_devices(wanted, facts, has_driver, state, said):
     assert told.state is state
     assert said in told.found
     assert bool(told.advice) == (state is not State.OK)
+
+
+def test_several_devices_are_well_if_each_is():
+    """The worst is told, and of GPUs that `auto` leaves alone how to use them."""
+    facts = TorchFacts("2.9", "12.8", (GPU, BUSY))
+    assert judge_devices(("cuda:0", "cuda:1"), facts, has_driver=True).state is State.WARNING
+    missing = judge_devices(("cuda:0", "cuda:1", "cuda:2"), facts, has_driver=True)
+    assert missing.state is State.PROBLEM
+    assert "cuda:2" in missing.found
+    told = judge_devices(("cuda:0", "cuda:1"), TorchFacts("2.9", "12.8", (GPU, GPU)), has_driver=True)
+    assert told.state is State.OK
+    assert all(f"SPARKE_DEVICE is cuda:{number}" in told.found for number in (0, 1))
+    assert "SPARKE_DEVICE=cuda:0,cuda:1" in judge_devices(("auto",), facts, has_driver=True).found
 
 
 def test_a_driver_that_is_too_old_is_told_apart_from_none():

@@ -491,6 +491,12 @@ async def test_a_worker_process_that_cannot_load_exits_1(settings):
     assert "/nowhere/at/all" in said.decode()
 
 
+def test_a_worker_has_one_device():
+    """Of several, `sparke serve` runs a worker on each."""
+    with pytest.raises(ConfigurationError, match="a worker has one device"):
+        choose_device("cpu,cpu")
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "mps"])
 def test_a_device_that_is_not_there_is_said_before_a_model_is_loaded(device):
     """It would end each start of the worker, so it is a matter of the settings."""

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, Sample, SampleGroup
 from sparke_engine.diffusion.guide import FinishedRun, GroupGuide, GuidedGroup
+from sparke_engine.diffusion.loras import LoraFile, LoraScale
 from sparke_engine.diffusion.pipelines import load_engine
 from sparke_engine.diffusion.recording import StepRecorder
 from sparke_engine.diffusion.seam import guided_steps
@@ -162,3 +164,29 @@ def test_graphs_hold_no_more_memory_from_run_to_run() -> None:
         run_of(graphs, (1000 + number, 40), (1.0, 0.5))
         held.append(torch.cuda.memory_reserved())
     assert held[-1] <= held[3]
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "flux"])
+def test_loras_are_the_same_on_a_device_with_a_number(
+    model_directories: dict[str, Path], save_lora: Callable[..., Path], tmp_path: Path, family: str
+) -> None:
+    """Weights that went straight to the device and those that came by way of the host take a LoRA alike, and leave no trace."""
+    path = save_lora(model_directories[family], tmp_path / "ink.safetensors", seed=0)
+    plans = [PLAN, replace(PLAN, loras=(LoraScale("ink", 1.0),)), PLAN]
+    found = []
+    for device in ("cuda", "cuda:0"):
+        engine = load_engine(
+            str(model_directories[family]),
+            dtype="float32",
+            device=device,
+            preset=PRESET,
+            loras=[LoraFile("ink", path)],
+        )
+        group = SampleGroup("a cat", "", (1, 2), 0.0, None)
+        runs = [engine.generate([group], plan, lambda _done, _all: None)[0] for plan in plans]
+        found.append([[sample.image.tobytes() for sample in samples] for samples in runs])
+    straight, by_host = found
+    assert straight == by_host
+    without, with_lora, again = straight
+    assert without == again
+    assert without != with_lora
