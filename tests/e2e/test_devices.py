@@ -44,7 +44,11 @@ def test_two_gpus_make_the_images_of_one_service(start, tmp_path):
     catalogue.write_text(DEMO)
     service = start(tmp_path / "data", SPARKE_DEVICE="cuda:0,cuda:1", SPARKE_MODELS_FILE=str(catalogue))
     wait_until(lambda: _readyz(service)["workers"]["ready"] == 2, "the second worker is not ready")
-    alone = {"prompt": "a red star on snow", "diversity": {"strength": 0, "memory": {"write": False}}, "seed": 7}
+    alone = {
+        "prompt": "a red star on snow",
+        "diversity": {"strength": 0, "memory": {"write": False}},
+        "seed": 7,
+    }
     with ThreadPoolExecutor(40) as pool:
         made = list(
             pool.map(lambda seed: service.generate(prompt="a red star", n=2, seed=1000 * seed), range(40))
