@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparke_engine.core.matmul import matmul
 from sparke_engine.core.rows import BLOCK_ROWS
 
 
@@ -32,10 +33,10 @@ class HalfRows:
     def products(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """⟨row, kept row⟩ in fp32. O(n·k·d), bound by one reading of the kept rows for small n."""
         if not self.values.is_cuda:
-            blocks = [rows @ block.to(rows.dtype).mT for block in torch.split(self.values, BLOCK_ROWS)]
+            blocks = [matmul(rows, block.to(rows.dtype).mT) for block in torch.split(self.values, BLOCK_ROWS)]
             return torch.cat(blocks, dim=-1) if blocks else rows.new_zeros(len(rows), 0)
         parts, scale = _halves(rows)
-        both = torch.mm(parts, self.values.mT, out_dtype=torch.float32)
+        both = matmul(parts, self.values.mT, out_dtype=torch.float32)
         return scale * (both[: len(rows)] + both[len(rows) :])
 
     def weighted_sums(self, weights: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
@@ -46,10 +47,10 @@ class HalfRows:
                 torch.split(weights, BLOCK_ROWS, dim=-1), torch.split(self.values, BLOCK_ROWS), strict=True
             )
             for some, block in blocks:
-                total = total + some @ block.to(some.dtype)
+                total = total + matmul(some, block.to(some.dtype))
             return total
         parts, scale = _halves(weights)
-        both = torch.mm(parts, self.values, out_dtype=torch.float32)
+        both = matmul(parts, self.values, out_dtype=torch.float32)
         return scale * (both[: len(weights)] + both[len(weights) :])
 
 
@@ -58,12 +59,12 @@ Rows = Tensor | HalfRows
 
 def products(rows: Float[Tensor, "*b n d"], kept: Rows) -> Float[Tensor, "*b n k"]:
     """⟨row, kept row⟩, whatever the kept rows are kept in."""
-    return kept.products(rows) if isinstance(kept, HalfRows) else rows @ kept.mT
+    return kept.products(rows) if isinstance(kept, HalfRows) else matmul(rows, kept.mT)
 
 
 def weighted_sums(weights: Float[Tensor, "*b n k"], kept: Rows) -> Float[Tensor, "*b n d"]:
     """Σ_j weight_j · kept row_j, likewise."""
-    return kept.weighted_sums(weights) if isinstance(kept, HalfRows) else weights @ kept
+    return kept.weighted_sums(weights) if isinstance(kept, HalfRows) else matmul(weights, kept)
 
 
 def squared_norms(kept: Rows) -> Float[Tensor, "*b k"]:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sparke_engine.core.gradients import entry_weights
 from sparke_engine.core.kernels import unit
+from sparke_engine.core.matmul import matmul
 from sparke_engine.guidance.presets import DiversityPreset
 from sparke_engine.types import Neighbours
 
@@ -73,7 +74,7 @@ def _mass_seen(
     """m_j; `alone` is what a single copy of each counts."""
     total = weights.sum()
     gram = preset.kernel_of_power(_power(preset)).gram(features, features)
-    others = (gram @ weights - alone).clamp_min(0)
+    others = (matmul(gram, weights[:, None])[:, 0] - alone).clamp_min(0)
     left = total - alone
     is_one = left <= 1e-6 * total  # a single entry of weight 1
     scaled = others * total / torch.where(is_one, 1.0, left)

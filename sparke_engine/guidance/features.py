@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparke_engine.core.kernels import unit
+from sparke_engine.core.matmul import matmul
 from sparke_engine.errors import InvalidArgument
 
 
@@ -45,7 +46,7 @@ class FeatureMap:
         if self.grid is None:
             return latents.flatten(1)
         over_rows, over_columns = self._matrices(latents)
-        return (over_rows @ latents @ over_columns.mT).flatten(1)
+        return matmul(matmul(over_rows, latents), over_columns.mT).flatten(1)
 
     def adjoint(
         self, vectors: Float[Tensor, "n d"], latents: Float[Tensor, "n c h w"]
@@ -55,7 +56,7 @@ class FeatureMap:
             return vectors.reshape(latents.shape)
         over_rows, over_columns = self._matrices(latents)
         pooled = vectors.reshape(*latents.shape[:2], *self.grid)
-        return over_rows.mT @ pooled @ over_columns
+        return matmul(matmul(over_rows.mT, pooled), over_columns)
 
     def feature(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """The unit feature f = vec(φ(z)) / ‖vec(φ(z))‖; zero where φ(z) is zero."""

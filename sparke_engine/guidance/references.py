@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparke_engine.core.gradients import Field, tangent
+from sparke_engine.core.half import weighted_sums
 from sparke_engine.core.kernels import squared_distance, unit
 from sparke_engine.guidance.denoised import Extrapolation
 from sparke_engine.guidance.presets import DiversityPreset
@@ -70,7 +71,7 @@ def reference_shift(features: Float[Tensor, "n d"], entries: Entries, preset: Di
     logarithms = distances * (-preset.reference_kernel.steepness / 2)
     shares = torch.softmax(logarithms + entries.weights.to(features.dtype).log(), dim=-1)
     nearness = torch.exp(distances.amin(1) * (-preset.power / (2 * preset.latent_bandwidth**2)))
-    return Field(shares @ known - features, torch.ones_like(nearness), nearness, len(known))
+    return Field(weighted_sums(shares, known) - features, torch.ones_like(nearness), nearness, len(known))
 
 
 def _unit_shift(shift: Field) -> Float[Tensor, "n d"]:
