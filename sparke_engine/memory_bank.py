@@ -1,6 +1,7 @@
 """An exact memory within the process: for library users, and the oracle of the service's memories."""
 
 from dataclasses import replace
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,8 @@ from sparke_engine.core.sampling import drawn
 from sparke_engine.errors import ShapeMismatch
 from sparke_engine.types import NeighbourRule, Neighbours
 
+_PLACE: Final[Any] = {"device": "cpu", "dtype": torch.float32}  # whatever torch's defaults are
+
 
 class MemoryBank:
     """What was made so far: a unit feature and a unit prompt embedding for each image, fp32 on the CPU, in order.
@@ -20,8 +23,8 @@ class MemoryBank:
     """
 
     def __init__(self) -> None:
-        self._features: Tensor = torch.empty(0, 0)
-        self._prompt_embeddings: Tensor = torch.empty(0, 0)
+        self._features: Tensor = torch.empty(0, 0, **_PLACE)
+        self._prompt_embeddings: Tensor = torch.empty(0, 0, **_PLACE)
         self._size = 0
 
     def __len__(self) -> int:
@@ -69,15 +72,15 @@ class MemoryBank:
                 self._prompt_embeddings, asked, ("this bank's prompt embeddings", "prompt embeddings")
             )
         else:
-            return Neighbours.of(torch.zeros(len(asked), 0, 0), asked[:, None, :][:, :0])
+            return Neighbours.of(torch.zeros(len(asked), 0, 0, **_PLACE), asked[:, None, :][:, :0])
         chosen = [_select(self.prompt_embeddings, prompt, rule) for prompt in asked]
         if len(chosen) == 1:
             return self._only(*chosen[0])
         num_problems, longest = len(chosen), max((len(index) for index, _ in chosen), default=0)
-        features = torch.zeros(num_problems, longest, self._features.shape[1])
-        embeddings = torch.zeros(num_problems, longest, prompt_embeddings.shape[1])
-        mask = torch.zeros(num_problems, longest, dtype=torch.bool)
-        weights = torch.zeros(num_problems, longest)
+        features = torch.zeros(num_problems, longest, self._features.shape[1], **_PLACE)
+        embeddings = torch.zeros(num_problems, longest, asked.shape[1], **_PLACE)
+        mask = torch.zeros(num_problems, longest, device="cpu", dtype=torch.bool)
+        weights = torch.zeros(num_problems, longest, **_PLACE)
         for problem, (index, counts) in enumerate(chosen):
             k = len(index)
             features[problem, :k] = self.features[index]
@@ -99,7 +102,8 @@ class MemoryBank:
 def _grown(held: Tensor, size: int, rows: Tensor) -> Tensor:
     needed = size + len(rows)
     if needed > len(held) or held.shape[1] != rows.shape[1]:
-        larger = torch.empty(max(needed, 2 * len(held), 64), rows.shape[1])
+        with torch.inference_mode(mode=False):  # a later append may come without it, and must write here too
+            larger = torch.empty(max(needed, 2 * len(held), 64), rows.shape[1], **_PLACE)
         larger[:size] = held[:size] if size else larger[:0]
         held = larger
     held[size:needed] = exact_unit(rows.detach().cpu()).float()
@@ -113,7 +117,7 @@ def _select(
 
     Summed row by row, unlike a matrix product: entries of one prompt have one influence, to the bit.
     """
-    influence = torch.ones(len(entries))
+    influence = entries.new_ones(len(entries))
     if rule.min_prompt_kernel > 0:
         distances = (entries - prompt).square_().sum(-1)
         influence = torch.exp(distances * (-rule.power / (2 * rule.prompt_bandwidth**2)))

@@ -161,7 +161,7 @@ class BatchGuide:
 
     def _spent_of(self, latents: Tensor) -> Tensor:
         if self._spent is None:
-            self._spent = torch.zeros(latents.shape[0], device=latents.device)
+            self._spent = torch.zeros(latents.shape[0], dtype=torch.float32, device=latents.device)
         return self._spent
 
     def _limit(self, latents: Tensor, group: GuidedGroup, num_steps: int) -> Tensor:

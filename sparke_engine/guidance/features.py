@@ -75,9 +75,10 @@ def _averaging(
     size: int, cells: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "{cells} {size}"]:
     """P: row i averages over positions ⌊i·size/cells⌋ up to ⌈(i+1)·size/cells⌉."""
-    cell = torch.arange(cells, device=device)[:, None]
-    position = torch.arange(size, device=device)[None]
-    start = cell * size // cells
-    stop = ((cell + 1) * size + cells - 1) // cells
-    inside = ((position >= start) & (position < stop)).double()
-    return (inside / inside.sum(1, keepdim=True)).to(dtype)
+    with torch.inference_mode(mode=False):  # it is kept, and a later call may have gradients
+        cell = torch.arange(cells, device=device)[:, None]
+        position = torch.arange(size, device=device)[None]
+        start = cell * size // cells
+        stop = ((cell + 1) * size + cells - 1) // cells
+        inside = ((position >= start) & (position < stop)).double()
+        return (inside / inside.sum(1, keepdim=True)).to(dtype)

@@ -149,3 +149,48 @@ def test_entries_are_copies() -> None:
     bank.append(features, torch.ones(1, 2))
     features.zero_()
     assert torch.equal(bank.features, torch.tensor([[1.0, 0.0]]))
+
+
+def test_a_bank_that_grew_in_inference_mode_grows_on() -> None:
+    """What it holds is no inference tensor, so that a later append outside may write to it, and gradients may pass it."""
+    bank = MemoryBank()
+    with torch.inference_mode():
+        bank.append(rows(0, 2, 4), rows(1, 2, 3))
+    bank.append(rows(2, 1, 4), rows(3, 1, 3))
+    with torch.inference_mode():
+        bank.append(rows(4, 1, 4), rows(5, 1, 3))
+    assert len(bank) == 4
+    assert not bank.features.is_inference()
+    expected = unit(torch.cat([rows(0, 2, 4), rows(2, 1, 4), rows(4, 1, 4)]).double()).float()
+    assert torch.equal(bank.features, expected)
+
+
+@pytest.mark.parametrize("num_prompts", [1, 2])
+@pytest.mark.parametrize("rule", [Rule(), Rule(min_prompt_kernel=0.0), Rule(max_neighbours=3)])
+def test_a_bank_is_on_the_cpu_in_fp32_whatever_torchs_defaults_are(num_prompts: int, rule: Rule) -> None:
+    """With another default device and dtype it holds the same, and its neighbours are the same, to the bit."""
+
+    def held() -> list[torch.Tensor]:
+        bank = MemoryBank()
+        found = [MemoryBank().neighbours(asked, rule), bank.neighbours(asked, rule)]
+        bank.append(features, prompts)
+        found.append(bank.neighbours(asked, rule))
+        tensors = [bank.features, bank.prompt_embeddings]
+        for neighbours in found:
+            tensors += [neighbours.features, neighbours.prompt_embeddings]
+            tensors += [neighbours.mask.float(), neighbours.weights]
+        return tensors
+
+    features, prompts = rows(0, 10, 4), rows(1, 1, 3).expand(10, -1)
+    asked = prompts[:num_prompts]
+    expected = held()
+    torch.set_default_dtype(torch.float16)
+    torch.set_default_device("meta")
+    try:
+        actual = held()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(actual, expected, strict=True):
+        assert (one.device.type, one.dtype) == ("cpu", torch.float32)
+        assert torch.equal(one, other)

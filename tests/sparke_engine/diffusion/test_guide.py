@@ -261,3 +261,20 @@ def test_moves_of_noisy_latents_last(scheduler: object, preset: DiversityPreset)
     after, later = difference[first], difference[first + 1]
     assert scales[first + 2] * later.norm() > 0.95 * scales[first + 1] * after.norm()
     assert torch.nn.functional.cosine_similarity(after, later, dim=0) > 0.99
+
+
+def test_pushes_are_added_up_in_single_precision() -> None:
+    """Whatever torch's default dtype is."""
+    totals = []
+    for dtype in (torch.float32, torch.float16):
+        clean, entries = latents_of(0), entries_of(PRESET)
+        torch.set_default_dtype(dtype)
+        try:
+            guide = GroupGuide([GuidedGroup(slice(0, 3), PRESET, 0.7, entries)])
+            guide.before(step_at(0, clean))
+            guide.finish(clean, 10)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        totals.append(guide.runs[0].pushes)
+    assert totals[1].dtype == torch.float32
+    assert torch.equal(*totals)

@@ -66,3 +66,14 @@ def test_an_empty_grid_is_refused() -> None:
     """A grid has cells."""
     with pytest.raises(InvalidArgument, match="at least one row"):
         FeatureMap((0, 4))
+
+
+def test_a_map_first_used_in_inference_mode_has_gradients() -> None:
+    """Its matrices are kept, and are no inference tensors."""
+    feature_map = FeatureMap((3, 5))
+    with torch.inference_mode():
+        feature_map.apply(latents_of(1, 22, 23))  # a size that no other test uses
+    latents = latents_of(1, 22, 23).requires_grad_()
+    feature_map.apply(latents).sum().backward()
+    assert latents.grad is not None
+    assert bool(latents.grad.any())
