@@ -89,13 +89,13 @@ class Calibration:
 
 def calibrate(
     engine: ImageEngine,
-    scenes: Sequence[Sequence[str]],
+    scenes: Sequence[str | Sequence[str]],
     plan: CalibrationPlan,
     on_trial: OnTrial | None = None,
 ) -> Calibration:
     """The engine's preset with bandwidths and η of its model. The engine is as before, whatever happens.
 
-    `scenes` are prompts, those of one scene together, two scenes at least; images are made of each scene's first prompt.
+    `scenes` are prompts, those of one scene together, a single one as it is or in a list; two scenes at least; images are made of each scene's first prompt.
     Where every scene has one prompt, only equal prompts count as related. `on_trial(done, total)` is called after each.
     (1 + number of factors) · scenes · images images are made; asking the model takes less time than that again.
     Raises InvalidArgument for what no preset follows from, UnsupportedPipeline for an engine without a denoiser, and what
@@ -105,8 +105,8 @@ def calibrate(
         raise UnsupportedPipeline(
             f"a calibration asks a model's denoiser, and {type(engine).__name__} has none"
         )
-    texts = [list(scene) for scene in scenes]
-    if len(texts) < 2 or not all(texts):
+    texts = [[scene] if isinstance(scene, str) else list(scene) for scene in scenes]
+    if isinstance(scenes, str) or len(texts) < 2 or not all(texts):
         raise InvalidArgument(f"a calibration needs two scenes of one prompt or more, got {texts}")
     before = engine.preset
     for factor in plan.eta_factors:

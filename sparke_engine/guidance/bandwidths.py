@@ -57,8 +57,8 @@ def prompt_bandwidth_from(
     """√(least·most), the middle of the bandwidths that give both shares; `most` where none does.
 
     `related` and `unrelated` are distances of unit prompt embeddings, as `pair_distances` gives them. In float64;
-    O((r+u)·log(r+u)). Degenerate cases: related prompts that all coincide ask for nothing, and `most` is taken;
-    where `share` of the unrelated do not lie apart at all no bandwidth will do, which is an InvalidArgument.
+    O((r+u)·log(r+u)). Embeddings are of single precision, and prompts closer than the root of its ε coincide.
+    Degenerate cases: related prompts that all coincide ask for nothing, and `most` is taken; where `share` of the unrelated do not lie apart at all no bandwidth will do, which is an InvalidArgument.
     """
     for name, value in {"near": near, "far": far, "share": share}.items():
         if not 0 < value < 1:
@@ -119,11 +119,12 @@ def latent_bandwidth_from(features: Float[Tensor, "n d"]) -> float:
 
 
 def _distances(values: Tensor, name: str) -> Float[Tensor, " r"]:
-    """Ascending, in float64."""
+    """Ascending, in float64; 0 for what rounding may have left."""
     if values.dim() != 1:
         raise ShapeMismatch(f"{name} are a list of distances [r], got the shape {list(values.shape)}")
     if len(values) == 0:
         raise InvalidArgument(f"a bandwidth needs {name}, got none")
     if not bool((torch.isfinite(values) & (values >= 0)).all()):
         raise InvalidArgument(f"the distances of {name} are finite and not negative")
-    return values.double().sort().values
+    distances = values.double().sort().values
+    return torch.where(distances > math.sqrt(torch.finfo(torch.float32).eps), distances, 0.0)

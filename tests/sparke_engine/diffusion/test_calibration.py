@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,9 +96,9 @@ def test_a_model_is_asked_without_extrapolation(
         assert asking_plan(engine, plan) == DenoisingPlan(32, 32, levels, scale)
 
 
-@pytest.mark.parametrize("scenes", [(), (("a star",),), (("a star",), ())])
-def test_too_few_scenes_are_refused(engine: PipelineEngine, scenes: tuple[tuple[str, ...], ...]):
-    """None, one, or one without a prompt."""
+@pytest.mark.parametrize("scenes", [(), (("a star",),), (("a star",), ()), "a star"])
+def test_too_few_scenes_are_refused(engine: PipelineEngine, scenes: Any):
+    """None, one, one without a prompt, or a text by itself."""
     with pytest.raises(InvalidArgument, match="two scenes"):
         calibrate(engine, scenes, PLAN)
 
@@ -155,3 +156,10 @@ def test_an_eta_out_of_range_is_refused_before_all(engine: PipelineEngine, facto
     finally:
         engine.preset = before
     assert trials == []
+
+
+def test_a_scene_of_one_prompt_may_be_its_text(engine: PipelineEngine):
+    """It is no list of letters."""
+    short = replace(PLAN, plan=DenoisingPlan(64, 64, 2, 9.0), images=2, eta_factors=(1.0,))
+    texts = calibrate(engine, ["a star", "a red circle"], short)
+    assert texts == calibrate(engine, [["a star"], ["a red circle"]], short)

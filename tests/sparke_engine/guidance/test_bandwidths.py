@@ -88,6 +88,21 @@ def test_an_encoder_that_tells_nothing_apart_is_refused() -> None:
         prompt_bandwidth_from(torch.zeros(3), torch.zeros(2))
 
 
+def test_equal_prompts_coincide_whatever_rounding_leaves() -> None:
+    """One embedding again and again lies 1e-8 from itself: as unrelated that is refused, as related it asks for nothing."""
+    apart = 0
+    for seed in range(9):
+        once = torch.randn(2, 768, generator=torch.Generator().manual_seed(seed))
+        embeddings, scenes = once[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1])
+        related, unrelated = pair_distances(embeddings, scenes)
+        apart += bool(related.any())
+        found = prompt_bandwidth_from(related, unrelated)
+        assert found.bandwidth == found.most
+        with pytest.raises(InvalidArgument, match="coincide"):
+            prompt_bandwidth_from(related, pair_distances(embeddings[:3], torch.arange(3))[1])
+    assert apart > 0  # else nothing was tried
+
+
 def test_pairs_are_sorted_by_scene() -> None:
     """Each pair once; scale of an embedding tells nothing."""
     embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
