@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sparke_engine.core.domains import check_type
 from sparke_engine.core.kernels import exact_unit, unit
 from sparke_engine.core.rows import num_rows, same_length, same_number
 from sparke_engine.core.sampling import drawn
@@ -64,8 +65,10 @@ class MemoryBank:
 
         Where more than `rule.max_neighbours` are near, a weighted sample stands for all: see `drawn`, with the influence
         k_Y^p (1 under a rule that takes all), an entry's place as its id, and the bank's size as salt. So the bank as it
-        is gives the same sample every time, and a bank that has grown another one: see ADR 22. O(b·n·p).
+        is gives the same sample every time, and a bank that has grown another one: see ADR 22. O(b·n·p). Raises as `append`.
         """
+        num_rows(prompt_embeddings, "prompt embeddings", least=0)
+        check_type("a rule", rule, NeighbourRule, "a preset")
         asked = unit(prompt_embeddings.float().cpu())
         if self._size > 0:
             same_length(

@@ -157,6 +157,12 @@ class Kernel(Protocol):
         """K_ij = k(a_i, b_j)."""
 
 
+def check_kernel(kernel: object) -> None:
+    """Raise InvalidArgument for what is no kernel, such as the name or the class of one."""
+    if isinstance(kernel, type) or not isinstance(kernel, Kernel):
+        raise InvalidArgument(f"a kernel is GaussianKernel(bandwidth) or CosineKernel(), got {kernel!r}")
+
+
 @dataclass(frozen=True)
 class GaussianKernel:
     """k(x, y) = exp(−‖x/‖x‖ − y/‖y‖‖² / 2σ²), σ = `bandwidth`."""

@@ -13,9 +13,13 @@ BLOCK_ROWS = 1024
 def num_rows(rows: Tensor, name: str, *, least: int = 1) -> int:
     """The number of rows n of `rows` [n,d].
 
-    Raises ShapeMismatch where they are no rows, InvalidArgument where they are fewer than `least`, whole
-    numbers or not finite. O(n·d).
+    Raises ShapeMismatch where they are no rows, InvalidArgument where they are no tensor, fewer than `least`,
+    whole numbers or not finite. O(n·d).
     """
+    if not isinstance(rows, Tensor):
+        raise InvalidArgument(
+            f"{name} are a tensor [n,d], got a {type(rows).__name__}: torch.as_tensor makes one"
+        )
     if rows.dim() != 2 or rows.shape[1] == 0:
         raise ShapeMismatch(f"{name} are rows [n,d] with d ≥ 1, got the shape {list(rows.shape)}")
     if not rows.is_floating_point():

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparke_engine.core.kernels import CosineKernel, Kernel, exact_unit
+from sparke_engine.core.domains import check_pair
+from sparke_engine.core.kernels import CosineKernel, Kernel, check_kernel, exact_unit
 from sparke_engine.core.rows import BLOCK_ROWS, num_rows, row_blocks, same_number
 
 
@@ -38,7 +39,7 @@ def cond_rke(
 ) -> float:
     """Cond-RKE = Σ k_Y² / Σ k_Y² k_Z², `kernels` = (k_Z, k_Y). O(n²·(d+p)) time, O(block_rows·n) memory."""
     _count(features, prompt_embeddings)
-    kernel, prompt_kernel = kernels
+    kernel, prompt_kernel = _pair(kernels)
     of_prompts, joint = 0.0, 0.0
     pairs = zip(
         _gram_blocks(features, kernel, block_rows),
@@ -65,7 +66,7 @@ def cond_vendi(
 ) -> float:
     """Cond-Vendi = exp(H₁(K_Z ∘ K_Y / n) − H₁(K_Y/n)), `kernels` = (k_Z, k_Y). O(n³)."""
     n = _count(features, prompt_embeddings)
-    kernel, prompt_kernel = kernels
+    kernel, prompt_kernel = _pair(kernels)
     joint = _gram(features, kernel) * _gram(prompt_embeddings, prompt_kernel)
     return float(torch.exp(_entropy(joint / n) - _entropy_of(prompt_embeddings, prompt_kernel)))
 
@@ -84,16 +85,24 @@ def in_batch_similarity(
     return (total - n) / (n * (n - 1))
 
 
-def _count(features: Tensor, prompt_embeddings: Tensor | None = None) -> int:
+def _count(features: Tensor, *paired: Tensor) -> int:
     n = num_rows(features, "features")
-    if prompt_embeddings is not None:
+    for prompt_embeddings in paired:
         num_rows(prompt_embeddings, "prompt embeddings")
         same_number(features, prompt_embeddings, ("features", "prompt embeddings"))
     return n
 
 
+def _pair(kernels: tuple[Kernel, Kernel]) -> tuple[Kernel, Kernel]:
+    check_pair("kernels are", kernels, "(k_Z, k_Y)")
+    for kernel in kernels:
+        check_kernel(kernel)
+    return kernels
+
+
 def _gram_blocks(rows: Tensor, kernel: Kernel, block_rows: int) -> Iterator[Tensor]:
     """K in float64, some rows at a time, with a diagonal of ones."""
+    check_kernel(kernel)
     directions, start = exact_unit(rows), 0
     for block in row_blocks(directions, block_rows):
         gram = kernel.gram(block, directions)

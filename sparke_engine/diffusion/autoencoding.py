@@ -34,6 +34,7 @@ def encoded(pipe: Any, pictures: Sequence[Image.Image]) -> list[Float[Tensor, "1
     One at a time, so that no picture's latents depend on the others. Raises UnsupportedPipeline as `decoded`,
     InvalidArgument where a side is no multiple of what the autoencoder takes together, and NonFiniteLatents.
     """
+    _check_pictures(pictures)
     vae, units = _autoencoder(pipe)
     multiple_px, device = int(pipe.vae_scale_factor), _device_of(pipe, vae)
     found = []
@@ -90,6 +91,11 @@ def _autoencoder(pipe: Any) -> tuple[Any, _Units]:
     if means is not None and deviations is not None:
         return vae, _Units(_by_channel(means), scale / _by_channel(deviations))
     return vae, _Units(float(shift or 0.0), scale)
+
+
+def _check_pictures(pictures: object) -> None:
+    if not (isinstance(pictures, Sequence) and all(isinstance(each, Image.Image) for each in pictures)):
+        raise InvalidArgument(f"pictures are a list of PIL images, got a {type(pictures).__name__}")
 
 
 def _by_channel(numbers: Sequence[float]) -> Tensor:

@@ -20,7 +20,7 @@ from sparke_engine.diffusion.prompt_embedding import (
     class_label,
     image_embedding,
 )
-from sparke_engine.errors import InvalidArgument, UnsupportedPipeline
+from sparke_engine.errors import InvalidArgument, ShapeMismatch, UnsupportedPipeline
 from sparke_engine.guidance.features import FeatureMap
 
 
@@ -148,12 +148,17 @@ def feature_dim_of(pipe: Any, feature_map: FeatureMap) -> int | None:
 def embed_prompt(pipe: Any, prompt: Prompt) -> Float[Tensor, " p"]:
     """The unit embedding of one prompt, fp32 on the CPU.
 
-    A text, a class where the pipeline takes classes, or, for any pipeline, an embedding of the caller's own.
-    Raises UnsupportedPipeline, or InvalidArgument for a prompt that the pipeline does not take.
+    A text, a class where the pipeline takes classes, or, for any pipeline, an embedding of the caller's own, [p] or [1,p].
+    Raises UnsupportedPipeline, InvalidArgument for a prompt that the pipeline does not take, or ShapeMismatch for an
+    embedding of several rows, such as what a denoiser reads of the tokens of a text: pool it first.
     """
     family = family_of(pipe)
     if not isinstance(prompt, Tensor):
         return unit(family.embed(pipe, prompt).float().cpu())
+    if prompt.dim() not in {1, 2} or prompt.numel() != prompt.shape[-1]:
+        raise ShapeMismatch(
+            f"a prompt's embedding is one row, [p] or [1,p], got the shape {list(prompt.shape)}"
+        )
     embedding = prompt.detach().float().cpu().flatten()
     if not (bool(torch.isfinite(embedding).all()) and bool(embedding.any())):
         raise InvalidArgument("a prompt's embedding is finite and not zero")

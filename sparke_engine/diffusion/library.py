@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sparke_engine.core.domains import check_pair, check_share, check_type
 from sparke_engine.diffusion.asked import Asked, heard_calls, shows_calls, takes_negative_prompt
 from sparke_engine.diffusion.autoencoding import encoded
 from sparke_engine.diffusion.families import embed_prompt, family_of, feature_dim_of
@@ -35,7 +36,7 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     *,
     strength: float = 0.5,
     keeps_guidance: bool | None = None,
-    preset: DiversityPreset | None = None,
+    preset: DiversityPreset | str | None = None,
     on_step: OnStep | None = None,
     novelty: Weighted | None = None,
     context: Weighted | None = None,
@@ -71,9 +72,9 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     MisplacedGuidance where another pipeline runs on this scheduler, and ShapeMismatch in the first step where only that
     tells; after it MisplacedGuidance where the pipeline made nothing, or had another scheduler.
     """
-    preset = preset if preset is not None else default_preset(pipe)
-    if not 0 <= strength <= 1:
-        raise InvalidArgument(f"a strength is in [0, 1], got {strength}")
+    preset = _chosen(pipe, preset)
+    check_type("a bank", bank, MemoryBank, "a MemoryBank")
+    check_share("a strength", strength)
     references = _references(novelty, context, preset)
     widths = _Widths.of(bank, references)
     widths.check(feature_dim_of(pipe, preset.feature_map))
@@ -103,14 +104,15 @@ def remember_pictures(
     pictures: Sequence[Image.Image],
     prompt: Prompt = "",
     *,
-    preset: DiversityPreset | None = None,
+    preset: DiversityPreset | str | None = None,
 ) -> None:
     """Pictures enter the bank as if `pipe` had made them of the prompt: a reference of what there is already.
 
     Sides are multiples of what the autoencoder takes together; under a preset without a grid all are of one size. Raises
     UnsupportedPipeline, InvalidArgument and ShapeMismatch; then nothing is added.
     """
-    preset = preset if preset is not None else default_preset(pipe)
+    preset = _chosen(pipe, preset)
+    check_type("a bank", bank, MemoryBank, "a MemoryBank")
     embedding = embed_prompt(pipe, prompt)
     found = [preset.feature_map.feature(latents)[0].cpu() for latents in encoded(pipe, pictures)]
     if len({len(feature) for feature in found}) > 1:
@@ -221,13 +223,23 @@ def _references(
     for name, given, sign in (("novelty", novelty, 1), ("context", context, -1)):
         if given is None:
             continue
+        check_pair(f"{name} is", given, "(bank, weight)")
         bank, weight = given
-        if not 0 <= weight <= 1:
-            raise InvalidArgument(f"the weight of {name} is in [0, 1], got {weight}")
+        check_type(f"the bank of {name}", bank, MemoryBank, "a MemoryBank")
+        check_share(f"the weight of {name}", weight)
         if weight > 0 and len(bank) > 0:
             known = bank.neighbours(bank.prompt_embeddings[:1], takes_all)
             found.append(Reference(Entries(known.features[0], known.weights[0]), sign * weight))
     return tuple(found)
+
+
+def _chosen(pipe: Any, preset: DiversityPreset | str | None) -> DiversityPreset:
+    if preset is None:
+        return default_preset(pipe)
+    if isinstance(preset, str):
+        return preset_named(preset)
+    check_type("a preset", preset, DiversityPreset, "a DiversityPreset or the name of one")
+    return preset
 
 
 def default_preset(pipe: Any) -> DiversityPreset:

@@ -57,9 +57,7 @@ def load_engine(  # noqa: PLR0913 - each is a choice of its own
                 f"{TOY} has no weights that LoRAs could change: remove the {len(loras)} named for it"
             )
         return ToyEngine(replace(_resolve(preset, preset_named("toy")), **(preset_changes or {})))
-    if dtype not in DTYPES:
-        raise InvalidArgument(f"a model's dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
-    pipe = load_pipeline(source, revision=revision, dtype=DTYPES[dtype], scheduler=scheduler, device=device)
+    pipe = load_pipeline(source, revision=revision, dtype=dtype, scheduler=scheduler, device=device)
     chosen = replace(_resolve(preset, default_preset(pipe)), **(preset_changes or {}))
     return PipelineEngine(pipe, chosen, loras=load_loras(pipe, loras))
 
@@ -71,8 +69,8 @@ def kinds_preset(engine: ImageEngine) -> DiversityPreset:
     return preset_named("toy")
 
 
-def load_demo_pipeline(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """The model that ships with the package, as a stock StableDiffusionPipeline."""
+def load_demo_pipeline(device: str = "cpu", dtype: torch.dtype | str = torch.float32) -> Any:
+    """The model that ships with the package, as a stock StableDiffusionPipeline; a dtype may be given by its name."""
     return load_pipeline(DEMO, dtype=dtype, device=device)
 
 
@@ -80,7 +78,7 @@ def load_pipeline(
     source: str,
     *,
     revision: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     scheduler: str | None = None,
     device: str = "cpu",
 ) -> Any:
@@ -91,12 +89,13 @@ def load_pipeline(
 
     Where the hub does not answer, what is in its cache is loaded unasked; what is not there is tried for all the same.
     """
+    _check_device(device)
     place = str(demo_weights()) if source == DEMO else source
     load = partial(
         _load_whole,
         place,
         revision=revision,
-        dtype=dtype,
+        dtype=_dtype_of(dtype),
         use_safetensors=True,
         trust_remote_code=False,
         device_map=device if device in _STRAIGHT else None,
@@ -118,6 +117,22 @@ def load_pipeline(
     if source == DEMO:
         mark_preset(pipe, "demo")
     return pipe if device in _STRAIGHT else pipe.to(device)
+
+
+def _dtype_of(dtype: torch.dtype | str) -> torch.dtype:
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise InvalidArgument(f"a model's dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
+    return found
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise InvalidArgument(
+            f"torch knows no device {device!r}: cpu, cuda, cuda:1 and mps are some"
+        ) from error
 
 
 def _load_whole(place: str, **asked: Any) -> Any:

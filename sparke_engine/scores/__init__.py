@@ -15,8 +15,9 @@
 
 The set that is judged comes first, what it is held against second, everything else by keyword. All take
 features [n,d] of any floating dtype on any device, compute in float64 where digits would be lost, and give
-Python floats. What makes features is the caller's: `features_of` runs any extractor over images, or over
-texts. Empty, single where two are needed, not finite or not fitting rows raise InvalidArgument.
+Python floats: `prdc` four of them and `kid` two, in a named tuple. But `similarity_gain` gives a tensor [n]. What makes features is the caller's: `features_of` runs any extractor over images, or over
+texts. What is no tensor, and rows that are none, single where two are needed, not finite or do not fit raise
+InvalidArgument.
 """
 
 from sparke_engine.core.kernels import CosineKernel, GaussianKernel, Kernel

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparke_engine.core.kernels import GaussianKernel
-from sparke_engine.errors import InvalidArgument
+from sparke_engine.errors import InvalidArgument, ShapeMismatch
 from sparke_engine.scores import similarity_gain
 
 KERNEL = GaussianKernel(0.7)
@@ -67,3 +67,17 @@ def test_rows_that_are_none_are_refused():
         similarity_gain(torch.empty(0, 3), torch.eye(3), torch.ones(3), KERNEL)
     with pytest.raises(InvalidArgument):
         similarity_gain(torch.eye(3), torch.eye(3) * torch.nan, torch.ones(3), KERNEL)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_does_not_fit_is_refused():
+    """Entries of another length; weights that are no list of as many; and those that are not finite or negative."""
+    rows = torch.eye(3)
+    with pytest.raises(ShapeMismatch, match="length 3 need entries of that length, got 5"):
+        similarity_gain(rows, torch.eye(5), torch.ones(5), KERNEL)
+    for shape in ((3, 1), (2,), (), (1, 3)):
+        with pytest.raises(ShapeMismatch, match=r"3 entries need weights \[3\], got the shape"):
+            similarity_gain(rows, rows, torch.ones(shape), KERNEL)
+    for weight in (torch.nan, torch.inf, -1.0):
+        with pytest.raises(InvalidArgument, match="finite and not negative"):
+            similarity_gain(rows, rows, torch.tensor([1.0, weight, 1.0]), KERNEL)
