@@ -81,6 +81,9 @@ with guided(base, bank, prompt, remember=False):
 with guided(refiner, bank, prompt):
     image = refiner(prompt, image=draft).images[0]
 ```
+
+A pipeline that diffusers makes of another's parts, as `AutoPipelineForImage2Image.from_pipe(pipe)` does, has the preset of its class. The demo
+model's `demo` is a mark of its own pipeline, which does not come along: for one that is made of it, say `preset="demo"`.
 """
 
 LATENTS = {

@@ -9,6 +9,7 @@ SparkeError
 ├── NestedGuidance         nested_guidance        the scheduler is guided already
 ├── MisplacedGuidance      misplaced_guidance     not this pipeline, or not its scheduler, ran in a guided block
 ├── ModelNotLoadable       model_not_loadable     the source holds no model that can be loaded
+├── BankNotLoadable        bank_not_loadable      the file holds no memory bank that can be read
 ├── LoraNotLoadable        lora_not_loadable      a LoRA's file does not fit the model that it is to change
 └── BrokenOutput           broken_output          the model gave something that cannot be an answer
     ├── NonFiniteLatents   non_finite_latents     NaN or infinity in the latents
@@ -70,6 +71,12 @@ class ModelNotLoadable(SparkeError):
     """The source holds no model that can be loaded."""
 
     code = "model_not_loadable"
+
+
+class BankNotLoadable(SparkeError):
+    """The file holds no memory bank that can be read."""
+
+    code = "bank_not_loadable"
 
 
 class LoraNotLoadable(SparkeError):

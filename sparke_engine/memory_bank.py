@@ -1,17 +1,19 @@
-"""An exact memory within the process: for library users, and the oracle of the service's memories."""
+"""An exact memory within the process, which can be kept in a file: for library users, and the oracle of the service's memories."""
 
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sparke_engine.bank_file import Held, read_bank, write_bank
 from sparke_engine.core.domains import check_type
 from sparke_engine.core.kernels import exact_unit, unit
 from sparke_engine.core.rows import num_rows, same_length, same_number
 from sparke_engine.core.sampling import drawn
-from sparke_engine.errors import ShapeMismatch
+from sparke_engine.errors import InvalidArgument, ShapeMismatch
 from sparke_engine.types import NeighbourRule, Neighbours
 
 _PLACE: Final[Any] = {"device": "cpu", "dtype": torch.float32}  # whatever torch's defaults are
@@ -59,6 +61,33 @@ class MemoryBank:
         self._features = _grown(self._features, self._size, features)
         self._prompt_embeddings = _grown(self._prompt_embeddings, self._size, prompt_embeddings)
         self._size += len(features)
+
+    def forget(self, is_forgotten: Bool[Tensor, " n"]) -> None:
+        """Remove the entries for which the mask is true, oldest first, as if they had never been there. O(n·(d+p)).
+
+        Raises InvalidArgument for what is no mask of this bank's length; then nothing is removed.
+        """
+        form = getattr(is_forgotten, "dtype", None), tuple(getattr(is_forgotten, "shape", ()))
+        if form != (torch.bool, (self._size,)):
+            raise InvalidArgument(
+                f"what this bank forgets is a mask [{self._size}] of {torch.bool}, true where an entry goes"
+            )
+        with torch.inference_mode(mode=False):
+            kept = ~is_forgotten.cpu()
+            self._features, self._prompt_embeddings = self.features[kept], self.prompt_embeddings[kept]
+        self._size = len(self._features)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the bank to a file, in the place of one that is there, whole or not at all. Raises OSError."""
+        write_bank(path, Held(self.features, self.prompt_embeddings))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "MemoryBank":
+        """The bank of a file that `save` wrote, to the bit. Raises BankNotLoadable for any other file, and for none."""
+        bank = cls()
+        bank._features, bank._prompt_embeddings = read_bank(path)
+        bank._size = len(bank._features)
+        return bank
 
     def neighbours(self, prompt_embeddings: Float[Tensor, "b p"], rule: NeighbourRule) -> Neighbours:
         """For each of b prompts every entry with k_Y^p ≥ ε, oldest first; padded to one k, the padding masked.

@@ -283,6 +283,12 @@ def test_the_librarys_references_example_runs(tmp_path: Path):
     assert run([sys.executable, "-c", code], tmp_path) == "8 4 4\n"
 
 
+def test_the_librarys_keeping_example_runs(tmp_path: Path):
+    """Run twice, the second run begins with the four stars of the first; of eight then the newest six are kept."""
+    code = example("library-keeping") + "\nprint(len(bank), len(MemoryBank.load(path)))\n"
+    assert [run([sys.executable, "-c", code], tmp_path) for _ in range(2)] == ["4 4\n", "6 6\n"]
+
+
 def test_the_catalogue_example_is_one():
     """The entry for SDXL is accepted as it stands, and with the LoRA below it."""
     (spec,) = parse_catalogue(example("catalogue"), folder=None, name="models.md").values()

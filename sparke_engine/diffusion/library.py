@@ -129,9 +129,8 @@ class _Widths(NamedTuple):
 
     @classmethod
     def of(cls, bank: MemoryBank, references: tuple[Reference, ...]) -> "_Widths":
-        return cls(
-            bank.features.shape[1], tuple(reference.entries.features.shape[1] for reference in references)
-        )
+        own = bank.features.shape[1] if len(bank) > 0 else 0
+        return cls(own, tuple(reference.entries.features.shape[1] for reference in references))
 
     def check(self, expected: int | None) -> None:
         """Raise ShapeMismatch where an image's feature has another length; None is not known."""

@@ -194,3 +194,38 @@ def test_a_bank_is_on_the_cpu_in_fp32_whatever_torchs_defaults_are(num_prompts: 
     for one, other in zip(actual, expected, strict=True):
         assert (one.device.type, one.dtype) == ("cpu", torch.float32)
         assert torch.equal(one, other)
+
+
+@given(st.integers(0, 1000), st.lists(st.booleans(), min_size=1, max_size=150))
+def test_what_is_forgotten_was_never_there(seed: int, forgotten: list[bool]) -> None:
+    """The bank is the one that never had these entries, neighbours and all; what was read before stays as it was."""
+    n, rule = len(forgotten), Rule(max_neighbours=20)
+    features, prompts, mask = rows(seed, n, 4), rows(seed + 1, n, 3), torch.tensor(forgotten)
+    bank, other = MemoryBank(), MemoryBank()
+    bank.append(features, prompts)
+    before, copy = bank.features, bank.features.clone()
+    other.append(features[~mask], prompts[~mask])
+    bank.forget(mask)
+    assert len(bank) == n - sum(forgotten)
+    for each in (bank, other):
+        each.append(rows(seed + 2, 2, 4), rows(seed + 3, 2, 3))
+    assert torch.equal(bank.features, other.features)
+    asked = unit(rows(seed + 4, 1, 3))
+    for one, another in zip(
+        vars(bank.neighbours(asked, rule)).values(), vars(other.neighbours(asked, rule)).values(), strict=True
+    ):
+        assert torch.equal(one, another)
+    assert torch.equal(before, copy)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    "mask", [[True, False], torch.tensor([1, 0]), torch.tensor([True]), torch.tensor([[True, False]])]
+)
+def test_what_is_forgotten_is_said_entry_by_entry(mask: torch.Tensor) -> None:
+    """Places, and masks of another length, are refused, and nothing is forgotten."""
+    bank = MemoryBank()
+    bank.append(torch.eye(2), torch.eye(2))
+    with pytest.raises(InvalidArgument, match=r"mask \[2\] of torch.bool"):
+        bank.forget(mask)
+    assert len(bank) == 2

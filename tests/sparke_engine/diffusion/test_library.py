@@ -173,3 +173,13 @@ def test_guidance_is_kept_where_it_is_asked(pipe: Any) -> None:
 
     stock = [image.tobytes() for image in images_of(pipe, 1, 2)]
     assert made(keeps_guidance=True) == stock != made(keeps_guidance=False)
+
+
+def test_a_bank_that_forgot_all_is_a_new_one(pipe: Any) -> None:
+    """It takes images of another preset."""
+    bank = MemoryBank()
+    for preset in (PRESET, replace(PRESET, grid=(2, 2))):
+        with guided(pipe, bank, "a cat", preset=preset):
+            images_of(pipe, 1)
+        assert bank.features.shape == (1, preset.feature_map.dim(4, 16, 16))
+        bank.forget(torch.ones(1, dtype=torch.bool))
