@@ -64,6 +64,7 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     `novelty` leads away from the images of another bank and `context` toward them, each a bank with a weight in [0, 1]:
     `guided(pipe, bank, prompt, novelty=(published, 0.75), context=(brand, 0.5))`. All images of those banks count,
     whatever their prompts, and they do so in the mode `denoised` at any strength, also at 0. An empty bank adds nothing.
+    A preset of the mode `paper` acts after every `interval`-th step: of runs that have fewer a warning tells.
     Above the preset's `max_neighbours` (of a reference: `max_reference_entries`) a sample stands for a bank, another one for
     each of its sizes.
 
@@ -87,6 +88,7 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     with heard_calls(pipe, guide.hear), guided_steps(pipe, guide, on_step) as runs:
         yield guide
     _check_runs(pipe, runs)
+    _tell_of_idle_runs(guide)
     if remember:
         _remember(guide, bank, embedding)
 
@@ -153,6 +155,7 @@ class _BlockGuide(GroupGuide):
     text: str | None = None
     looks: bool = True
     _has_warned: bool = False
+    num_idle: int = 0
 
     def hear(self, asked: Asked) -> None:
         """Be told of a call. Raises InvalidArgument for prompts that differ, from one another or from the block's."""
@@ -190,6 +193,13 @@ class _BlockGuide(GroupGuide):
             self.widths.check(feature_map.dim(*step.noisy.shape[1:]))
         return super().displace(step)
 
+    def finish(self, latents: Tensor, num_steps: int) -> None:
+        """As for any group; runs are counted in which mode `paper` had no step to push in what there was to push."""
+        super().finish(latents, num_steps)
+        group = self.groups[0]
+        had_step = group.preset.mode != "paper" or num_steps >= group.preset.interval
+        self.num_idle += not had_step and group.eta > 0 and group.sources is not None
+
 
 def _text(prompt: Prompt) -> str | None:
     return prompt if isinstance(prompt, str) else None
@@ -210,6 +220,17 @@ def _check_runs(pipe: Any, runs: Runs) -> None:
         warnings.warn(
             f"{runs.started - runs.finished} of {runs.started} runs of the guided pipeline stopped before their last step: "
             "their images are not remembered",
+            stacklevel=4,
+        )
+
+
+def _tell_of_idle_runs(guide: _BlockGuide) -> None:
+    """Warn where the preset never acted."""
+    if guide.num_idle > 0:
+        interval = guide.groups[0].preset.interval
+        warnings.warn(
+            f"nothing was pushed in {guide.num_idle} of {len(guide.runs)} runs: mode paper acts after each {interval} steps, "
+            "and they had fewer: take more steps, a preset of another mode, or dataclasses.replace(preset, interval=...)",
             stacklevel=4,
         )
 

@@ -326,3 +326,25 @@ def test_another_pipeline_may_use_the_denoiser_in_between(pipe: Any) -> None:
             latents_of(pipe, seeds=(1, 2), guidance_scale=5.0)
         finals.append(guide.runs[0].latents)
     assert torch.equal(*finals)
+
+
+def test_a_mode_without_an_acting_step_is_told_of(pipe: Any) -> None:
+    """Mode `paper` acts after every 10th step: where something is near and no run has as many, a warning says so, once a block."""
+    bank = MemoryBank()
+    short = replace(PAPER, interval=4)
+
+    def make(preset: DiversityPreset, *, strength: float = 1.0, runs: int = 1, **more: Any) -> list[Tensor]:
+        with guided(pipe, bank, "a cat", strength=strength, preset=preset, **more) as guide:
+            for run in range(runs):
+                latents_of(pipe, seeds=(10 * len(bank) + run,))
+        return [run.pushes for run in guide.runs]
+
+    make(PAPER)  # nothing is near yet; a warning is an error
+    with pytest.warns(UserWarning, match=r"2 of 2 runs.*each 10 steps") as told:
+        make(PAPER, runs=2)
+    assert len(told) == 1
+    with pytest.warns(UserWarning, match="each 10 steps"):
+        make(PAPER, novelty=(bank, 0.5))
+    make(PAPER, strength=0.0)
+    assert (make(short)[0] > 0).all()
+    assert (make(replace(short, mode="released", interval=10))[0] > 0).all()
