@@ -1,5 +1,6 @@
 """Contextualised Vendi guidance: the Vendi score of decoded images under an image encoder, back-propagated to x̂0."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from sparke_engine.core.domains import check_counts, check_not_negative
 from sparke_engine.core.entropy_gradients import Population, entropy_field
 from sparke_engine.core.gradients import of_mapped
 from sparke_engine.core.kernels import CosinePower, unit
+from sparke_engine.diffusion.autoencoding import autoencoder_of, overflows
 from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.push import Entries, rounding_of, scaled
 from sparke_engine.guidance.schedule import window_weight
@@ -105,12 +107,17 @@ def _ascent(embeddings: Float[Tensor, "n e"], population: Population) -> Float[T
 
 
 def decoder_of(pipe: Any) -> Decode:
-    """From latents [n,c,h,w] to pictures [n,3,H,W] around [0,1], through the pipeline's autoencoder, in its dtype inside."""
-    vae = pipe.vae
-    scale, shift = float(vae.config.scaling_factor), float(getattr(vae.config, "shift_factor", None) or 0.0)
+    """From latents [n,c,h,w] to pictures [n,3,H,W] around [0,1], through the pipeline's autoencoder, in its dtype inside.
+
+    Where it overflows in half precision, through a copy of it in fp32: gradients come back through what the pipeline itself has
+    back in half by then. Raises UnsupportedPipeline where there is none.
+    """
+    vae, units = autoencoder_of(pipe)
+    if overflows(vae):
+        vae = copy.deepcopy(vae).float()
 
     def decode(latents: Tensor) -> Tensor:
-        pictures: Tensor = vae.decode((latents / scale + shift).to(vae.dtype)).sample
+        pictures: Tensor = vae.decode(units.to_autoencoder(latents).to(vae.dtype)).sample
         return (pictures.float() + 1) / 2
 
     return decode

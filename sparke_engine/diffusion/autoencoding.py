@@ -20,7 +20,7 @@ def decoded(pipe: Any, latents: Float[Tensor, "n c h w"]) -> list[Image.Image]:
 
     A picture that is not finite is made of zeros, as pipelines do.
     """
-    vae, units = _autoencoder(pipe)
+    vae, units = autoencoder_of(pipe)
     with _upcast(vae):
         pictures = vae.decode(units.to_autoencoder(latents).to(vae.dtype)).sample.float()
     levels = (pictures.nan_to_num() / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
@@ -35,7 +35,7 @@ def encoded(pipe: Any, pictures: Sequence[Image.Image]) -> list[Float[Tensor, "1
     InvalidArgument where a side is no multiple of what the autoencoder takes together, and NonFiniteLatents.
     """
     _check_pictures(pictures)
-    vae, units = _autoencoder(pipe)
+    vae, units = autoencoder_of(pipe)
     multiple_px, device = int(pipe.vae_scale_factor), _device_of(pipe, vae)
     found = []
     with _upcast(vae):
@@ -69,33 +69,38 @@ def one_at_a_time(pipe: Any) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Units:
+class Units:
     """What lies between an autoencoder's latents and a denoiser's: z = (a − shift)·scale, each channel by its own."""
 
     shift: float | Tensor
     scale: float | Tensor
 
     def to_denoiser(self, latents: Tensor) -> Tensor:
+        """Z of a."""
         return (latents - _on(self.shift, latents)) * _on(self.scale, latents)
 
     def to_autoencoder(self, latents: Tensor) -> Tensor:
+        """A of z."""
         return latents / _on(self.scale, latents) + _on(self.shift, latents)
 
 
-def _autoencoder(pipe: Any) -> tuple[Any, _Units]:
+def autoencoder_of(pipe: Any) -> tuple[Any, "Units"]:
+    """The pipeline's autoencoder of images and its units, or UnsupportedPipeline."""
     vae = getattr(pipe, "vae", None)
     if vae is None or not hasattr(vae.config, "scaling_factor"):
         raise UnsupportedPipeline(f"{type(pipe).__name__} has no autoencoder of images")
     scale, shift = float(vae.config.scaling_factor), getattr(vae.config, "shift_factor", None)
     means, deviations = (getattr(vae.config, f"latents_{name}", None) for name in ("mean", "std"))
     if means is not None and deviations is not None:
-        return vae, _Units(_by_channel(means), scale / _by_channel(deviations))
-    return vae, _Units(float(shift or 0.0), scale)
+        return vae, Units(_by_channel(means), scale / _by_channel(deviations))
+    return vae, Units(float(shift or 0.0), scale)
 
 
 def _check_pictures(pictures: object) -> None:
-    if not (isinstance(pictures, Sequence) and all(isinstance(each, Image.Image) for each in pictures)):
-        raise InvalidArgument(f"pictures are a list of PIL images, got a {type(pictures).__name__}")
+    given = pictures if isinstance(pictures, Sequence) else None
+    wrong = [pictures] if given is None else [each for each in given if not isinstance(each, Image.Image)]
+    if wrong:
+        raise InvalidArgument(f"pictures are a list of PIL images, got a {type(wrong[0]).__name__}")
 
 
 def _by_channel(numbers: Sequence[float]) -> Tensor:
@@ -132,13 +137,18 @@ def _device_of(pipe: Any, vae: Any) -> torch.device:
     return there
 
 
+def overflows(vae: Any) -> bool:
+    """Whether the autoencoder is in half precision, which its configuration says is too little for it (SDXL's does)."""
+    return vae.dtype is torch.float16 and bool(getattr(vae.config, "force_upcast", False))
+
+
 @contextmanager
 def _upcast(vae: Any) -> Iterator[None]:
-    """In single precision where the autoencoder overflows in half, as its configuration says (SDXL's does)."""
-    dtype = vae.dtype
-    if dtype is not torch.float16 or not getattr(vae.config, "force_upcast", False):
+    """In single precision where the autoencoder overflows in half."""
+    if not overflows(vae):
         yield
         return
+    dtype = vae.dtype
     vae.to(torch.float32)
     try:
         yield

@@ -1,10 +1,12 @@
 """Ambient Vendi guidance: the gradient through decoder and encoder, the bank of embeddings, a real pipeline."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from sparke_engine.baselines import AmbientVendi, decoder_of, make_rival
 from sparke_engine.baselines.rival import Seen
 from sparke_engine.core.kernels import unit
+from sparke_engine.diffusion.autoencoding import decoded
 from sparke_engine.diffusion.engine import DenoisingPlan, PipelineEngine, SampleGroup
 from sparke_engine.diffusion.guide import GuidedGroup
 from sparke_engine.diffusion.pipelines import load_engine
@@ -186,3 +189,36 @@ def test_a_decoded_picture_is_the_pipelines(model_directories: dict[str, Path]) 
     with torch.no_grad():
         shown = decoder_of(engine.pipeline)(kinds["latent"]).clamp(0, 1)
     torch.testing.assert_close(shown, kinds["pt"])
+
+
+def test_a_decoder_knows_each_channels_units(model_directories: dict[str, Path]) -> None:
+    """Where the autoencoder has a mean and a deviation for each channel, pictures are those of the engine's own decoding."""
+    engine = load_engine(str(model_directories["sdxl"]), preset=DiversityPreset(grid=(4, 4)))
+    assert isinstance(engine, PipelineEngine)
+    pipe = engine.pipeline
+    numbers = range(1, 1 + pipe.vae.config.latent_channels)
+    pipe.vae.register_to_config(
+        latents_mean=[0.3 * number for number in numbers], latents_std=[0.5 + number for number in numbers]
+    )
+    latents = torch.randn(2, len(numbers), 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        shown = decoder_of(pipe)(latents).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    for picture, expected in zip(shown, decoded(pipe, latents), strict=True):
+        assert (picture == np.asarray(expected)).all()
+
+
+def test_an_autoencoder_that_overflows_in_half_is_asked_in_full(model_directories: dict[str, Path]) -> None:
+    """Pictures and their gradient by the latents are those in fp32, and the pipeline's own autoencoder stays in half."""
+    engine = load_engine(str(model_directories["sdxl"]), dtype="float16", preset=DiversityPreset(grid=(4, 4)))
+    assert isinstance(engine, PipelineEngine)
+    pipe = engine.pipeline
+    pipe.vae.register_to_config(force_upcast=True)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    full, found = copy.deepcopy(pipe.vae).float(), []
+    for decode in (decoder_of(pipe), lambda z: (full.decode(z / full.config.scaling_factor).sample + 1) / 2):
+        moving = latents.clone().requires_grad_()
+        pictures = decode(moving)
+        found.append((pictures.detach(), torch.autograd.grad(pictures.square().sum(), moving)[0]))
+        assert pipe.vae.dtype == torch.float16
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
