@@ -19,6 +19,9 @@ from app.worker.memory.host_memory import HostMemory, HostRows
 from app.worker.memory.snapshots import DIGEST_BYTES, Snapshot, SnapshotPoint
 
 PAGE_ENTRIES = 2048
+PAGE_BYTES = (
+    16 * 1024 * 1024
+)  # of vectors: where latents are kept whole, 2,048 entries would be 268 MB in one reply
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +54,11 @@ class Dimensions:
 
     feature: int
     prompt: int
+
+    @property
+    def entry_bytes(self) -> int:
+        """How long an entry's vectors are in a log."""
+        return 2 * (self.feature + self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +208,11 @@ class MemoryCache:
 
     async def _follow(self, key: MemoryKey, slot: _Slot) -> None:
         is_checked = False
+        most_entries = max(1, min(self._page_entries, PAGE_BYTES // slot.dimensions.entry_bytes))
         while True:
             checks = bool(slot.last_digest) and not is_checked
             after = slot.version - 1 if checks else slot.version
-            page = await self._memory_log.read_after(key, after, self._page_entries)
+            page = await self._memory_log.read_after(key, after, most_entries)
             num_read = len(page)
             if checks:
                 if not page or (page[0][0], _digest(page[0][1])) != (slot.version, slot.last_digest):
@@ -216,7 +225,7 @@ class MemoryCache:
             if page:
                 num_left_out = await asyncio.to_thread(_append, key, slot, page)
                 self._metrics.memory_entries_corrupt.inc(num_left_out)
-            if num_read < self._page_entries:
+            if num_read < most_entries:
                 return
 
     async def _forget(self, key: MemoryKey, slot: _Slot) -> None:

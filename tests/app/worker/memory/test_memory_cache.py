@@ -13,7 +13,7 @@ from app.memory.keys import MemoryKey
 from app.memory.store import ForgottenRanges
 from app.telemetry.metrics import Metrics
 from app.worker.memory.host_memory import NeighbourQuery
-from app.worker.memory.memory_cache import Dimensions, MemoryCache
+from app.worker.memory.memory_cache import PAGE_BYTES, PAGE_ENTRIES, Dimensions, MemoryCache
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +30,7 @@ class ListLog:
         self.floor = 0
         self.next = 1
         self.num_read = 0
+        self.limits = set()
         self.is_away = False
 
     def write(self, key, count, *, origin=0):
@@ -44,6 +45,7 @@ class ListLog:
         """As MemoryStore does."""
         if self.is_away:
             raise StoreUnavailable("away")
+        self.limits.add(limit)
         page = [row for row in self.logs.get(memory, []) if row[0] > version][:limit]
         self.num_read += len(page)
         return page
@@ -92,6 +94,22 @@ async def test_a_copy_follows_its_log_and_reads_only_the_tail(page_entries):
         assert log.num_read <= grown + 1
         assert synced.version == len(log.logs[key])
         assert _features(synced).tobytes() == _features(await _rebuilt(log, key)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("feature_dim", "entries"),
+    [(4, PAGE_ENTRIES), (65_536, 127), (PAGE_BYTES, 1)],
+    ids=["few", "whole", "huge"],
+)
+async def test_a_page_is_bounded_in_bytes(feature_dim, entries):
+    """Latents that are kept whole come in small pages, however long one is, and all of them come."""
+    log, key, dimensions = ListLog(), _key(), Dimensions(feature=feature_dim, prompt=3)
+    rows = [_entry_bytes(number, feature_dim=feature_dim) for number in range(2)]
+    log.logs[key] = [(number + 1, rows[number % 2]) for number in range(5 if entries == 1 else 300)]
+    cache = MemoryCache(log, budget_bytes=10**9, metrics=_metrics())
+    synced = await cache.sync(key, dimensions)
+    assert len(synced.memory) == len(log.logs[key])
+    assert log.limits == {entries}
 
 
 @pytest.mark.parametrize("after", [0, 2, 5, 9])
