@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.domain.ids import ModelId, parse_latent_space, parse_lora_name, parse_model_id
 from app.domain.lora import LoraSpec
 from app.domain.model import ModelSpec, SizeLimits
-from app.domain.preset import TABLE, PresetSpec
+from app.domain.preset import TABLE, PresetSpec, keeps_whole_latents
 from app.errors import ConfigurationError, InvalidId
 
 Catalogue = Mapping[ModelId, ModelSpec]
@@ -151,12 +151,9 @@ def _problems(error: ValidationError) -> str:
 
 
 def _find_contradiction(spec: ModelSpec) -> str | None:
-    size = spec.size
-    if not 1 <= size.min_px <= size.max_px or size.multiple_px < 1:
-        return f"size needs 1 ≤ min_px ≤ max_px and multiple_px ≥ 1, got {size}"
-    for side_px in (size.default_width_px, size.default_height_px):
-        if not size.min_px <= side_px <= size.max_px or side_px % size.multiple_px:
-            return f"the default size {side_px} is outside the model's own limits"
+    fault = _find_fault_of_sizes(spec)
+    if fault is not None:
+        return fault
     if not 1 <= spec.default_steps <= spec.max_steps:
         return f"default_steps {spec.default_steps} is outside 1..{spec.max_steps} (max_steps)"
     if not 0 <= spec.default_guidance_scale <= spec.max_guidance_scale:
@@ -164,6 +161,21 @@ def _find_contradiction(spec: ModelSpec) -> str | None:
     if not 0 <= spec.default_strength <= 1:
         return f"default_strength {spec.default_strength} is outside 0..1"
     return _find_fault_of_loras(spec)
+
+
+def _find_fault_of_sizes(spec: ModelSpec) -> str | None:
+    size = spec.size
+    if not 1 <= size.min_px <= size.max_px or size.multiple_px < 1:
+        return f"size needs 1 ≤ min_px ≤ max_px and multiple_px ≥ 1, got {size}"
+    for side_px in (size.default_width_px, size.default_height_px):
+        if not size.min_px <= side_px <= size.max_px or side_px % size.multiple_px:
+            return f"the default size {side_px} is outside the model's own limits"
+    if keeps_whole_latents(spec.diversity_preset) and not size.has_one_size:
+        return (
+            f"its diversity_preset has no grid, so images of two sizes cannot be compared, and it takes sides from"
+            f" {size.min_px} to {size.max_px} px: give it min_px = max_px = {size.default_width_px}, or state a grid"
+        )
+    return None
 
 
 def _find_fault_of_loras(spec: ModelSpec) -> str | None:

@@ -80,7 +80,8 @@ ABOUT_MODELS = {
     "default_guidance_scale": "Classifier-free guidance where a request names none.",
     "max_guidance_scale": "The most that a request may ask for.",
     "diversity_preset": "A name (`default` is the preset of the model's kind, `paper` is Algorithm 1; all are in "
-    "`sparke_engine/guidance/presets.py`), the table below, or a file `*.toml` with that table, relative to this one.",
+    "`sparke_engine/guidance/presets.py`), the table below, or a file `*.toml` with that table, relative to this one. "
+    "`paper`, `released` and whatever else has no grid want one size, the model's own.",
     "default_strength": "Diversity strength, 0 to 1, where a request names none.",
     "loras": "LoRAs that requests may name: the tables below.",
     "default_width_px": "Width where a request names no size.",
@@ -94,7 +95,7 @@ ABOUT_MODELS = {
     "kernel": "Of features and of prompts.",
     "conditional": "Whether entries count by the nearness of their prompts; a preset that is not has "
     "`min_prompt_kernel` 0.",
-    "grid": "`[rows, columns]` that latents are averaged to, or `whole`.",
+    "grid": "`[rows, columns]` that latents are averaged to, or `whole`, which only a model of one size can have.",
     "eta": "Size of a push at strength 1, in norms of the latents.",
     "strength_exponent": "η(strength) = eta · strength^exponent.",
     "window": "Share of the steps, from the first, in which `denoised` pushes.",

@@ -20,6 +20,11 @@ class SizeLimits:
     max_px: int
     multiple_px: int
 
+    @property
+    def has_one_size(self) -> bool:
+        """Whether one side alone is within the limits."""
+        return self.max_px // self.multiple_px == (self.min_px - 1) // self.multiple_px + 1
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:

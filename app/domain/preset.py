@@ -12,6 +12,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Grid = tuple[Count, Count] | Literal["whole"]
 TABLE = "[models.diversity_preset]"
+WHOLE_PRESETS = frozenset(
+    {"paper", "released"}
+)  # the engine's that do not pool latents; a test holds it to that
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +71,10 @@ class PresetSpec:
         given = {member.name: getattr(self, member.name) for member in fields(self)}
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in given.items() if value is not None]
         return "".join((f"{TABLE}\n", *lines))
+
+
+def keeps_whole_latents(preset: str | PresetSpec) -> bool:
+    """Whether features are latents that are not pooled, so that those of images of one size alone can be compared."""
+    if isinstance(preset, str):
+        return preset in WHOLE_PRESETS
+    return preset.grid == "whole" or (preset.grid is None and preset.base in WHOLE_PRESETS)

@@ -32,6 +32,7 @@ from sparke_engine.diffusion.steps import Observer, Step
 from sparke_engine.diffusion.timing import EngineListener, Stopwatch
 from sparke_engine.errors import (
     InvalidArgument,
+    InvalidPlan,
     OutputMismatch,
     ShapeMismatch,
     SparkeError,
@@ -159,6 +160,11 @@ class PipelineEngine:
         return self.preset.feature_map.dim(*self._latent_shape)
 
     @property
+    def own_side_px(self) -> int:
+        """The side of an image of the model's usual size."""
+        return int(self._latent_shape[1] * self.pipeline.vae_scale_factor)
+
+    @property
     def pipeline(self) -> Any:
         """The stock pipeline."""
         if self._pipe is None:
@@ -189,6 +195,7 @@ class PipelineEngine:
         check_groups(groups, self.feature_dim, self.prompt_dim)
         self.loras.check(plan.loras)
         self._call.check(self.pipeline, plan)
+        self._check_size(plan)
         pipe = self._pipeline_for(groups, plan)
         rows = group_rows(groups)
         guide = self.method.guide(
@@ -247,6 +254,14 @@ class PipelineEngine:
                 self._embeddings.popitem(last=False)
         self._embeddings.move_to_end(prompt)
         return self._embeddings[prompt]
+
+    def _check_size(self, plan: DenoisingPlan) -> None:
+        side_px = self.own_side_px
+        if self.preset.grid is None and (plan.width_px, plan.height_px) != (side_px, side_px):
+            raise InvalidPlan(
+                f"the engine's preset has no grid, so its features are those of images of {side_px}x{side_px} px alone, got"
+                f" {plan.width_px}x{plan.height_px}: take that size, or a preset with a grid"
+            )
 
     def _pipeline_for(self, groups: Sequence[SampleGroup], plan: DenoisingPlan) -> Any:
         """The stock pipeline, or the one that edits pictures with its parts."""

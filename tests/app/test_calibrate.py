@@ -26,6 +26,9 @@ size = { default_width_px = 64, default_height_px = 64, min_px = 32, max_px = 12
 """
 
 
+ONE_SIZE = TOY.replace("min_px = 32, max_px = 128", "min_px = 64, max_px = 64")
+
+
 def write(path: Path, text: str) -> Path:
     """The file with that text."""
     path.write_text(text, encoding="utf-8")
@@ -93,9 +96,19 @@ def test_members_that_do_not_agree_are_a_wrong_setting():
 def test_a_workers_engine_has_the_catalogues_members():
     """On top of the base, with the grid of its own."""
     table = '[models.diversity_preset]\nbase = "demo"\neta = 0.7\ngrid = "whole"\n'
-    (spec,) = parse_catalogue(f"{TOY}\n{table}", folder=None, name="here").values()
+    (spec,) = parse_catalogue(f"{ONE_SIZE}\n{table}", folder=None, name="here").values()
     preset = load_spec(spec, "cpu").preset
     assert (preset.eta, preset.grid, preset.relax) == (0.7, None, 1.0)
+
+
+def test_without_a_grid_images_are_of_the_models_own_size():
+    """One size is not enough: where it is another, no image's feature would fit the model's memories."""
+    demo = ONE_SIZE.replace("builtin:toy", "builtin:demo") + 'diversity_preset = "paper"\n'
+    (own,) = parse_catalogue(demo, folder=None, name="here").values()
+    assert load_spec(own, "cpu").preset.grid is None
+    (other,) = parse_catalogue(re.sub(r"= 64\b", "= 128", demo), folder=None, name="here").values()
+    with pytest.raises(ConfigurationError, match=r"model toy: .*64 px, .* gives it 128x128"):
+        load_spec(other, "cpu")
 
 
 def test_the_command_writes_what_the_catalogue_reads(tmp_path):
@@ -172,7 +185,7 @@ def test_where_a_preset_goes_is_said(tmp_path, capsys):
 def test_a_grid_that_a_memorys_name_does_not_tell_is_refused(table, said):
     """The base's, where it is not the kind's and not stated; and the kind's own, stated, which would leave its memory."""
     (spec,) = parse_catalogue(
-        f"{TOY}\n[models.diversity_preset]\n{table}\n", folder=None, name="here"
+        f"{ONE_SIZE}\n[models.diversity_preset]\n{table}\n", folder=None, name="here"
     ).values()
     with pytest.raises(ConfigurationError, match=f"model toy: .*{said}"):
         load_spec(spec, "cpu")

@@ -106,7 +106,8 @@ def test_a_preset_may_lie_in_a_file(tmp_path):
 )
 def test_another_grid_is_another_latent_space(grid, space, member):
     """Features of two grids cannot be compared, so their memories never meet, also where lengths agree."""
-    (spec,) = parse_catalogue(f"{GOOD}{TABLE}grid = {grid}\n", folder=None, name="here").values()
+    one_size = GOOD.replace("min_px = 512, max_px = 2048", "min_px = 1024, max_px = 1024")
+    (spec,) = parse_catalogue(f"{one_size}{TABLE}grid = {grid}\n", folder=None, name="here").values()
     assert spec.latent_space == space
     assert spec.diversity_preset.changes["grid"] == member
 
@@ -130,6 +131,20 @@ def test_a_fault_of_a_preset_is_named(line, message):
     """With the model and the member, when the catalogue is read: in the API too, which has no engine."""
     with pytest.raises(ConfigurationError, match=f"^here: model sdxl-1.0: .*diversity_preset.*{message}"):
         parse_catalogue(f"{GOOD}{TABLE}{line}\n", folder=None, name="here")
+
+
+WHOLE = ['diversity_preset = "paper"', 'diversity_preset = { base = "released" }', f'{TABLE}grid = "whole"']
+
+
+@pytest.mark.parametrize("preset", WHOLE)
+def test_without_a_grid_a_model_has_one_size(preset):
+    """Images of others would have features that fit nothing in its memories: what is to be done is said before a start."""
+    text = f"{GOOD}{preset}\n"
+    with pytest.raises(ConfigurationError, match=r"min_px = max_px = 1024.*grid"):
+        parse_catalogue(text, folder=None, name="here")
+    for limits in ("min_px = 1024, max_px = 1024", "min_px = 1020, max_px = 1031"):
+        one = text.replace("min_px = 512, max_px = 2048", limits)
+        assert list(parse_catalogue(one, folder=None, name="here")) == ["sdxl-1.0"]
 
 
 def test_a_grid_that_makes_a_name_too_long_is_a_fault():

@@ -105,8 +105,9 @@ def load_spec(spec: ModelSpec, device: str) -> ImageEngine:
     """The engine of a catalogue entry.
 
     A LoRA that does not fit fails the jobs that name it, and is logged here.
-    ConfigurationError for a preset that is unknown, whose members do not agree, or whose grid its memories' name hides, and
-    for LoRAs that are not there or of a model that loads none.
+    ConfigurationError for a preset that is unknown, whose members do not agree, or whose grid its memories' name hides, for
+    one without a grid where images are not of the model's own size, and for LoRAs that are not there or of a model that
+    loads none.
     """
     preset = spec.diversity_preset
     name, changes = (preset, {}) if isinstance(preset, str) else (preset.base, preset.changes)
@@ -128,6 +129,7 @@ def load_spec(spec: ModelSpec, device: str) -> ImageEngine:
         raise ConfigurationError(f"model {spec.model_id}: {error}") from error
     try:
         _check_grid(spec, engine)
+        _check_size(spec, engine)
     except ConfigurationError:
         engine.close()
         raise
@@ -172,6 +174,22 @@ def _check_grid(spec: ModelSpec, engine: ImageEngine) -> None:
             f"model {spec.model_id}: grid = {_as_toml(own)} of its diversity_preset is the one that it has anyway, and "
             "stating it leaves the memories that have the name without it: leave it out; if it has memories with it, "
             f'give latent_space = "{spec.latent_space}"'
+        )
+
+
+def _check_size(spec: ModelSpec, engine: ImageEngine) -> None:
+    """ConfigurationError where a preset without a grid meets images that are not of the model's own size.
+
+    The catalogue has seen to it that there is one size; which one is the model's own, the loaded model tells.
+    """
+    size = spec.size
+    if engine.preset.grid is not None or not isinstance(engine, PipelineEngine):
+        return
+    if (size.default_width_px, size.default_height_px) != (engine.own_side_px, engine.own_side_px):
+        raise ConfigurationError(
+            f"model {spec.model_id}: its diversity_preset has no grid, so it remembers images of its own size alone, which is "
+            f"{engine.own_side_px} px, and the catalogue gives it {size.default_width_px}x{size.default_height_px}: state "
+            "that size, or a grid"
         )
 
 

@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from app.domain.preset import PresetSpec
+from app.domain.preset import WHOLE_PRESETS, PresetSpec, keeps_whole_latents
 from sparke_engine.errors import InvalidArgument
 from sparke_engine.guidance.presets import PRESETS, DiversityPreset, preset_named
 
@@ -37,6 +37,16 @@ def test_every_preset_survives_toml(name: str):
     read = TypeAdapter(PresetSpec).validate_python(table)
     assert read == spec_of(preset)
     assert replace(preset_named("paper"), **read.changes) == preset
+
+
+@pytest.mark.parametrize("name", [*sorted(PRESETS), "default"])
+def test_which_presets_keep_whole_latents_is_known_without_the_engine(name: str):
+    """Named or as a base they are the engine's without a grid; a grid that is stated goes before the base's."""
+    is_whole = name != "default" and preset_named(name).grid is None
+    assert (name in WHOLE_PRESETS) == is_whole
+    assert keeps_whole_latents(name) == keeps_whole_latents(PresetSpec(name)) == is_whole
+    assert keeps_whole_latents(PresetSpec(name, grid="whole"))
+    assert not keeps_whole_latents(PresetSpec(name, grid=(4, 4)))
 
 
 NUMBERS = [name for name, kind in get_type_hints(DiversityPreset).items() if kind in {int, float}]

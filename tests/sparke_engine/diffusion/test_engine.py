@@ -218,6 +218,17 @@ def test_mode_paper_runs(load: Load, family: str) -> None:
     assert pixels([pushed]) != pixels([stock])
 
 
+@pytest.mark.parametrize("size_px", [(40, 32), (64, 16), (16, 64)])
+def test_without_a_grid_images_have_one_size(load: Load, size_px: tuple[int, int]) -> None:
+    """The model's own: a feature of others has another length, or cells that lie elsewhere."""
+    engine = load("sd", preset=PAPER)
+    plan = replace(PLAN, width_px=size_px[0], height_px=size_px[1])
+    with pytest.raises(InvalidPlan, match=r"has no grid.* of 32x32 px"):
+        engine.generate([group("a cat", 1)], plan, silent)
+    (made,) = load("sd").generate([group("a cat", 1)], plan, silent)
+    assert made[0].image.size == size_px
+
+
 def test_the_feature_is_that_of_the_final_latents(load: Load) -> None:
     """A sample's feature is φ of the latents that the stock pipeline ends with."""
     engine = load("sdxl", "EulerDiscreteScheduler")
