@@ -110,7 +110,7 @@ MEANINGS = {
     "leases_not_reclaimed": "looking for jobs of dead workers failed; it is tried again",
     "lora_not_loaded": "a LoRA does not fit its model; jobs that name it fail",
     "memories_dropped": "copies of a deleted tenant's memories are gone",
-    "memories_not_dropped": "looking for deleted tenants failed; it is tried again",
+    "memories_not_dropped": "looking for deleted tenants, or for what was forgotten, failed; it is tried again",
     "memory_entries_dropped": "entries that were forgotten left a worker's copy",
     "memory_entries_not_counted": "how many entries memories have could not be counted; the metric stands still",
     "memory_entry_damaged": "a migration found an entry that cannot be read",

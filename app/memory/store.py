@@ -1,5 +1,6 @@
 """Reads memories. They are written by the commit script of `app.jobs` alone, so nothing is remembered twice."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.memory.keys import MemoryKey, forgotten_key, index_key, log_key, meta_k
 from app.redis.errors import redis_errors
 
 PAGE_ENTRIES = 512
+_PAGE_MEMORIES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,20 @@ class MemoryStore:
             meta, found = await pipeline.execute()
         version, floor = (int(value or 0) for value in meta)
         return ForgottenRanges(version, floor, tuple(_ranges(found)))
+
+    @redis_errors
+    async def last_acts(self, memories: Sequence[MemoryKey]) -> list[int | None]:
+        """The version of each memory's last act of forgetting, 0 where there was none; None where nothing is known of it.
+
+        A deletion is one, and so is another name, for the old one. Cost: one round trip for each 500 memories.
+        """
+        found: list[tuple[bytes | None, bytes | None]] = []
+        for first in range(0, len(memories), _PAGE_MEMORIES):
+            pipeline: Any = self._redis.pipeline(transaction=False)
+            for memory in memories[first : first + _PAGE_MEMORIES]:
+                pipeline.hmget(meta_key(memory), ["version", "forget_version"])
+            found += await pipeline.execute()
+        return [None if version is None else int(act or 0) for version, act in found]
 
     @redis_errors
     async def read_after(

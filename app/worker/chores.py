@@ -98,8 +98,12 @@ async def measure(diversity: DiversityMeter) -> None:
     await repeat(diversity.measure, "diversity_not_measured", interval_s=diversity.INTERVAL_S)
 
 
-async def forget_deleted(desk: Desk, memories: MemoryCache, diversity: DiversityMeter) -> None:
-    """Drops the copies of memories of tenants that are being deleted, which takes longer than some intervals."""
+async def forget(desk: Desk, memories: MemoryCache, diversity: DiversityMeter) -> None:
+    """Has what was forgotten leave the copies of memories, and all that is of tenants that are being deleted, for ever.
+
+    What nobody asks for is not read again, and would stay until it is evicted. The deletion of a tenant takes longer than some
+    intervals.
+    """
     registry = TenantRegistry(desk.redis, clock_ms=now_ms)
 
     async def forget_once() -> None:
@@ -108,5 +112,6 @@ async def forget_deleted(desk: Desk, memories: MemoryCache, diversity: Diversity
         num_dropped = memories.drop(deleted)
         if num_dropped:
             _log.info("memories_dropped", num_memories=num_dropped)
+        await memories.drop_forgotten()
 
     await repeat(forget_once, "memories_not_dropped", interval_s=desk.settings.sweep_interval_s)

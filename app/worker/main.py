@@ -32,7 +32,7 @@ from app.telemetry.metrics import Metrics
 from app.worker.chores import (
     Desk,
     extend_leases,
-    forget_deleted,
+    forget,
     measure,
     reclaim,
     sweep,
@@ -144,9 +144,7 @@ async def work(
         reclaiming = await stack.enter_async_context(_background(reclaim(desk, models)))
         sweeping = await stack.enter_async_context(_background(sweep(desk, models)))
         tidying = await stack.enter_async_context(_background(sweep_images(desk, images)))
-        forgetting = await stack.enter_async_context(
-            _background(forget_deleted(desk, memories.copies, diversity))
-        )
+        forgetting = await stack.enter_async_context(_background(forget(desk, memories.copies, diversity)))
         measuring = await stack.enter_async_context(_background(measure(diversity)))
         heartbeat.enter("ready", edits={model: found.engine.edits for model, found in loaded.items()})
         _log.info("worker_ready", models=models)

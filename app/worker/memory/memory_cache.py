@@ -37,6 +37,10 @@ class MemoryLog(Protocol):
         """What was forgotten by acts after the version `since`."""
         ...
 
+    async def last_acts(self, memories: Sequence[MemoryKey], /) -> list[int | None]:
+        """The version of each memory's last act of forgetting; None where nothing is known of the memory."""
+        ...
+
 
 class SnapshotSource(Protocol):
     """Where a copy may begin from, instead of from nothing."""
@@ -89,8 +93,8 @@ class MemoryCache:
 
     `sync` drops what was forgotten, then reads the log from the last entry that is held. Where that entry is no longer
     what it was, the log has shrunk or begun anew, and the copy is built again from nothing. A memory in use outlives its
-    eviction; what is forgotten leaves it all the same while it is held. Where there is a snapshot, a copy begins with that,
-    and follows the log from there as from anything else that it holds.
+    eviction; what is forgotten leaves it all the same while it is held, by `drop_forgotten` though nobody reads it. Where
+    there is a snapshot, a copy begins with that, and follows the log from there as from anything else that it holds.
     """
 
     def __init__(
@@ -149,6 +153,25 @@ class MemoryCache:
             self._remove(key)
         self._metrics.memory_cache_bytes.set(self.size_bytes)
         return len(gone)
+
+    async def drop_forgotten(self) -> None:
+        """Has what was forgotten leave every copy, read or not, and drops those that have no entry then.
+
+        Cost: one round trip for each 500 copies, and one more for each of which something was forgotten. Raises
+        StoreUnavailable.
+        """
+        held = [(key, slot) for key, slot in self._slots.items() if slot.version > 0]
+        acts = await self._memory_log.last_acts([key for key, _ in held])
+        for (key, slot), act in zip(held, acts, strict=True):
+            if act == slot.forget_version:
+                continue
+            async with slot.lock:
+                if act is not None:
+                    await self._forget(key, slot)
+            self._count(key, slot)
+            if (act is None or len(slot.memory) == 0) and self._slots.get(key) is slot:
+                self._remove(key)
+        self._metrics.memory_cache_bytes.set(self.size_bytes)
 
     def held(self, least_entries: int) -> list[tuple[MemoryKey, SnapshotPoint, int]]:
         """Memories of so many entries or more: where each is, and how many it has."""

@@ -11,7 +11,8 @@ from app.domain.job import JobState
 from app.domain.request import MemorySelection, ReferenceSelection
 from app.jobs.workers import now_ms
 from app.memory.forgetting import MemoryForgetter
-from app.memory.keys import MemoryKey, meta_key
+from app.memory.keys import MemoryKey, log_key, meta_key
+from app.memory.making import MemoryMaker
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +50,38 @@ async def test_two_workers_forget_an_entry_at_their_next_read(open_bench, make_j
     for number, bench in enumerate((one, two)):
         (record,) = await bench.run(make_job(30 + number, memory=unwritten))
         assert (_neighbours(record), record.result.memory_version) == ([0], 5)
+
+
+ACTS = {
+    "an entry": (lambda forgetter, _: forgetter.forget_versions(MEMORY, [2]), {"default": 2, "other": 1}),
+    "all": (lambda forgetter, _: forgetter.forget_all(MEMORY), {"other": 1}),
+    "the memory": (lambda forgetter, _: forgetter.delete(MEMORY), {"other": 1}),
+    "its name": (
+        lambda _, redis: MemoryMaker(redis, max_memories=9, clock_ms=now_ms).rename(
+            MEMORY, MemoryName("new")
+        ),
+        {"other": 1},
+    ),
+    "every key of it": (lambda _, redis: redis.delete(meta_key(MEMORY), log_key(MEMORY)), {"other": 1}),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_what_was_forgotten_leaves_copies_that_nobody_reads(bench, make_job, forgetter, act):
+    """Of a memory that is read no more too, and of one that is not there: no other copy loses anything."""
+    other = MemorySelection(MemoryName("other"))
+    await bench.run(make_job(1, num_images=3))
+    await bench.run(make_job(2, memory=other))
+    for number, name in enumerate(("default", "other")):
+        await bench.run(make_job(10 + number, memory=MemorySelection(MemoryName(name), write=False)))
+    await bench.memories.drop_forgotten()
+    assert len(bench.memories.held(1)) == 2
+    do, left = ACTS[act]
+    await do(forgetter, bench.redis)
+    await bench.memories.drop_forgotten()
+    assert {key.name: num_entries for key, _, num_entries in bench.memories.held(0)} == left
+    (record,) = await bench.run(make_job(20, memory=MemorySelection(NAME, write=False)))
+    assert _neighbours(record) == [left.get("default", 0)]
 
 
 async def test_a_replay_that_needs_a_forgotten_entry_is_gone(bench, make_job, forgetter):

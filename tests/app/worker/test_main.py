@@ -20,6 +20,7 @@ from patience import PATIENCE_S, eventually
 from processes import free_port
 from structlog.testing import capture_logs
 
+from app.domain.ids import LatentSpace, MemoryName
 from app.domain.job import JobState
 from app.errors import ConfigurationError, Unavailable
 from app.images.store import ImageStore, image_key
@@ -29,6 +30,8 @@ from app.jobs.store import JobStore
 from app.jobs.types import JobLimits
 from app.jobs.waiter import JobWaiter
 from app.jobs.workers import WorkerRegistry, now_ms
+from app.memory.forgetting import MemoryForgetter
+from app.memory.keys import MemoryKey
 from app.redis.connection import connect
 from app.redis.embedded import EmbeddedRedis
 from app.settings import load_settings
@@ -151,6 +154,21 @@ async def test_a_worker_drops_its_copies_of_a_deleted_tenants_memories(settings,
                 while not any(line["event"] == "memories_dropped" for line in told):  # noqa: ASYNC110 - it tells the log
                     await asyncio.sleep(0.05)
     assert [line["num_memories"] for line in told if line["event"] == "memories_dropped"] == [1]
+
+
+async def test_what_is_forgotten_leaves_a_worker_that_is_asked_for_nothing(settings, make_job, redis):
+    """Within an interval of its sweep: nobody reads the memory again."""
+    jobs = [make_job(number) for number in (1, 2)]
+    memory = MemoryKey(jobs[0].tenant_id, LatentSpace("toy"), MemoryName("default"))
+    with capture_logs() as told:
+        async with _client(settings.redis_url) as client, _working(settings):
+            for job in jobs:
+                await _ask(client, _soon(job))
+            await MemoryForgetter(redis, clock_ms=now_ms).forget_versions(memory, [1])
+            async with asyncio.timeout(PATIENCE_S):
+                while not any(line["event"] == "memory_entries_dropped" for line in told):  # noqa: ASYNC110 - it tells the log
+                    await asyncio.sleep(0.05)
+    assert [line["num_entries"] for line in told if line["event"] == "memory_entries_dropped"] == [1]
 
 
 async def test_a_worker_removes_images_past_their_time(settings, make_job):

@@ -50,6 +50,11 @@ class ListLog:
         self.num_read += len(page)
         return page
 
+    async def last_acts(self, memories):
+        """As MemoryStore does, of the one memory that acts are of."""
+        latest = max((version for version, _ in self.acts), default=0)
+        return [latest for _ in memories]
+
     async def read_forgotten(self, _memory, since):
         """As MemoryStore does, of the acts in `acts`: version -> ranges."""
         later = [(version, ranges) for version, ranges in self.acts if version > since]
@@ -289,6 +294,9 @@ async def test_the_bytes_that_are_counted_are_those_that_are_held():
         await cache.sync(key, DIMENSIONS if number % 9 else Dimensions(feature=9, prompt=3))
         if number == 20:
             cache.drop({TenantId("other")})
+        if number == 30:
+            _forget(log, key, *[version for version, _ in log.logs[key][:-3]])
+            await cache.drop_forgotten()
         assert cache.size_bytes == sum(slot.memory.size_bytes for slot in cache._slots.values())
         assert cache.size_bytes <= 60_000 or cache.num_memories == 1
 
