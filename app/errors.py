@@ -19,7 +19,7 @@ ServiceError
 ├── NotFound              not_found
 ├── BatchOver             batch_over           the batch has ended, or nearly so: it cannot be cancelled
 ├── MemoryExists          memory_exists        a memory's name is taken, or its versions meant something else
-├── MemoryFrozen          memory_frozen        the memory takes nothing new, so pictures cannot go to it
+├── MemoryFrozen          memory_frozen        the memory takes nothing new, so neither pictures nor an archive
 ├── ImportConflict        import_conflict      somebody else sends the same import just now
 ├── Unauthenticated       invalid_api_key
 ├── Forbidden             permission_error     the API key has not the scope that the route needs

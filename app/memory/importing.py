@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 from app.domain.ids import ImportId, MemoryName, TenantId
-from app.errors import ImportConflict, MemoryExists, NotFound, TooManyTransfers
+from app.errors import ImportConflict, MemoryExists, MemoryFrozen, NotFound, TooManyTransfers
 from app.memory.archive import ArchiveEnd, ArchiveHeader, Entry, Progress
 from app.memory.import_keys import import_key, imports_key, staging_key
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
@@ -98,7 +98,7 @@ class MemoryImporter:
 
     @redis_errors
     async def begin(self, tenant_id: TenantId, record: ImportRecord) -> None:
-        """Begins an import whose header has come. Raises MemoryExists, TooManyMemories, TooManyTransfers and ImportConflict."""
+        """Begins an import whose header has come. Raises MemoryExists, MemoryFrozen, TooManyMemories, TooManyTransfers and ImportConflict."""
         memory = record.memory_of(tenant_id)
         keys = [
             import_key(tenant_id, record.import_id),
@@ -144,7 +144,7 @@ class MemoryImporter:
     async def publish(
         self, tenant_id: TenantId, record: ImportRecord, end: ArchiveEnd, progress: Progress
     ) -> ImportRecord:
-        """Makes the memory be there: one script. Raises MemoryExists and ImportConflict; then nothing is there.
+        """Makes the memory be there: one script. Raises MemoryExists, MemoryFrozen and ImportConflict; then nothing is there.
 
         Where something was forgotten, versions from the first gap up to that act cannot be read as they were.
         """
@@ -184,6 +184,12 @@ class MemoryImporter:
     def _check(self, answer: Any, tenant_id: TenantId, record: ImportRecord) -> None:
         if answer == b"exists":
             raise _exists(record.memory_of(tenant_id))
+        if answer == b"frozen":
+            raise MemoryFrozen(
+                f"memory {record.memory_of(tenant_id).memory_id} is frozen, so nothing goes into it; PATCH it with frozen false,"
+                " or give another name",
+                param="name",
+            )
         if answer in (b"moved", b"there"):
             raise ImportConflict(
                 f"import {record.import_id} was at byte {record.progress.offset_bytes} and has gone on since: somebody"

@@ -36,7 +36,7 @@ class MemoryShaper:
 
     @redis_errors
     async def shape(self, memory: MemoryKey, changes: Mapping[Setting, int | None]) -> None:
-        """Sets each setting that is named, None takes it away; then keeps to the caps. Cost: 64 entries a script."""
+        """Sets each setting that is named, None takes it away; then keeps to the caps."""
         if (
             "keep_prompts" in changes
         ):  # listed before, as for forgetting, so that a crash leaves nothing that nobody finds
@@ -49,6 +49,11 @@ class MemoryShaper:
         done = await self._replicas.run(self._shape, touched, [member, f"prompts:{member}", *fields])
         if not done.checked():
             raise no_such_memory(memory.memory_id)
+        await self.keep_caps(memory)
+
+    @redis_errors
+    async def keep_caps(self, memory: MemoryKey) -> None:
+        """Takes out what is beyond the memory's caps, if it has any. Cost: 64 entries a script."""
         touched = [keys.meta_key(memory), keys.log_key(memory), keys.forgotten_key(memory)]
         while (await self._replicas.run(self._cap, touched, [self._clock_ms()])).checked():
             continue

@@ -17,7 +17,10 @@ class ImportAnswer(BaseModel):
     memory_id: str = Field(description="The memory; it is there once the status is `completed`.")
     name: str
     latent_space: str
-    version: int = Field(description="The memory's version, or what the archive says that it will be.")
+    version: int = Field(
+        description="The memory's version once all of the archive is there, or what the archive says that it will be. What is"
+        " beyond the memory's caps goes then, which is a later version."
+    )
     num_entries: int = Field(description="How many have come.")
     received_bytes: int = Field(description="What `from_byte` takes to go on: so many are kept.")
     warnings: list[str]

@@ -1,6 +1,7 @@
 """From the body of `POST /v1/memories/import` to a memory, block by block."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -34,11 +35,11 @@ class ImportQuery:
 async def receive_import(
     request: Request, tenant_id: TenantId, query: ImportQuery, deps: Deps
 ) -> ImportRecord:
-    """Takes an archive, or the rest of one, as it comes; the import once its memory is there.
+    """Takes an archive, or the rest of one, as it comes; the import once its memory is there, and keeps to its caps.
 
     What ends early is kept if the client gave it an id, so that it can go on. What is wrong leaves nothing. Raises what
-    `read_body` raises, HTTPException 415, InvalidArchive, InvalidValue, MemoryExists, MemoryFull, ImportConflict,
-    TooManyTransfers and StoreUnavailable.
+    `read_body` raises, HTTPException 415, InvalidArchive, InvalidValue, MemoryExists, MemoryFrozen, MemoryFull,
+    ImportConflict, TooManyTransfers and StoreUnavailable.
     """
     settings = deps.settings
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -48,19 +49,27 @@ async def receive_import(
     if declared_bytes(request) > left_bytes:
         raise HTTPException(413, f"an archive has at most {settings.max_import_bytes} bytes")
     receiver = await _open_receiver(tenant_id, query, deps)
-    if receiver.record is not None and receiver.record.is_done:
-        return receiver.record
-    is_kept = query.import_id is not None
+    record = receiver.record
+    if record is None or not record.is_done:
+        chunks = read_body(
+            request, max_bytes=left_bytes, idle_timeout_s=min(MAX_IDLE_S, settings.upload_timeout_s)
+        )
+        record = await _receive(chunks, receiver, is_kept=query.import_id is not None, deps=deps)
+    await deps.memories.shaper.keep_caps(record.memory_of(tenant_id))
+    return record
+
+
+async def _receive(
+    chunks: AsyncIterator[bytes], receiver: "Receiver", *, is_kept: bool, deps: Deps
+) -> ImportRecord:
+    most_s = deps.settings.upload_timeout_s
     try:
-        async with asyncio.timeout(settings.upload_timeout_s):
-            idle_timeout_s = min(MAX_IDLE_S, settings.upload_timeout_s)
-            async for chunk in read_body(request, max_bytes=left_bytes, idle_timeout_s=idle_timeout_s):
+        async with asyncio.timeout(most_s):
+            async for chunk in chunks:
                 await receiver.take(chunk)
             return await receiver.finish()
     except TimeoutError as error:
-        raise HTTPException(
-            408, f"an import takes at most {settings.upload_timeout_s:g} s", {"connection": "close"}
-        ) from error
+        raise HTTPException(408, f"an import takes at most {most_s:g} s", {"connection": "close"}) from error
     except (InvalidArchive, MemoryExists, MemoryFull):
         is_kept = is_kept and receiver.is_cut_off
         raise

@@ -254,6 +254,35 @@ def test_a_quota_of_entries(serve_api, own_database):
         assert _import(http, CASES.make_archive("few", range(1, 4))).status_code == 200
 
 
+@pytest.mark.parametrize(("caps", "left"), [({"max_entries": 3}, [198, 199, 200]), ({"max_age_s": 60}, [])])
+def test_a_memory_that_an_archive_goes_into_keeps_to_its_caps(http, caps, left):
+    """Of an archive with more, or older ones, the newest stay; asking again changes nothing."""
+    name = "by-number" if left else "by-age"
+    made = http.post("/v1/memories", json={"name": name, "model": "toy", **caps})
+    assert made.status_code == 201, made.text
+    archive, import_id = CASES.make_archive(name, range(1, 201)), _id(20 + len(left))
+    told = _import(http, archive, import_id=import_id)
+    assert (told.status_code, told.json()["num_entries"]) == (200, 200), told.text
+    assert [version for version, *_ in _entries(http, name)] == left
+    shown = http.get(f"/v1/memories/toy.{name}").json()
+    assert shown["version"] > told.json()["version"] == 200
+    assert _import(http, b"", import_id=import_id, from_byte=len(archive)).json() == told.json()
+    assert http.get(f"/v1/memories/toy.{name}").json() == shown
+
+
+def test_a_frozen_memory_takes_no_archive(http):
+    """Said once its header has come, and nothing is left; as soon as it is thawed the same archive goes in."""
+    made = http.post("/v1/memories", json={"name": "ice", "model": "toy"})
+    assert made.status_code == 201, made.text
+    http.patch("/v1/memories/toy.ice", json={"frozen": True})
+    archive = CASES.make_archive("ice", range(1, 201))
+    refused = _import(http, archive[:200], import_id=_id(30))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "memory_frozen")
+    assert http.get(f"/v1/memories/import/{_id(30)}").status_code == 404
+    http.patch("/v1/memories/toy.ice", json={"frozen": False})
+    assert _import(http, archive, import_id=_id(30)).status_code == 200
+
+
 def test_a_client_that_does_not_read_is_waited_for(serve_api, own_database):
     """The memory is not read into the API meanwhile: of 200 reads of Redis few are made."""
     CASES.fill_memory(own_database.redis_url, "wide", 400, dim=65_000)  # 52 MB

@@ -6,7 +6,7 @@ import pytest
 from patience import eventually
 
 from app.domain.ids import ImportId, LatentSpace, MemoryName, TenantId
-from app.errors import ImportConflict, MemoryExists, NotFound, TooManyTransfers
+from app.errors import ImportConflict, MemoryExists, MemoryFrozen, NotFound, TooManyTransfers
 from app.memory.archive import ArchiveReader, EndRead, EntriesRead, HeadRead
 from app.memory.exporting import MemoryExporter
 from app.memory.import_keys import import_key, imports_key, staging_key
@@ -157,6 +157,22 @@ async def test_two_who_send_one_import(importer, archive, redis):
         await Sender(importer, archive).send(1, name=MemoryName("elsewhere"))
     await one.send()
     assert len(await _entries(redis, TARGET)) == 296
+
+
+async def test_what_is_frozen_while_it_comes_takes_nothing(importer, archive, redis):
+    """All that has come waits, so that it is a memory once that is thawed."""
+    sender = Sender(importer, archive)
+    await sender.send(-1)
+    await redis.hset(meta_key(TARGET), "frozen", 1)
+    with pytest.raises(MemoryFrozen, match="is frozen"):
+        await Sender(importer, archive, 2).send(1)
+    before, left = sender.record, sender.reads[0]
+    with pytest.raises(MemoryFrozen, match="is frozen"):
+        await sender.send()
+    assert await _entries(redis, TARGET) == []
+    await redis.hdel(meta_key(TARGET), "frozen")
+    sender.record, sender.reads = before, [left]
+    assert (await sender.send()).is_done
 
 
 async def test_what_breaks_off_goes_by_itself(redis, archive):
