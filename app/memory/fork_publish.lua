@@ -1,11 +1,12 @@
 -- Makes a fork that has all its entries be a memory, unless something was forgotten of the memory that it is of since its
 -- entries were last looked at. It gets the settings, but is not frozen, and all notes of what was forgotten, so that a version
 -- up to the one it is of is read, or refused, as there.
--- KEYS: fork's log, meta, log and forgotten of the memory, the same of the new one, index, remains
+-- KEYS: fork's log, meta, log and forgotten of the memory, the same of the new one, index, remains, and as room.lua
+--   has it
 -- ARGV: name in the index, new name in the index, token of the call, version, last act of forgetting and bare_version that
---   the fork has followed, now_ms, most memories
--- Returns 'made', 'gone': there is no such memory, 'changed', 'expired', 'exists' or 'full'. A call that is repeated answers as
--- the first did.
+--   the fork has followed, now_ms, most memories, and as room.lua has it
+-- Returns 'made', 'gone': there is no such memory, 'changed', 'expired', 'exists', 'full', or as room.lua has it. A call that is
+-- repeated answers as the first did.
 if redis.call('HGET', KEYS[5], 'make_token') == ARGV[3] then return 'made' end
 if redis.call('SISMEMBER', KEYS[8], ARGV[1]) == 0 then return 'gone' end
 local forgotten, bare = unpack(redis.call('HMGET', KEYS[2], 'forget_version', 'bare_version'))
@@ -20,6 +21,8 @@ if redis.call('SISMEMBER', KEYS[8], ARGV[2]) == 1 or tonumber(redis.call('HGET',
   return 'exists'
 end
 if redis.call('SCARD', KEYS[8]) >= tonumber(ARGV[8]) then return 'full' end
+local lack = lacks_room(KEYS[8], redis.call('XLEN', KEYS[1]), 10, 9)
+if lack then return lack end
 local is_shared = redis.call('XLEN', KEYS[1]) > 0 and shares_nodes(KEYS[1])
 redis.call('DEL', KEYS[5], KEYS[6], KEYS[7])
 if redis.call('XLEN', KEYS[1]) > 0 then

@@ -14,6 +14,7 @@ from app.memory import keys
 from app.memory.keys import MemoryKey
 from app.memory.making import check_made
 from app.memory.overview import no_such_memory
+from app.memory.room import ROOM, EntryRoom, run_where_room
 from app.memory.store import MemoryStore
 from app.redis.errors import redis_errors
 from app.redis.replicas import Replicas
@@ -64,19 +65,27 @@ class MemoryForker:
         load = partial(load_script, redis, "app.memory")
         self._copy = load("fork_copy")
         self._drop = load("fork_drop")
-        self._publish = load("fork_publish", after=keys.COMMON)
+        self._publish = load("fork_publish", after=(*keys.COMMON, *ROOM))
 
     @redis_errors
-    async def fork(self, source: MemoryKey, target: MemoryKey, version: int | None = None) -> None:
+    async def fork(
+        self,
+        source: MemoryKey,
+        target: MemoryKey,
+        version: int | None = None,
+        *,
+        most_entries: int | None = None,
+    ) -> None:
         """Makes `target` of all that `source` held at a version; None is the current one.
 
         What is forgotten of the source before this returns is not in the fork. Raises NotFound, InvalidRequest where the
-        memory has not come that far, MemoryExists, TooManyMemories.
+        memory has not come that far, MemoryExists, TooManyMemories, MemoryFull where the tenant's memories would hold more
+        than `most_entries`.
         """
-        fork = await self._begin(source, target, version)
+        fork, room = await self._begin(source, target, version), EntryRoom(source.tenant_id, most_entries)
         try:
             await self._fill(fork)
-            while (answer := await self._try_publish(fork)) in (b"changed", b"expired"):
+            while (answer := await self._try_publish(fork, room)) in (b"changed", b"expired"):
                 fork = await self._follow(fork, is_lost=answer == b"expired")
             self._check(answer, fork)
         except BaseException:
@@ -136,7 +145,7 @@ class MemoryForker:
                 continue
         return followed
 
-    async def _try_publish(self, fork: _Fork) -> Any:
+    async def _try_publish(self, fork: _Fork, room: EntryRoom) -> Any:
         source, target = fork.source, fork.target
         touched = [
             fork.log,
@@ -147,9 +156,8 @@ class MemoryForker:
         ]
         arguments: list[Any] = [keys.index_member(source), keys.index_member(target), fork.token]
         arguments += [fork.version, fork.forget_version, fork.bare_version]
-        written = await self._replicas.run(
-            self._publish, touched, [*arguments, self._clock_ms(), self._max_memories]
-        )
+        arguments += [self._clock_ms(), self._max_memories]
+        written = await run_where_room(self._publish, touched, arguments, room=room, replicas=self._replicas)
         return written.checked()
 
     @redis_errors

@@ -13,6 +13,7 @@ from app.memory.archive import ArchiveEnd, ArchiveHeader, Entry, Progress
 from app.memory.import_keys import import_key, imports_key, staging_key
 from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
 from app.memory.making import too_many_memories
+from app.memory.room import ROOM, EntryRoom, run_where_room
 from app.redis.errors import redis_errors
 from app.redis.records import decode
 from app.redis.replicas import Replicas
@@ -78,7 +79,7 @@ class MemoryImporter:
         self._clock_ms = clock_ms
         self._begin = load_script(redis, "app.memory", "import_begin")
         self._write = load_script(redis, "app.memory", "import_write")
-        self._publish = load_script(redis, "app.memory", "import_publish")
+        self._publish = load_script(redis, "app.memory", "import_publish", after=ROOM)
         self._discard = load_script(redis, "app.memory", "import_discard")
 
     @redis_errors
@@ -142,11 +143,17 @@ class MemoryImporter:
 
     @redis_errors
     async def publish(
-        self, tenant_id: TenantId, record: ImportRecord, end: ArchiveEnd, progress: Progress
+        self,
+        tenant_id: TenantId,
+        record: ImportRecord,
+        end: ArchiveEnd,
+        progress: Progress,
+        *,
+        most_entries: int | None = None,
     ) -> ImportRecord:
         """Makes the memory be there: one script. Raises MemoryExists, MemoryFrozen and ImportConflict; then nothing is there.
 
-        Where something was forgotten, versions from the first gap up to that act cannot be read as they were.
+        So it is with MemoryFull, where the tenant's memories would hold more than `most_entries`. Where something was forgotten, versions from the first gap up to that act cannot be read as they were.
         """
         memory, is_forgotten = record.memory_of(tenant_id), end.forget_version > 0
         version = max(record.header.version, end.forget_version)
@@ -171,7 +178,8 @@ class MemoryImporter:
             end.forget_version,
             index_member(memory),
         ]
-        written = await self._replicas.run(self._publish, keys, arguments)
+        room = EntryRoom(tenant_id, most_entries)
+        written = await run_where_room(self._publish, keys, arguments, room=room, replicas=self._replicas)
         self._check(written.reply, tenant_id, record)
         written.checked()
         return later

@@ -95,33 +95,40 @@ async def _open_receiver(tenant_id: TenantId, query: ImportQuery, deps: Deps) ->
         raise InvalidValue(f"import {import_id} goes into the memory {record.name!r}", param="name")
     return Receiver(
         deps.memories.importer,
-        Target(tenant_id, import_id, query.name, await _room(tenant_id, deps)),
+        await _target_of(tenant_id, import_id, query.name, deps),
         record,
         num_left_out_bytes=came_bytes - query.from_byte,
     )
 
 
-async def _room(tenant_id: TenantId, deps: Deps) -> int | None:
-    """How many entries the tenant's quota leaves to an import; None: any number."""
+async def _target_of(
+    tenant_id: TenantId, import_id: ImportId, name: MemoryName | None, deps: Deps
+) -> "Target":
     most = (await deps.desk.quotas.of(tenant_id)).max_memory_entries
-    return None if most is None else most - await deps.memories.overview.count_entries(tenant_id)
+    num_held = 0 if most is None else await deps.memories.overview.count_entries(tenant_id)
+    return Target(tenant_id, import_id, name, most, num_held)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where an archive goes; without a name, to the one that it says. It has `most_entries`, if not None."""
+    """Where an archive goes; without a name, to the one that it says. The tenant's memories held `num_held` entries before.
+
+    They may hold `most_entries`, if not None.
+    """
 
     tenant_id: TenantId
     import_id: ImportId
     name: MemoryName | None
     most_entries: int | None = None
+    num_held: int = 0
 
     def check_room(self, num_entries: int) -> None:
-        """Raises MemoryFull."""
-        if self.most_entries is not None and num_entries > self.most_entries:
+        """Raises MemoryFull where it can be told already; whoever makes the memory asks again."""
+        most = self.most_entries
+        if most is not None and self.num_held + num_entries > most:
             raise MemoryFull(
                 f"this archive has {num_entries} entries or more, and your memories have room for"
-                f" {max(0, self.most_entries)}; forget some"
+                f" {max(0, most - self.num_held)}; forget some"
             )
 
 
@@ -165,7 +172,10 @@ class Receiver:
             self._reader.finish()
             raise InvalidArchive("the archive ends before its end mark")
         end = self._end
-        return await self._importer.publish(self._target.tenant_id, record, end.end, end.progress)
+        target = self._target
+        return await self._importer.publish(
+            target.tenant_id, record, end.end, end.progress, most_entries=target.most_entries
+        )
 
     async def discard(self) -> None:
         """Removes what has come, unless it is a memory. Where that cannot be now, it expires."""

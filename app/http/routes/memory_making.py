@@ -5,7 +5,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Depends, Request
 
-from app.domain.ids import MemoryName, TenantId
+from app.domain.ids import MemoryName
 from app.errors import MemoryFull
 from app.http.bodies.json_body import read_json
 from app.http.bodies.memory_answers import MemoryAnswer, describe_memory
@@ -66,18 +66,18 @@ async def fork_memory(
     target = MemoryKey(tenant_id, source.latent_space, MemoryName(body.name))
     note(fork=target.memory_id)
     with deps.transfers.hold(tenant_id):
-        await _check_room(tenant_id, source, deps, version=body.version)
-        await deps.memories.forker.fork(source, target, body.version)
+        most = (await deps.desk.quotas.of(tenant_id)).max_memory_entries
+        await _check_room(most, source, deps, version=body.version)
+        await deps.memories.forker.fork(source, target, body.version, most_entries=most)
     stats = await deps.memories.overview.get(target)
     _log.info("memory_forked", memory=str(source), fork=str(target), num_entries=stats.num_entries)
     return describe_memory(stats)
 
 
-async def _check_room(tenant_id: TenantId, source: MemoryKey, deps: Deps, *, version: int | None) -> None:
-    """Raises NotFound, InvalidRequest, and MemoryFull where the tenant's quota has no room for the fork's entries."""
-    most = (await deps.desk.quotas.of(tenant_id)).max_memory_entries
+async def _check_room(most: int | None, source: MemoryKey, deps: Deps, *, version: int | None) -> None:
+    """Raises NotFound, InvalidRequest, and MemoryFull where a quota has no room for the fork's entries: before it is made."""
     header = (await deps.memories.exporter.begin(source, version)).header
-    num_held = 0 if most is None else await deps.memories.overview.count_entries(tenant_id)
+    num_held = 0 if most is None else await deps.memories.overview.count_entries(source.tenant_id)
     if most is not None and num_held + header.num_entries > most:
         raise MemoryFull(
             f"your memories hold {num_held} entries of {most}, and this fork would add {header.num_entries}; forget some,"

@@ -1,10 +1,13 @@
 """Forks: all at once or not at all, and nothing in them that was forgotten before."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 from redis.asyncio import Redis
 
 from app.domain.ids import LatentSpace, MemoryName, TenantId
-from app.errors import InvalidRequest, MemoryExists, NotFound, TooManyMemories, VersionGone
+from app.errors import InvalidRequest, MemoryExists, MemoryFull, NotFound, TooManyMemories, VersionGone
 from app.jobs.workers import now_ms
 from app.memory.forgetting import MemoryForgetter
 from app.memory.forking import MemoryForker
@@ -36,6 +39,20 @@ async def _can_read(redis, memory, version):
     except (VersionGone, InvalidRequest):
         return False
     return True
+
+
+async def test_a_fork_finds_no_more_room_than_there_is(redis, fill_memory):
+    """However many are made at once: it is asked when all entries are there, and what was made on the way goes."""
+    await fill_memory(SOURCE, range(1, 5))
+    forker = _forker(redis)
+    with pytest.raises(MemoryFull, match="more than 7"):
+        await forker.fork(SOURCE, TARGET, most_entries=7)
+    assert not [name async for name in redis.scan_iter("*fork*")]
+    names = [MemoryName(f"fork-{number}") for number in range(5)]
+    forks = (forker.fork(SOURCE, replace(SOURCE, name=name), 3, most_entries=10) for name in names)
+    ends = await asyncio.gather(*forks, return_exceptions=True)
+    assert [type(end) for end in ends if end is not None] == [MemoryFull] * 3
+    assert await MemoryOverview(redis).count_entries(TENANT) == 4 + 2 * 3
 
 
 async def test_a_fork_has_all_entries_and_settings(redis, fill_memory):

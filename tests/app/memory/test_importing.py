@@ -6,13 +6,14 @@ import pytest
 from patience import eventually
 
 from app.domain.ids import ImportId, LatentSpace, MemoryName, TenantId
-from app.errors import ImportConflict, MemoryExists, MemoryFrozen, NotFound, TooManyTransfers
+from app.errors import ImportConflict, MemoryExists, MemoryFrozen, MemoryFull, NotFound, TooManyTransfers
 from app.memory.archive import ArchiveReader, EndRead, EntriesRead, HeadRead
 from app.memory.exporting import MemoryExporter
 from app.memory.import_keys import import_key, imports_key, staging_key
 from app.memory.importing import ImportLimits, ImportRecord, MemoryImporter
 from app.memory.keys import MemoryKey, index_key, log_key, meta_key
 from app.memory.store import MemoryStore
+from app.redis.replicas import Replicas
 
 pytestmark = pytest.mark.anyio
 
@@ -173,6 +174,47 @@ async def test_what_is_frozen_while_it_comes_takes_nothing(importer, archive, re
     await redis.hdel(meta_key(TARGET), "frozen")
     sender.record, sender.reads = before, [left]
     assert (await sender.send()).is_done
+
+
+async def test_imports_at_once_find_no_more_room_than_there_is(importer, archive, redis, fill_memory):
+    """Both began while there was room for either: the second one is told, and nothing of it is there."""
+    senders = [Sender(importer, archive, number) for number in (1, 2)]
+    await fill_memory(SOURCE, [1, 2, 3])
+    for number, sender in enumerate(senders):
+        await sender.send(-1, name=MemoryName(f"m{number}"))
+
+    async def publish(sender, most):
+        read = sender.reads[0]
+        return await importer.publish(TENANT, sender.record, read.end, read.progress, most_entries=most)
+
+    with pytest.raises(MemoryFull, match="more than 298"):
+        await publish(senders[0], 298)
+    done = await publish(senders[0], 299)
+    assert await publish(senders[0], 299) == done
+    with pytest.raises(MemoryFull, match="more than 594"):
+        await publish(senders[1], 594)
+    assert {memory.name for memory in await MemoryStore(redis).list_memories(TENANT)} == {SOURCE.name, "m0"}
+    assert (await publish(senders[1], 595)).is_done
+
+
+async def test_memories_that_come_meanwhile_count_toward_the_room(importer, archive, redis, fill_memory):
+    """Those whose logs were to be counted were asked for before: the script sees that there are others, and is asked again."""
+    sender = Sender(importer, archive)
+    await sender.send(-1)
+    come = [(SOURCE, [1, 2, 3]), (replace(SOURCE, name=MemoryName("other")), [1])]
+
+    class Late(Replicas):
+        async def run(self, script, keys, args):
+            if come:
+                await fill_memory(*come.pop())
+            return await super().run(script, keys, args)
+
+    late = MemoryImporter(redis, ImportLimits(TTL_S, 2), clock_ms=lambda: NOW_MS, replicas=Late(redis))
+    read = sender.reads[0]
+    with pytest.raises(MemoryFull):
+        await late.publish(TENANT, sender.record, read.end, read.progress, most_entries=299)
+    assert come == []
+    assert (await late.publish(TENANT, sender.record, read.end, read.progress, most_entries=300)).is_done
 
 
 async def test_what_breaks_off_goes_by_itself(redis, archive):
