@@ -109,6 +109,16 @@ class MemoryStore:
                 )
         return ReadPoint(version, current, forget_version, bool(keeps_prompts))
 
+    @redis_errors
+    async def renamed_since(self, memory: MemoryKey, version: int) -> MemoryKey | None:
+        """What was at `version` under this name, under the one that it got since; None where it has kept its own."""
+        found: Any = await self._redis.hget(meta_key(memory), "renames")
+        for rename in (found or b"").decode().split(";")[:-1]:
+            at, name = rename.split("=")
+            if version < int(at):
+                return MemoryKey(memory.tenant_id, memory.latent_space, MemoryName(name))
+        return None
+
     async def _has_lost(self, memory: MemoryKey, version: int) -> bool:
         """Whether an act after `version` was on entries up to it."""
         name = forgotten_key(memory)

@@ -116,6 +116,14 @@ class HostMemory:
     def __len__(self) -> int:
         return self._num_entries - self._num_dropped
 
+    def __contains__(self, version: int) -> bool:
+        """Whether the entry of that version is held."""
+        with self._lock:
+            place = int(np.searchsorted(self._versions[: self._num_entries], version))
+            return (
+                place < self._num_entries and self._versions[place] == version and bool(self._is_held[place])
+            )
+
     @property
     def num_prompts(self) -> int:
         """How many prompts are compared."""

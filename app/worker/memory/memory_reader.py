@@ -21,6 +21,7 @@ from app.worker.model.models import LoadedModel
 from sparke_engine.types import Neighbours
 
 T = TypeVar("T")
+_MAX_RENAMES = 10  # between a job's look at a memory's version and its reading
 
 
 class MemoryVersions(Protocol):
@@ -32,6 +33,10 @@ class MemoryVersions(Protocol):
         InvalidRequest where there is none such yet, VersionGone where something of it was forgotten since. `member` is
         the request's member that wants it.
         """
+        ...
+
+    async def renamed_since(self, memory: MemoryKey, version: int, /) -> MemoryKey | None:
+        """What was at `version` under this name, under the one that it got since; None where it has kept its own."""
         ...
 
 
@@ -142,10 +147,21 @@ class MemoryReader:
         return answer
 
     async def _follow(self, reading: Reading, dimensions: Dimensions) -> HostMemory:
-        with span("memory sync", {"version": reading.version}):
-            synced = await self.memories.sync(
-                reading.key, dimensions, forget_version=reading.point.forget_version
-            )
+        """The copy of what is read, up to its version.
+
+        A memory that got another name since it was opened is followed under that; a replay of it is refused when it looks
+        again. The version that is read is mostly an entry's: with that the copy is the right one.
+        """
+        key, forget_version = reading.key, reading.point.forget_version
+        for _ in range(_MAX_RENAMES):
+            with span("memory sync", {"version": reading.version}):
+                synced = await self.memories.sync(key, dimensions, forget_version=forget_version)
+            if reading.wanted is not None or reading.version in synced.memory:
+                break
+            renamed = await self.versions.renamed_since(key, reading.point.current)
+            if renamed is None:
+                break
+            key, forget_version = renamed, (await self.versions.resolve_version(renamed, None)).forget_version
         return synced.memory
 
     async def _look_again(self, reading: Reading) -> None:

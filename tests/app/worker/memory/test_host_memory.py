@@ -257,6 +257,16 @@ def test_a_range_is_dropped_whole():
     assert len(memory) == 0
 
 
+def test_it_knows_which_versions_it_holds():
+    """Not those of gaps, nor before its first and behind its last, nor what was dropped."""
+    entries = _entries(np.random.default_rng(2), 30)
+    memory, versions = _memory_of(entries), {entry.version for entry in entries}
+    memory.drop([(entries[4].version, entries[6].version)])
+    versions -= {entry.version for entry in entries[4:7]}
+    assert {version for version in range(max(versions) + 3) if version in memory} == versions
+    assert 1 not in HostMemory(3, 4)
+
+
 @given(
     seed=st.integers(0, 2**32),
     num_entries=st.integers(0, 60),
