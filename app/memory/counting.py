@@ -16,7 +16,9 @@ from app.redis.records import decode
 _PAGE = 500
 _LEAST_PAUSE_S = 60.0
 _PAUSE_SHARE = 100  # so many times as long as a count took, nobody counts
-_LEASE_S = 600.0  # of a count that is under way; another begins anew where it took longer
+_LEASE_MS = (
+    15_000  # of a count that is under way, from its last page on: one that died or failed is begun anew then
+)
 
 _COUNTS = TypeAdapter(dict[str, int])
 
@@ -47,7 +49,7 @@ class EntryCounter:
 
         Cost: a command for each tenant and for each memory, at most one hundredth of the time.
         """
-        if not await self._redis.set(COUNT_LEASE_KEY, b"1", nx=True, px=int(1000 * _LEASE_S)):
+        if not await self._redis.set(COUNT_LEASE_KEY, b"1", nx=True, px=_LEASE_MS):
             return False
         begun_s = time.monotonic()
         counted = await self._count_all()
@@ -70,6 +72,7 @@ class EntryCounter:
         return counted
 
     async def _count_of(self, tenants: Sequence[TenantId]) -> Counter[str]:
+        await self._redis.pexpire(COUNT_LEASE_KEY, _LEASE_MS)
         pipeline = self._redis.pipeline(transaction=False)
         for tenant in tenants:
             pipeline.smembers(index_key(tenant))
@@ -82,6 +85,7 @@ class EntryCounter:
         counted: Counter[str] = Counter()
         for first in range(0, len(memories), _PAGE):
             part = memories[first : first + _PAGE]
+            await self._redis.pexpire(COUNT_LEASE_KEY, _LEASE_MS)
             pipeline = self._redis.pipeline(transaction=False)
             for memory in part:
                 pipeline.xlen(log_key(memory))

@@ -1,8 +1,10 @@
 """Entries of all memories are counted by one process, for all."""
 
 import pytest
+from patience import eventually
 
 from app.domain.ids import DEFAULT_TENANT, LatentSpace, MemoryName, TenantId
+from app.errors import StoreUnavailable
 from app.jobs.workers import now_ms
 from app.memory.counting import EntryCounter
 from app.memory.keys import COUNT_LEASE_KEY, COUNTED_KEY, MemoryKey, log_key
@@ -51,15 +53,48 @@ async def test_one_process_counts_for_all(redis, registry, fill_memory):
     assert await one.read() == {"sdxl": 2}
 
 
-async def test_a_count_that_died_is_begun_again(redis, registry):
-    """Its lease ends by itself, and what was counted before stays until then."""
+class Tenants:
+    """Pages of tenants; before each one `then` is awaited."""
+
+    def __init__(self, pages, then):
+        self._pages, self._then = iter(pages), then
+
+    async def list_ids(self, _limit, _after):
+        """The next page."""
+        await self._then()
+        return next(self._pages, [])
+
+
+@pytest.mark.parametrize("error", [KeyError, StoreUnavailable])
+async def test_a_count_that_failed_is_begun_again_within_seconds(redis, registry, error):
+    """By whoever comes: its lease ends by itself, and what was counted before stays until then."""
     await redis.set(COUNTED_KEY, b'{"sdxl":7}')
 
-    class Dying:
-        async def list_ids(self, _limit, _after):
-            raise KeyError("killed")
+    async def fail():
+        raise error("away")
 
-    with pytest.raises(KeyError):
-        await EntryCounter(redis, Dying()).count()
-    assert await EntryCounter(redis, registry).read() == {"sdxl": 7}
-    assert 0 < await redis.pttl(COUNT_LEASE_KEY) <= 600_000
+    with pytest.raises(error):
+        await EntryCounter(redis, Tenants([], fail)).count()
+    counter = EntryCounter(redis, registry)
+    assert await counter.read() == {"sdxl": 7}
+    assert 0 < await redis.pttl(COUNT_LEASE_KEY) <= 15_000
+    assert not await counter.count()
+    await redis.pexpire(COUNT_LEASE_KEY, 1)
+    assert await eventually(counter.count)
+    assert await counter.read() == {}
+
+
+async def test_a_long_count_keeps_its_lease(redis, fill_memory):
+    """Each page extends it: with many tenants, and with many memories of one."""
+    for tenant in ("acme", "bolt"):
+        await fill_memory(_memory(tenant, "sdxl"), [1])
+    seen = []
+
+    async def wear():
+        seen.append(await redis.pttl(COUNT_LEASE_KEY))
+        await redis.pexpire(COUNT_LEASE_KEY, 5_000)
+
+    pages = [[TenantId("acme")], [TenantId("bolt")]]
+    assert await EntryCounter(redis, Tenants(pages, wear)).count()
+    assert len(seen) == 3
+    assert min(seen) > 5_000
