@@ -123,7 +123,7 @@ class BatchDrive:
             is_late = self._held.clock_ms() >= record.batch.expires_at_ms
             if is_late:
                 await self._stop(record.batch, feeder.in_flight)
-            num_ended = await self._collect(record.batch, feeder.in_flight)
+            num_ended = await self._collect(record.batch, feeder.in_flight, feeder.running)
             if is_late or (feeder.is_done and not feeder.in_flight):
                 outcome = BatchState.EXPIRED if is_late else BatchState.COMPLETED
                 fields = {"outcome": outcome.value}
@@ -159,8 +159,13 @@ class BatchDrive:
             self._metrics.batches_ended.labels(state.value).inc()
             _log.info("batch_ended", batch_id=self._held.batch_id, state=state.value)
 
-    async def _collect(self, batch: Batch, in_flight: set[int], *, are_over: bool = False) -> int:
-        """Counts the lines whose jobs have ended, all of them where they `are_over`. How many that were."""
+    async def _collect(
+        self, batch: Batch, in_flight: set[int], running: set[int] | None = None, *, are_over: bool = False
+    ) -> int:
+        """Counts the lines whose jobs have ended, all of them where they `are_over`. How many that were.
+
+        Ended ones leave `in_flight`; `running` is brought up to date, where it is given.
+        """
         if not in_flight:
             return 0
         lines = sorted(in_flight)
@@ -176,6 +181,11 @@ class BatchDrive:
             self._metrics.batch_lines.labels("completed").inc(completed)
             self._metrics.batch_lines.labels("failed").inc(failed)
             in_flight.difference_update(ended)
+        if running is not None:
+            running.clear()
+            running.update(
+                line for line, state in zip(lines, states, strict=True) if state is JobState.RUNNING
+            )
         return len(ended)
 
     async def _stop(self, batch: Batch, in_flight: Iterable[int]) -> None:
@@ -190,7 +200,10 @@ class BatchDrive:
 
 
 class LineFeeder:
-    """Makes jobs of the next lines of a batch, so many that a bounded number of them has not ended."""
+    """Makes jobs of the next lines of a batch, so many that a bounded number of them waits for a worker.
+
+    What workers have does not count: so a batch has lines for all of them, however many there are.
+    """
 
     def __init__(
         self,
@@ -212,6 +225,7 @@ class LineFeeder:
         self._bad: frozenset[int] = frozenset()
         self._reader: InputReader | None = None
         self.in_flight: set[int] = set()
+        self.running: set[int] = set()
         self.is_done = False
 
     async def open(self, reader: InputReader) -> None:
@@ -224,7 +238,7 @@ class LineFeeder:
         """The number of lines that went by; 0 where there is no room, in the queue or among the batch's own jobs."""
         if self._reader is None:
             raise ValueError("expected a feeder with a reader; call open first")
-        room = self._limits.max_lines_open - len(self.in_flight)
+        room = self._limits.max_lines_waiting - len(self.in_flight - self.running)
         if room <= 0 or self.is_done:
             return 0
         if not self._next:

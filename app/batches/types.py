@@ -19,7 +19,7 @@ class BatchLimits:
     max_open_per_tenant: int = 20
     max_driven: int = 16
     max_lines: int = 50_000
-    max_lines_open: int = 64
+    max_lines_waiting: int = 64
     max_waiting: int = 500
     max_line_bytes: int = 4_194_304
     ttl_s: int = 30 * 86_400
@@ -34,7 +34,7 @@ class BatchLimits:
             max_open_per_tenant=settings.max_open_batches_per_tenant,
             max_driven=settings.max_batches_driven,
             max_lines=settings.max_batch_lines,
-            max_lines_open=settings.max_batch_lines_open,
+            max_lines_waiting=settings.max_batch_lines_waiting,
             max_waiting=max(1, settings.max_waiting_jobs_per_tenant // 2),
             max_line_bytes=settings.max_body_bytes,
             ttl_s=settings.file_ttl_s,

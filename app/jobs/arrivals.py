@@ -59,6 +59,7 @@ class Arrivals:
         self._redis = redis
         self._replicas = replicas
         self._limits = limits
+        self._most_released = limits.max_released_per_tenant or ""
         self._clock_ms = clock_ms
         self._num_turns = 0
         load = partial(load_script, redis, "app.jobs", after=keys.COMMON)
@@ -177,16 +178,14 @@ class Arrivals:
     async def release(self, model: ModelId, turn: "Turn") -> "Released":
         """Moves a job of the tenant from its waiting ones to its released ones, for `take` to enter."""
         sets = [keys.waiting_key(turn.tenant_id, model), keys.released_key(turn.tenant_id, model)]
-        limit = self._limits.max_released_per_tenant
-        arguments: list[Any] = [keys.place_of(self._clock_ms(), turn.lane), limit]
+        arguments: list[Any] = [keys.place_of(self._clock_ms(), turn.lane), self._most_released]
         job_id, has_more = await self._release(sets, [*arguments, *keys.lane_range(turn.lane)])
         return Released(turn, JobId(job_id.decode()), bool(has_more))
 
     async def may_release(self, tenant_id: TenantId, model: ModelId, lane: Lane) -> bool:
         """True where the tenant has a job waiting in the lane and room among its released jobs of it."""
         sets = [keys.waiting_key(tenant_id, model), keys.released_key(tenant_id, model)]
-        limit = self._limits.max_released_per_tenant
-        return bool(await self._may_release(sets, [limit, *keys.lane_range(lane)]))
+        return bool(await self._may_release(sets, [self._most_released, *keys.lane_range(lane)]))
 
     async def enter(self, place: JobPlace) -> None:
         """Writes the stream entry of a released job. A second one does no harm: only one of them starts the job."""

@@ -40,7 +40,7 @@ def waiting_key(tenant_id: TenantId, model: ModelId) -> str:
 def released_key(tenant_id: TenantId, model: ModelId) -> str:
     """Sorted set of job ids by `place_of` their release: released, not yet terminal.
 
-    In each lane bounded by max_released_per_tenant.
+    What workers hold, since they release what they take; in each lane bounded by max_released_per_tenant, where that is set.
     """
     return f"sparke:{{t:{tenant_id}}}:released:{model}"
 

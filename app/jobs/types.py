@@ -19,7 +19,7 @@ class JobLimits:
 
     max_waiting_per_tenant: int = 1000
     max_open: int = 10_000
-    max_released_per_tenant: int = 8
+    max_released_per_tenant: int | None = None
     job_ttl_s: int = 7 * 86_400
     max_deadline_s: int = 86_400
     idempotency_ttl_s: int = 86_400

@@ -12,11 +12,11 @@ class Batches(BaseModel):
     READ_BY: ClassVar[Mapping[str, str]] = {"": "API"}
 
     max_batch_lines: int = Field(50_000, ge=1, le=50_000, description="Most lines of one batch.")
-    max_batch_lines_open: int = Field(
+    max_batch_lines_waiting: int = Field(
         64,
         ge=1,
         le=1000,
-        description="Lines of one batch that are jobs at a time; the others wait in its file.",
+        description="Lines of one batch that wait as jobs, beside those that workers have; the others wait in its file.",
     )
     max_open_batches_per_tenant: int = Field(
         20, ge=1, le=1000, description="Batches of one tenant that may be unfinished."

@@ -20,11 +20,10 @@ class Jobs(BaseModel):
         1000, ge=1, description="Jobs of one tenant that may wait for one model."
     )
     max_open_jobs: int = Field(10_000, ge=1, description="Unfinished jobs of all tenants for one model.")
-    max_released_jobs_per_tenant: int = Field(
-        8,
+    max_released_jobs_per_tenant: int | None = Field(
+        None,
         ge=1,
-        le=1000,
-        description="Jobs of one tenant that may stand in a model's stream or run at a time.",
+        description="Jobs of one tenant that all workers together may have of a model at a time. None: any number.",
     )
     no_worker_grace_s: float = Field(
         10.0, ge=0, description="How long a request waits for a worker to appear that serves its model."

@@ -46,7 +46,7 @@ def _read(client: openai.OpenAI, file_id: str | None) -> list[Any]:
 @pytest.mark.timeout(TIMEOUT_S + 100)
 def test_two_thousand_lines_of_which_twenty_are_bad(start: Any, tmp_path: Path):
     """Each good line is answered once, each bad one told with its number; another batch is cancelled on its way."""
-    service = start(tmp_path / "data", SPARKE_MAX_BATCH_LINES_OPEN="256")
+    service = start(tmp_path / "data", SPARKE_MAX_BATCH_LINES_WAITING="256")
     content = "\n".join(_line(number) for number in range(1, NUM_LINES + 1)).encode()
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=2) as client:
         uploaded = client.files.create(file=("lines.jsonl", content), purpose="batch")

@@ -73,9 +73,11 @@ class Desk:
     redis: Redis
     folder: Path
     limits: BatchLimits = field(
-        default_factory=lambda: BatchLimits(max_lines_open=4, poll_s=0.01, lease_s=600.0, max_line_bytes=1000)
+        default_factory=lambda: BatchLimits(
+            max_lines_waiting=4, poll_s=0.01, lease_s=600.0, max_line_bytes=1000
+        )
     )
-    job_limits: JobLimits = field(default_factory=lambda: JobLimits(max_released_per_tenant=8))
+    job_limits: JobLimits = field(default_factory=JobLimits)
     now_ms: int = 1_000_000
     num_made: int = 0
     failure: Failure = field(default_factory=lambda: Failure("broken", "as asked"))

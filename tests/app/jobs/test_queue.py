@@ -1,6 +1,8 @@
 """One job's way through the queue, and the order of many."""
 
 import asyncio
+import random
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
@@ -159,6 +161,59 @@ async def test_tenants_take_turns(bench):
         order.append(reserved.job.tenant_id)
         await queue.commit(reserved, bench.result(reserved), [])
     assert order.count("small") == order.count("tiny") == 3
+
+
+async def test_one_tenant_fills_every_worker(bench):
+    """Nobody else waits: a tenant's jobs go to all workers there are, each with a whole batch of them."""
+    for job in [bench.job("lone") for _ in range(70)]:
+        await bench.store().accept(job)
+    held = [len(await bench.queue().reserve(MODELS, WorkerId(f"w{n}"), 16, 0)) for n in range(5)]
+    assert held == [16, 16, 16, 16, 6]
+
+
+async def test_a_late_tenant_is_in_the_next_batches_of_busy_workers(bench):
+    """One tenant holds all workers, with more waiting; another one's ten jobs are all begun as the first two are free."""
+    workers = [(bench.queue(), WorkerId(f"w{number}")) for number in range(4)]
+    for job in [bench.job("big") for _ in range(200)]:
+        await bench.store().accept(job)
+    batches = [await queue.reserve(MODELS, worker_id, 16, 0) for queue, worker_id in workers]
+    for job in [bench.job("late") for _ in range(10)]:
+        await bench.store().accept(job)
+    begun = []
+    for (queue, worker_id), batch in zip(workers, batches, strict=True):
+        for reserved in batch:
+            await queue.commit(reserved, bench.result(reserved), [])
+        held = await queue.reserve(MODELS, worker_id, 16, 0)
+        begun.append(Counter(reserved.job.tenant_id for reserved in held)["late"])
+    assert begun == [8, 2, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_nobody_is_served_twice_while_another_waits(bench, seed):
+    """Tenants, floods, workers and ends in any order: between two jobs of a tenant each that waited all along has one."""
+    dice, waiting = random.Random(seed), Counter()
+    passed_over: dict[str, Counter[str]] = defaultdict(Counter)
+    workers = [(bench.queue(), WorkerId(f"w{number}"), []) for number in range(3)]
+    for _ in range(60):
+        if dice.random() < 0.4:
+            tenant = dice.choice("abcd")
+            for _ in range(dice.choice([1, 2, 30])):
+                await bench.store().accept(bench.job(tenant))
+                waiting[tenant] += 1
+            continue
+        queue, worker_id, holds = dice.choice(workers)
+        while holds and dice.random() < 0.8:
+            done = holds.pop()
+            await queue.commit(done, bench.result(done), [])
+        for reserved in await queue.reserve(MODELS, worker_id, dice.randint(1, 16), 0):
+            holds.append(reserved)
+            tenant = reserved.job.tenant_id
+            waiting[tenant] -= 1
+            passed_over.pop(tenant, None)
+            for other in waiting:
+                if other != tenant and waiting[other]:
+                    passed_over[other][tenant] += 1
+            assert max((n for counts in passed_over.values() for n in counts.values()), default=0) <= 1
 
 
 async def test_a_tenant_has_no_more_than_its_share_released(bench):

@@ -142,7 +142,7 @@ class Bench:
 
     def __init__(self, redis, folder, name, engine, *, images=None):
         self.worker_id, self.redis = WorkerId(name), redis
-        limits = JobLimits(max_released_per_tenant=1000)
+        limits = JobLimits()
         self.jobs = JobStore(redis, limits)
         self.metrics = Metrics(CollectorRegistry())
         self.queue = JobQueue(redis, limits, metrics=self.metrics)
