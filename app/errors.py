@@ -91,9 +91,16 @@ class TooManyFiles(InvalidRequest):
 
 
 class MemoryFull(InvalidRequest):
-    """The tenant's memories hold as many entries as they may: to wait is of no use, to forget or not to write is."""
+    """The tenant's memories hold as many entries as they may: to wait is of no use, to forget or not to write is.
+
+    `limit` is how many that are, where it is told.
+    """
 
     code = "memory_full"
+
+    def __init__(self, message: str, *, param: str | None = None, limit: int | None = None) -> None:
+        super().__init__(message, param=param)
+        self.limit = limit
 
 
 class TooManyMemories(InvalidRequest):

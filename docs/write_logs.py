@@ -68,6 +68,7 @@ MEANINGS = {
     "batch_ended": "a batch of requests is over",
     "batch_failed_each_job_runs_alone": "a device batch failed; each of its jobs is run once more by itself",
     "batch_failed_to_go_on": "driving a batch of requests hit a fault; it is tried again",
+    "batch_left_to_others": "a store has been away from this process for half a minute: others may have the batch",
     "batch_lease_lost": "another process drives this batch now",
     "batch_lease_not_extended": "Redis did not answer in time; the batch may go to another process",
     "batch_record_skipped": "a batch cannot be read, and is not listed",

@@ -4,13 +4,16 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.domain.batch import Batch, BatchRecord, BatchState, Cursor, LineCounts, LineFault
+from app.domain.batch import Batch, BatchRecord, BatchState, Cursor, LineCounts, LineFault, RefusedLine
 from app.domain.ids import FileId
 from app.errors import CorruptRecord
+from app.redis.records import decode
 
 REACHED = "at:"  # field `at:<state>` of the hash: when the batch came into it
 
 _BATCH: TypeAdapter[Batch] = TypeAdapter(Batch)
+_FAULT: TypeAdapter[LineFault | None] = TypeAdapter(LineFault | None)
+_REFUSED: TypeAdapter[RefusedLine] = TypeAdapter(RefusedLine)
 _FAULTS: TypeAdapter[tuple[LineFault, ...]] = TypeAdapter(tuple[LineFault, ...])
 
 
@@ -22,6 +25,21 @@ def encode_batch(batch: Batch) -> bytes:
 def encode_faults(faults: tuple[LineFault, ...]) -> bytes:
     """The faults' JSON."""
     return _FAULTS.dump_json(faults)
+
+
+def encode_held_up(fault: LineFault | None) -> bytes:
+    """The JSON of what holds lines up, `null` where nothing does."""
+    return _FAULT.dump_json(fault)
+
+
+def encode_refused(line: RefusedLine) -> bytes:
+    """The JSON of a refusal."""
+    return _REFUSED.dump_json(line)
+
+
+def decode_refused(value: bytes, *, where: str) -> RefusedLine:
+    """The refusal of its JSON. `where` begins the message of CorruptRecord."""
+    return decode(_REFUSED, value, where=where)
 
 
 def decode_record(found: Mapping[bytes, bytes], *, where: str) -> BatchRecord:
@@ -39,6 +57,7 @@ def decode_record(found: Mapping[bytes, bytes], *, where: str) -> BatchRecord:
             counts=_counts(texts),
             faults=_FAULTS.validate_json(texts.get("faults", b"[]")),
             cursor=Cursor(int(texts.get("next_line", b"1")), int(texts.get("next_byte", b"0"))),
+            held_up=_FAULT.validate_json(texts.get("held_up", b"null")),
             outcome=BatchState(texts["outcome"].decode()) if "outcome" in texts else None,
             output_file_id=_maybe_file(texts.get("output_file_id")),
             error_file_id=_maybe_file(texts.get("error_file_id")),

@@ -8,17 +8,16 @@ from contextlib import suppress
 import structlog
 
 from app.batches import codec
+from app.batches.feeder import LineFeeder
 from app.batches.held import Fields, HeldBatch, LeaseLost
 from app.batches.inputs import InputReader
 from app.batches.keys import input_key, line_job_id
 from app.batches.output import OutputStores, OutputWriter
 from app.batches.types import BatchLimits
 from app.batches.validation import LineScanner, survey_input
-from app.domain.batch import Batch, BatchLine, BatchRecord, BatchState, Cursor, LineFault
-from app.domain.ids import ModelId
-from app.domain.job import Job, JobKind, JobState, Lane
-from app.domain.request import GenerationRequest
-from app.errors import MemoryFull, NotFound, QueueFull, StorageFull, TooManyMemories
+from app.domain.batch import Batch, BatchRecord, BatchState, Cursor, LineFault
+from app.domain.job import JobState
+from app.errors import NotFound
 from app.files.keys import content_key
 from app.telemetry.metrics import Metrics
 
@@ -117,7 +116,7 @@ class BatchDrive:
     async def _work(self, record: BatchRecord) -> None:
         """Keeps some lines as jobs, until all have ended, the time is up, or a cancel came."""
         feeder = LineFeeder(self._held, self._stores, record, self._limits, metrics=self._metrics)
-        await feeder.open(self._reader(record.batch, record.cursor))
+        await feeder.open(lambda start: self._reader(record.batch, start))
         until_s = time.monotonic() + self._limits.slice_s
         while await self._held.is_in(BatchState.IN_PROGRESS):
             is_late = self._held.clock_ms() >= record.batch.expires_at_ms
@@ -147,7 +146,8 @@ class BatchDrive:
         await self._end(BatchState.FINALIZING, record.outcome or BatchState.COMPLETED, made)
 
     async def _write(self, record: BatchRecord) -> dict[str, str | int]:
-        return await OutputWriter(self._stores, record, self._limits).write()
+        refused = await self._held.read_refused()
+        return await OutputWriter(self._stores, record, self._limits, refused=refused).write()
 
     async def _end(self, before: BatchState, after: BatchState, fields: Fields) -> None:
         await self._held.end(before, after, self._limits.ttl_s, fields)
@@ -197,120 +197,3 @@ class BatchDrive:
     def _reader(self, batch: Batch, start: Cursor | None = None) -> InputReader:
         size_bytes, most = batch.input_bytes, self._limits.max_line_bytes
         return InputReader(self._stores.inputs, self._input_key, size_bytes, max_line_bytes=most, start=start)
-
-
-class LineFeeder:
-    """Makes jobs of the next lines of a batch, so many that a bounded number of them waits for a worker.
-
-    What workers have does not count: so a batch has lines for all of them, however many there are.
-    """
-
-    def __init__(
-        self,
-        held: HeldBatch,
-        stores: OutputStores,
-        record: BatchRecord,
-        limits: BatchLimits,
-        *,
-        metrics: Metrics,
-    ) -> None:
-        self._held = held
-        self._stores = stores
-        self._batch = record.batch
-        self._limits = limits
-        self._metrics = metrics
-        self._cursor = record.cursor
-        self._scanner = LineScanner(stores.forms, record.batch)
-        self._next: list[tuple[BatchLine, Cursor]] = []
-        self._bad: frozenset[int] = frozenset()
-        self._reader: InputReader | None = None
-        self.in_flight: set[int] = set()
-        self.running: set[int] = set()
-        self.is_done = False
-
-    async def open(self, reader: InputReader) -> None:
-        """Takes the lines from a reader that stands where the record says."""
-        self._bad = await self._held.read_bad_lines()
-        self.in_flight = await self._held.lines_in_flight()
-        self._reader = reader
-
-    async def feed(self) -> int:
-        """The number of lines that went by; 0 where there is no room, in the queue or among the batch's own jobs."""
-        if self._reader is None:
-            raise ValueError("expected a feeder with a reader; call open first")
-        room = self._limits.max_lines_waiting - len(self.in_flight - self.running)
-        if room <= 0 or self.is_done:
-            return 0
-        if not self._next:
-            taken = await self._reader.take(room)
-            lines = await self._scanner.scan([raw for raw, _ in taken])
-            self._next = list(zip(lines, (cursor for _, cursor in taken), strict=True))
-            self.is_done = not taken
-        return await self._submit(room)
-
-    async def _submit(self, room: int) -> int:
-        accepted: list[int] = []
-        num_failed, num_done = 0, 0
-        num_waiting: dict[ModelId, int] = {}
-        for line, _ in self._next[:room]:
-            is_bad = line.number in self._bad
-            if not is_bad and line.request is not None:
-                if not await self._accept(line, line.request, num_waiting):
-                    break
-                accepted.append(line.number)
-            elif not is_bad:  # it was good once: the catalogue has changed
-                num_failed += 1
-            num_done += 1
-        if num_done:
-            after = self._next[num_done - 1][1]
-            await self._note(after, accepted, num_failed)
-            del self._next[:num_done]
-        return num_done
-
-    async def _accept(
-        self, line: BatchLine, request: GenerationRequest, num_waiting: dict[ModelId, int]
-    ) -> bool:
-        """Makes the line a job; once more it changes nothing. `num_waiting` is what is known of waiting jobs, and is kept so.
-
-        False where the queue is full, or half full of one tenant's, or a bound of the tenant's is reached: the line waits.
-        """
-        batch, model = self._batch, request.model
-        if model not in num_waiting:
-            num_waiting[model] = await self._stores.jobs.count_waiting(batch.tenant_id, model)
-        if num_waiting[model] >= self._limits.max_waiting:
-            return False
-        job = Job(
-            tenant_id=batch.tenant_id,
-            job_id=line_job_id(batch, line.number),
-            kind=JobKind.GENERATE,
-            request=request,
-            created_at_ms=self._held.clock_ms(),
-            deadline_at_ms=batch.expires_at_ms,
-            lane=Lane.BATCH,
-        )
-        try:
-            num_waiting[model] = (await self._stores.jobs.accept(job)).num_waiting
-        except (QueueFull, MemoryFull, TooManyMemories, StorageFull):
-            return False
-        self._metrics.jobs_accepted.labels(model).inc()
-        return True
-
-    async def _note(self, after: Cursor, accepted: list[int], num_failed: int) -> None:
-        """Notes what was accepted. Of a batch that was cancelled meanwhile, the writer of outputs cancels it again.
-
-        Where another process has brought that to its end already, it is to be done here.
-        """
-        try:
-            takes_more = await self._held.advance(self._cursor, after, accepted, num_failed=num_failed)
-        except LeaseLost:
-            if not await self._held.is_in(BatchState.IN_PROGRESS):
-                await self._take_back(accepted)
-            raise
-        if takes_more:
-            self._cursor = after
-            self.in_flight |= set(accepted)
-
-    async def _take_back(self, lines: list[int]) -> None:
-        for line in lines:
-            with suppress(NotFound):
-                await self._stores.jobs.cancel(self._batch.tenant_id, line_job_id(self._batch, line))

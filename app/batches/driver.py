@@ -19,7 +19,7 @@ from app.telemetry.metrics import Metrics
 
 _MOST_LISTED = 5000
 _TRIES_PER_SLOT = 4
-_PAUSE_S = 60.0  # before a batch that met a fault of ours is tried again
+_PAUSE_S = 60.0  # before a batch that met a fault of ours, or a store that stays away, is tried again
 
 _log = structlog.get_logger(__name__)
 
@@ -131,14 +131,26 @@ class BatchDriver:
             await self._batches.forget(batch.tenant_id, batch.batch_id)
 
     async def _drive_on(self, batch: OpenBatch, drive: BatchDrive) -> None:
-        """Goes on where a store was away for a while; the lease says whether the batch is still ours."""
+        """Goes on where a store was away for a while; the lease says whether the batch is still ours.
+
+        One that stays away may be so for this process alone, so the batch is left to others then.
+        """
+        away_since_s: float | None = None
         while True:
+            began_s = time.monotonic()
             try:
                 has_ended = await drive.run()
                 if has_ended:
                     await self._batches.forget(batch.tenant_id, batch.batch_id)
             except StoreUnavailable as error:
-                _log.warning("batch_waits_for_store", batch_id=batch.batch_id, error=error.message)
+                now_s, patience_s = time.monotonic(), self._limits.patience_s
+                if away_since_s is None or now_s - began_s > patience_s:  # else it had gone on in between
+                    away_since_s = now_s
+                    _log.warning("batch_waits_for_store", batch_id=batch.batch_id, error=error.message)
+                elif now_s - away_since_s > patience_s:
+                    _log.warning("batch_left_to_others", batch_id=batch.batch_id, error=error.message)
+                    self._again_at_s[batch.batch_id] = now_s + _PAUSE_S
+                    return
             else:
                 return
             await asyncio.sleep(self._limits.poll_s)

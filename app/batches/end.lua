@@ -1,5 +1,5 @@
 -- Ends a batch, notes under which lease, and begins its record's time to live. The same end again changes nothing.
--- KEYS: batch, lease, open ids, expiries, flight, bad, webhooks, outbox
+-- KEYS: batch, lease, open ids, expiries, flight, bad, refused, webhooks, outbox
 -- ARGV: token, state before, state after, now_ms, id, ttl_ms, then fields and values
 -- Returns the state after it, whichever that is, or '' where the lease is lost.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return '' end
@@ -10,7 +10,7 @@ if state == ARGV[2] then
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
   redis.call('SREM', KEYS[3], ARGV[5])
   redis.call('ZADD', KEYS[4], tonumber(ARGV[4]) + tonumber(ARGV[6]), ARGV[5])
-  redis.call('DEL', KEYS[5], KEYS[6])
-  tell_webhooks(KEYS[7], KEYS[8], 'batch.' .. state, ARGV[5], ARGV[4], redis.call('HGET', KEYS[1], 'batch'))
+  redis.call('DEL', KEYS[5], KEYS[6], KEYS[7])
+  tell_webhooks(KEYS[8], KEYS[9], 'batch.' .. state, ARGV[5], ARGV[4], redis.call('HGET', KEYS[1], 'batch'))
 end
 return state or ''

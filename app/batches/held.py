@@ -11,7 +11,7 @@ import structlog
 from redis.asyncio import Redis
 
 from app.batches import codec, keys
-from app.domain.batch import BatchRecord, BatchState, Cursor
+from app.domain.batch import BatchRecord, BatchState, Cursor, LineFault, RefusedLine
 from app.domain.ids import BatchId, TenantId
 from app.errors import NotFound, StoreUnavailable
 from app.redis.cancelling import end_task
@@ -47,9 +47,11 @@ class HeldBatch:
         self._lease = keys.lease_key(tenant_id, batch_id)
         self._flight = keys.flight_key(tenant_id, batch_id)
         self._bad = keys.bad_key(tenant_id, batch_id)
+        self._refused = keys.refused_key(tenant_id, batch_id)
         load = partial(load_script, redis, "app.batches")
         self._extend, self._move, self._end = load("extend"), load("move"), load("end", after=[TELL])
         self._advance, self._count, self._keep_value = load("advance"), load("count"), load("keep")
+        self._take_up, self._set = load("take_up"), load("set")
 
     @redis_errors
     async def acquire(self, lease_s: float) -> bool:
@@ -104,6 +106,7 @@ class HeldBatch:
             keys.expiries_key(self.tenant_id),
             self._flight,
             self._bad,
+            self._refused,
             webhooks_key(self.tenant_id),
             outbox_key(self.tenant_id),
         ]
@@ -127,12 +130,43 @@ class HeldBatch:
 
     @redis_errors
     async def advance(
-        self, before: Cursor, after: Cursor, lines: Sequence[int], *, num_failed: int = 0
+        self,
+        before: Cursor,
+        after: Cursor,
+        lines: Sequence[int],
+        refused: Mapping[int, RefusedLine] | None = None,
+        *,
+        num_failed: int = 0,
     ) -> bool:
-        """Notes that lines are jobs now and that others failed at once. False where the batch takes none any more."""
-        arguments: list[Any] = [self._token, before.line, after.line, after.byte, num_failed, *lines]
-        state = _unless_lost(await self._advance([self._key, self._lease, self._flight], arguments))
+        """Notes that lines are jobs now, that others were refused, and how many failed at once.
+
+        False where the batch takes none any more.
+        """
+        arguments: list[Any] = [self._token, before.line, after.line, after.byte, num_failed]
+        pairs = [part for line, one in (refused or {}).items() for part in (line, codec.encode_refused(one))]
+        places = [self._key, self._lease, self._flight, self._refused]
+        state = _unless_lost(await self._advance(places, [*arguments, len(pairs) // 2, *pairs, *lines]))
         return state is BatchState.IN_PROGRESS
+
+    @redis_errors
+    async def take_up(self, lines: Sequence[int]) -> bool:
+        """Notes that lines which had been refused are jobs now. False where the batch takes none any more."""
+        places = [self._key, self._lease, self._flight, self._refused]
+        return _unless_lost(await self._take_up(places, [self._token, *lines])) is BatchState.IN_PROGRESS
+
+    @redis_errors
+    async def read_refused(self) -> dict[int, RefusedLine]:
+        """The lines that were refused and are no jobs, by number. Raises CorruptRecord."""
+        found: Any = await self._redis.hgetall(self._refused)
+        where = f"batch {self.batch_id}"
+        return {int(line): codec.decode_refused(value, where=where) for line, value in found.items()}
+
+    @redis_errors
+    async def tell(self, held_up: LineFault | None, faults: tuple[LineFault, ...]) -> None:
+        """Has the record say what holds lines up, if anything does, and which lines have a fault."""
+        fields = {"held_up": codec.encode_held_up(held_up), "faults": codec.encode_faults(faults)}
+        if not await self._set([self._key, self._lease], [self._token, *_flat(fields)]):
+            raise LeaseLost
 
     @redis_errors
     async def count(self, ended: Mapping[int, BatchState]) -> tuple[int, int]:

@@ -44,6 +44,14 @@ def bad_key(tenant_id: TenantId, batch_id: BatchId) -> str:
     return f"sparke:{{t:{tenant_id}}}:batch-bad:{batch_id}"
 
 
+def refused_key(tenant_id: TenantId, batch_id: BatchId) -> str:
+    """Hash of the lines that were refused when they were to become jobs, JSON by number. Lives until the batch has ended.
+
+    Bounded by max_held_back, but for those that never fit, of which there may be as many as lines.
+    """
+    return f"sparke:{{t:{tenant_id}}}:batch-refused:{batch_id}"
+
+
 def index_key(tenant_id: TenantId) -> str:
     """Sorted set of batch ids, all of score 0: ids sort by creation. Emptied as batches expire."""
     return f"sparke:{{t:{tenant_id}}}:batches"

@@ -1,6 +1,6 @@
 """A batch's two files: the answers of the lines that have images, and the errors of all others."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from app.batches.inputs import BatchInputs, InputReader
 from app.batches.keys import input_key, line_job_id, made_file_id
 from app.batches.types import BatchLimits, LineAnswer, LineForms
 from app.batches.validation import LineScanner
-from app.domain.batch import BatchLine, BatchRecord, BatchState, LineFault
+from app.domain.batch import BatchLine, BatchRecord, BatchState, LineFault, RefusedLine
 from app.domain.file import FilePurpose, StoredFile, expiry_ms
 from app.domain.ids import FileId
 from app.domain.job import JobRecord, JobState
@@ -64,7 +64,16 @@ class OutputWriter:
     They are seen by nobody before both are whole. What a killed process left is written over.
     """
 
-    def __init__(self, stores: OutputStores, record: BatchRecord, limits: BatchLimits) -> None:
+    def __init__(
+        self,
+        stores: OutputStores,
+        record: BatchRecord,
+        limits: BatchLimits,
+        *,
+        refused: Mapping[int, RefusedLine],
+    ) -> None:
+        self._refused = refused
+        self._held_up, self._next_line = record.held_up, record.cursor.line
         self._stores = stores
         self._batch = record.batch
         self._limits = limits
@@ -135,11 +144,21 @@ class OutputWriter:
     def _describe_line(self, line: BatchLine, record: JobRecord | None) -> LineAnswer:
         batch, forms = self._batch, self._stores.forms
         if record is not None and self._counts(record):
-            expires_at_s = self._at_ms // 1000 + self._stores.url_ttl_s
+            # An image is shown by its job's record, which is kept from the job's own end on.
+            expires_at_s = (record.finished_at_ms or self._at_ms) // 1000 + self._stores.url_ttl_s
             return forms.answer(batch, line, record, expires_at_s=expires_at_s)
-        code, message = _NOT_DONE[self._outcome]
-        fault = line.fault or LineFault(code, message, line=line.number)
+        fault = line.fault or self._why_not_done(line.number)
         return forms.refuse(line, fault, line_job_id(batch, line.number))
+
+    def _why_not_done(self, number: int) -> LineFault:
+        """A line's own refusal, where that is what was in the way to the end; else what became of the batch, and why."""
+        refused, is_expired = self._refused.get(number), self._outcome is BatchState.EXPIRED
+        if refused is not None and (refused.start is None or is_expired):
+            return refused.fault
+        code, message = _NOT_DONE[self._outcome]
+        if is_expired and self._held_up is not None and number >= self._next_line:
+            message = f"{message}; at last it was held up by {self._held_up.code}: {self._held_up.message}"
+        return LineFault(code, message, line=number)
 
     def _counts(self, record: JobRecord) -> bool:
         """Whether the job came to an end of its own, and not to that of its batch."""

@@ -13,7 +13,9 @@ from app.settings import Settings
 class BatchLimits:
     """Bounds of batches and times to live. A lease is extended three times in its time.
 
-    Lines become jobs while fewer than `max_waiting` of the tenant wait for the model: the rest is for requests.
+    It is given back where a store has been away for `patience_s`.
+    Lines become jobs while fewer than `max_waiting` of the tenant wait for the model: the rest is for requests. Up to
+    `max_held_back` lines that are refused are stepped over, and tried again after `retry_s`.
     """
 
     max_open_per_tenant: int = 20
@@ -21,10 +23,13 @@ class BatchLimits:
     max_lines: int = 50_000
     max_lines_waiting: int = 64
     max_waiting: int = 500
+    max_held_back: int = 1000
     max_line_bytes: int = 4_194_304
     ttl_s: int = 30 * 86_400
     lease_s: float = 15.0
     poll_s: float = 0.5
+    retry_s: float = 5.0
+    patience_s: float = 30.0
     slice_s: float = 30.0
 
     @classmethod

@@ -84,11 +84,19 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedLine:
+    """A line that was to become a job and was refused: why, and from where it is read again, None where never."""
+
+    fault: LineFault
+    start: Cursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BatchRecord:
     """What the store knows of a batch now.
 
-    `reached_at_ms` has the states it has been in; `counts` is None before it is validated. `outcome` is the state it
-    ends in, once that is known.
+    `reached_at_ms` has the states it has been in; `counts` is None before it is validated. `held_up` is why the next
+    line is no job, where a quota or a full queue is. `outcome` is the state it ends in, once that is known.
     """
 
     batch: Batch
@@ -97,6 +105,7 @@ class BatchRecord:
     counts: LineCounts | None = None
     faults: tuple[LineFault, ...] = ()
     cursor: Cursor = Cursor()
+    held_up: LineFault | None = None
     outcome: BatchState | None = None
     output_file_id: FileId | None = None
     error_file_id: FileId | None = None

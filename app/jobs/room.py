@@ -51,7 +51,7 @@ class CountedRoom:
         if most is not None and job.remembers:
             num_entries, num_images = await self._memory_entries(job.tenant_id), job.num_images
             if num_entries + num_images > most:
-                raise _memory_full(job, f"{num_entries} entries of {most}")
+                raise _memory_full(job, num_entries=num_entries, most=most)
         if quotas.max_stored_bytes is not None:
             num_bytes = await self._stored_bytes(job.tenant_id)
             if num_bytes >= quotas.max_stored_bytes:
@@ -61,8 +61,9 @@ class CountedRoom:
                 )
 
 
-def _memory_full(job: Job, held: str) -> MemoryFull:
-    told = f"your memories hold {held}, and this would add {job.num_images}; forget some"
+def _memory_full(job: Job, *, num_entries: int, most: int) -> MemoryFull:
+    told = f"your memories hold {num_entries} entries of {most}, and this would add {job.num_images}; forget some"
     if isinstance(job.request, GenerationRequest):
-        return MemoryFull(f"{told}, or ask with diversity.memory.write false", param="diversity.memory.write")
-    return MemoryFull(told)
+        told += ", or ask with diversity.memory.write false"
+        return MemoryFull(told, param="diversity.memory.write", limit=most)
+    return MemoryFull(told, limit=most)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from app.domain.batch import BatchRecord, BatchState, LineCounts
+from app.domain.batch import BatchRecord, BatchState, LineCounts, LineFault
 from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S
 from app.http.bodies.generation_bodies import MetadataName, MetadataValue, WireModel
 
@@ -83,6 +83,9 @@ class BatchAnswer(BaseModel):
     cancelled_at: int | None
     request_counts: RequestCounts
     metadata: dict[str, str] | None
+    held_up: BatchErrorMember | None = Field(
+        description="Why a line has to wait: a quota that is spent, a memory or a queue that is full. Null where none does."
+    )
 
 
 class BatchesAnswer(BaseModel):
@@ -103,10 +106,7 @@ def describe_batch(record: BatchRecord) -> BatchAnswer:
         for state in BatchState
         if state is not BatchState.VALIDATING
     }
-    faults = [
-        BatchErrorMember(code=fault.code, message=fault.message, param=fault.param, line=fault.line)
-        for fault in record.faults
-    ]
+    faults = [_show_fault(fault) for fault in record.faults]
     members = {
         "id": batch.batch_id,
         "errors": BatchErrors(data=faults) if faults else None,
@@ -118,5 +118,10 @@ def describe_batch(record: BatchRecord) -> BatchAnswer:
         "expires_at": batch.expires_at_ms // 1000,
         "request_counts": RequestCounts(total=counts.total, completed=counts.completed, failed=counts.failed),
         "metadata": None if batch.metadata is None else dict(batch.metadata),
+        "held_up": None if record.held_up is None else _show_fault(record.held_up),
     }
     return BatchAnswer.model_validate(members | reached_at)
+
+
+def _show_fault(fault: LineFault) -> BatchErrorMember:
+    return BatchErrorMember(code=fault.code, message=fault.message, param=fault.param, line=fault.line)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -22,14 +22,17 @@ from app.batches.types import BatchLimits, LineAnswer
 from app.domain.batch import Batch, BatchLine, BatchRecord, LineFault
 from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import LatentSpace, MemoryName, ModelId, TenantId, WorkerId, make_batch_id, make_file_id
-from app.domain.request import Diversity, GenerationRequest
+from app.domain.quota import SameForAll
+from app.domain.request import Diversity, GenerationRequest, MemorySelection
 from app.domain.result import Failure, GenerationResult
+from app.errors import TooManyMemories
 from app.files.contents import FileContents
 from app.files.keys import content_key
 from app.files.store import FileStore
 from app.jobs.queue import JobQueue
+from app.jobs.room import CountedRoom
 from app.jobs.store import JobStore
-from app.jobs.types import JobLimits
+from app.jobs.types import JobLimits, ReservedJob
 from app.redis.cancelling import end_task
 from app.redis.members import member_of
 from app.telemetry.metrics import Metrics
@@ -39,7 +42,10 @@ MODEL = ModelId("toy")
 
 
 class WordForms:
-    """A line is a word: the custom_id and the prompt. `bad…` has a fault, and `fail…` is a job that fails."""
+    """A line is a word: the custom_id and the prompt. `bad…` has a fault, and `fail…` is a job that fails.
+
+    `many…` asks for eight images, and `aside…` for one that is not remembered.
+    """
 
     def read(self, _batch, raw):
         """The line's request."""
@@ -47,7 +53,9 @@ class WordForms:
             text = None if raw.data is None else raw.data.decode()
             return BatchLine(raw.number, text, fault=LineFault("bad", "a bad line", None, raw.number))
         word = raw.data.decode()
-        request = GenerationRequest(MODEL, word, "", 1, 64, 64, 2, 5.0, raw.number, Diversity(0.5))
+        num_images, memory = 8 if word.startswith("many") else 1, MemorySelection(write=word[:5] != "aside")
+        diversity = Diversity(0.5, memory)
+        request = GenerationRequest(MODEL, word, "", num_images, 64, 64, 2, 5.0, raw.number, diversity)
         return BatchLine(raw.number, word, request)
 
     def answer(self, _batch, line, record, *, expires_at_s):
@@ -63,6 +71,7 @@ class WordForms:
     def refuse(self, line, fault, job_id):
         """Why there was none."""
         said = {"line": line.number, "id": line.custom_id, "code": fault.code, "job": job_id}
+        said["message"] = fault.message
         return LineAnswer(json.dumps(said).encode() + b"\n", True)
 
 
@@ -74,11 +83,16 @@ class Desk:
     folder: Path
     limits: BatchLimits = field(
         default_factory=lambda: BatchLimits(
-            max_lines_waiting=4, poll_s=0.01, lease_s=600.0, max_line_bytes=1000
+            max_lines_waiting=4, poll_s=0.01, lease_s=600.0, max_line_bytes=1000, retry_s=0.02
         )
     )
     job_limits: JobLimits = field(default_factory=JobLimits)
     now_ms: int = 1_000_000
+    quotas: dict[str, int] = field(default_factory=dict)
+    """Of the tenants, by the names of `Quotas`."""
+    num_entries: int = 0
+    """In memories, and bytes that are stored."""
+    has_memory_left: bool = True
     num_made: int = 0
     failure: Failure = field(default_factory=lambda: Failure("broken", "as asked"))
     done: list[str] = field(default_factory=list)
@@ -100,7 +114,20 @@ class Desk:
 
     def jobs(self, redis: Redis | None = None) -> JobStore:
         """Where lines go."""
-        return JobStore(redis or self.redis, self.job_limits, clock_ms=self.clock_ms)
+        quotas = SameForAll(replace(self.job_limits.quotas, **self.quotas))
+        room = CountedRoom(
+            memory_entries=self._count, stored_bytes=self._count, check_memory=self._check_memory
+        )
+        return JobStore(
+            redis or self.redis, self.job_limits, clock_ms=self.clock_ms, quotas=quotas, room=room
+        )
+
+    async def _count(self, _tenant_id):
+        return self.num_entries
+
+    async def _check_memory(self, _job):
+        if not self.has_memory_left:
+            raise TooManyMemories("none left")
 
     def files(self, redis: Redis | None = None) -> FileStore:
         """Where files are recorded."""
@@ -224,13 +251,17 @@ class Desk:
         reserved = await queue.reserve([MODEL], WorkerId("w"), 8, block_ms=0)
         random.Random(len(self.done)).shuffle(reserved)
         for held in reserved:
-            if held.job.request.prompt.startswith("fail"):
-                await queue.fail(held, self.failure)
-            else:
-                result = GenerationResult((), LatentSpace("toy"), MemoryName("default"), 0)
-                await queue.commit(held, result, [])
-            self.done.append(held.job.request.prompt)
+            await self.finish(queue, held)
         return len(reserved)
+
+    async def finish(self, queue: JobQueue, held: ReservedJob) -> None:
+        """Ends a job as its prompt says."""
+        if held.job.request.prompt.startswith("fail"):
+            await queue.fail(held, self.failure)
+        else:
+            result = GenerationResult((), LatentSpace("toy"), MemoryName("default"), 0)
+            await queue.commit(held, result, [])
+        self.done.append(held.job.request.prompt)
 
     async def _work(self):
         queue = JobQueue(self.redis, self.job_limits, clock_ms=self.clock_ms)

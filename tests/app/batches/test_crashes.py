@@ -4,10 +4,11 @@ import asyncio
 from functools import partial
 
 import pytest
+from patience import eventually
 from redis.asyncio import Redis
 
 from app.batches.held import LeaseLost
-from app.batches.keys import lease_key, line_job_id
+from app.batches.keys import lease_key, line_job_id, refused_key
 from app.domain.batch import BatchState
 from app.domain.job import JobState
 from app.files.store import FileQuery
@@ -111,6 +112,46 @@ async def test_a_driver_killed_at_any_step_loses_and_doubles_nothing(desk, redis
             finally:
                 await faulty.aclose()
             await _check_whole(desk, batch)
+    assert at > 40
+
+
+async def _make_room(desk, batch):
+    """Forgets what fills the memories, once a line was refused for it."""
+    key = refused_key(batch.tenant_id, batch.batch_id)
+    await eventually(lambda: desk.redis.hlen(key))
+    desk.num_entries = 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_driver_killed_at_any_step_forgets_no_line_that_it_stepped_over(desk, redis_url, when):
+    """Lines that a full memory refused are done once there is room, each once."""
+    at, was_killed = 0, True
+    desk.quotas = {"max_memory_entries": 10}
+    async with desk.working():
+        while was_killed:
+            at += 1
+            await desk.redis.flushdb()
+            desk.done.clear()
+            desk.num_entries = 10
+            batch = await desk.create("keep", "many", "aside", "keep too", "bad")
+            faulty = _FaultyRedis.from_url(redis_url, protocol=2).meet(at, when)
+            room = asyncio.create_task(_make_room(desk, batch))
+            try:
+                await _drive(desk, batch, faulty)
+                was_killed = False
+            except _Killed:
+                await desk.redis.delete(lease_key(batch.tenant_id, batch.batch_id))
+                await _drive(desk, batch)
+            finally:
+                await faulty.aclose()
+            await room
+            record = await desk.read(batch)
+            assert (record.state, record.counts.completed, record.counts.failed) == (
+                BatchState.COMPLETED,
+                4,
+                1,
+            )
+            assert sorted(desk.done) == ["aside", "keep", "keep too", "many"]
     assert at > 40
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from patience import eventually
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from app.batches import keys
 from app.batches.driver import BatchDriver
@@ -13,13 +14,11 @@ from app.domain.batch import BatchState
 from app.domain.file import FilePurpose, StoredFile
 from app.domain.ids import WorkerId
 from app.domain.job import JobState, Lane
-from app.domain.quota import DAY_MS, Quotas, SameForAll
-from app.errors import NotFound, TooManyMemories
+from app.domain.quota import DAY_MS
+from app.errors import NotFound, StoreUnavailable
 from app.files.keys import content_key
 from app.jobs.keys import job_key
 from app.jobs.queue import JobQueue
-from app.jobs.room import CountedRoom
-from app.jobs.store import JobStore
 from app.redis.members import member_of
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +94,24 @@ async def test_a_result_that_is_no_longer_kept(desk):
             record = await desk.wait(batch)
     assert (record.state, record.counts.completed, record.counts.failed) == (BatchState.COMPLETED, 5, 1)
     assert [line["code"] for line in await desk.errors(batch)] == ["result_gone"]
+
+
+async def test_urls_end_with_the_records_that_they_need(desk):
+    """A line's images are shown by its job's record, which is kept from that line's end on, not from the batch's."""
+    batch = await desk.create("one", "two")
+    queue = JobQueue(desk.redis, desk.job_limits, clock_ms=desk.clock_ms)
+    async with desk.driving(desk.driver()):
+        ends_ms = {}
+        for _ in range(2):
+            await eventually(lambda: desk.jobs().count_waiting(batch.tenant_id, "toy"))
+            [held] = await queue.reserve(["toy"], WorkerId("w"), 1, block_ms=1000)
+            await desk.finish(queue, held)
+            ends_ms[held.job.request.prompt] = desk.now_ms
+            desk.now_ms += 600_000
+        await desk.wait(batch)
+    assert {line["id"]: line["until"] for line in await desk.output(batch)} == {
+        word: end_ms // 1000 + 60 for word, end_ms in ends_ms.items()
+    }
 
 
 async def test_a_bounded_number_of_lines_are_jobs(desk):
@@ -277,28 +294,12 @@ async def test_a_full_queue_is_waited_for(desk):
     assert sorted(desk.done) == sorted(f"w{number}" for number in range(12))
 
 
-def _driver_within(desk, quotas, *, num_entries=lambda: 0, has_no_memory_left=lambda: False):
-    """A driver whose lines become jobs within the tenant's quotas and its bound on memories."""
-
-    async def count(_tenant_id):
-        return num_entries()
-
-    async def check_memory(_job):
-        """Raise where no memory may be made."""
-        if has_no_memory_left():
-            raise TooManyMemories("none left")
-
-    room = CountedRoom(memory_entries=count, stored_bytes=count, check_memory=check_memory)
-    jobs = JobStore(desk.redis, desk.job_limits, clock_ms=desk.clock_ms, quotas=SameForAll(quotas), room=room)
-    stores = replace(desk.stores(), jobs=jobs)
-    return BatchDriver(desk.batches(), stores, desk.limits, desk.metrics, clock_ms=desk.clock_ms)
-
-
 async def test_lines_wait_for_the_next_days_images(desk):
     """What the day has is done, what fails is given back and done by another line, and the rest waits for midnight."""
     desk.now_ms = DAY_MS // 2
     batch = await desk.create("fail", *(f"w{number}" for number in range(7)))
-    async with desk.driving(_driver_within(desk, Quotas(images_per_day=5))), desk.working():
+    desk.quotas = {"images_per_day": 5}
+    async with desk.driving(desk.driver()), desk.working():
 
         async def are_done(num_lines):
             return len(desk.done) == num_lines
@@ -315,13 +316,10 @@ async def test_lines_wait_for_the_next_days_images(desk):
 @pytest.mark.parametrize("is_of_entries", [True, False])
 async def test_lines_wait_for_room_in_memories(desk, is_of_entries):
     """No line fails of a memory that is full, or that may not be made; once something was forgotten they go on."""
-    num_entries = 10
+    desk.quotas = {"max_memory_entries": 10} if is_of_entries else {}
+    desk.num_entries, desk.has_memory_left = 10, is_of_entries
     batch = await desk.create("one", "two")
-    if is_of_entries:
-        driver = _driver_within(desk, Quotas(max_memory_entries=10), num_entries=lambda: num_entries)
-    else:
-        driver = _driver_within(desk, Quotas(), has_no_memory_left=lambda: num_entries > 0)
-    async with desk.driving(driver), desk.working():
+    async with desk.driving(desk.driver()), desk.working():
 
         async def is_looked_through():
             return (await desk.read(batch)).state is BatchState.IN_PROGRESS
@@ -329,7 +327,7 @@ async def test_lines_wait_for_room_in_memories(desk, is_of_entries):
         await eventually(is_looked_through)
         await asyncio.sleep(0.1)
         assert desk.done == []
-        num_entries = 0
+        desk.num_entries, desk.has_memory_left = 0, True
         record = await desk.wait(batch)
     assert record.counts.completed == 2
 
@@ -424,6 +422,30 @@ async def test_a_batch_that_cannot_be_read_holds_up_no_other(desk):
     async with desk.driving(desk.driver()) as driver, desk.working():
         assert (await desk.wait(good)).state is BatchState.COMPLETED
         assert broken.batch_id in driver._again_at_s
+
+
+class _AbsentInputs:
+    """An object store that one process does not reach."""
+
+    async def has(self, _key):
+        """Never an answer."""
+        raise StoreUnavailable("the object store does not answer")
+
+
+async def test_a_batch_is_left_to_those_whose_stores_answer(desk):
+    """A replica that does not reach the object store gives back what it holds, and says so once, not at each try."""
+    desk.limits = replace(desk.limits, patience_s=0.3)
+    batch = await desk.create("one", "two")
+    absent = replace(desk.stores(), inputs=_AbsentInputs())
+    lame = BatchDriver(desk.batches(), absent, desk.limits, desk.metrics, clock_ms=desk.clock_ms)
+    with capture_logs() as lines:
+        async with desk.driving(lame):
+            await eventually(lambda: lame._running)
+            async with desk.driving(desk.driver()), desk.working():
+                record = await desk.wait(batch)
+        assert record.counts.completed == 2
+    told = [line["event"] for line in lines if line["log_level"] == "warning"]
+    assert told == ["batch_waits_for_store", "batch_left_to_others"]
 
 
 class _AbsentRedis(Redis):

@@ -5,19 +5,21 @@ from patience import eventually
 
 from app.batches.held import LeaseLost
 from app.batches.keys import lease_key
-from app.domain.batch import BatchState, Cursor
+from app.domain.batch import BatchState, Cursor, LineFault, RefusedLine
 from app.errors import NotFound
 
 pytestmark = pytest.mark.anyio
 
+REFUSED = RefusedLine(LineFault("memory_full", "as it was", "body", 2), Cursor(2, 4))
+
 
 async def _begin(desk):
-    """A batch in progress, with lines 1 and 2 in flight, and who holds it."""
+    """A batch in progress, with line 1 in flight and line 2 refused, and who holds it."""
     batch = await desk.create("one", "two", "three")
     held = desk.held(batch)
     assert await held.acquire(600)
     await held.move(BatchState.VALIDATING, BatchState.IN_PROGRESS, {"total": 3, "failed": 0, "next_line": 1})
-    assert await held.advance(Cursor(1, 0), Cursor(3, 8), [1, 2])
+    assert await held.advance(Cursor(1, 0), Cursor(3, 8), [1], {2: REFUSED})
     return batch, held
 
 
@@ -59,14 +61,26 @@ WRITES = {
     "advance": lambda held: held.advance(Cursor(3, 8), Cursor(4, 13), [3], num_failed=1),
     "count": lambda held: held.count({1: BatchState.COMPLETED}),
     "bad lines": lambda held: held.write_bad_lines([2]),
+    "advance with refusals": lambda held: held.advance(Cursor(3, 8), Cursor(5, 13), [3], {4: REFUSED}),
+    "take up": lambda held: held.take_up([2]),
+    "tell": lambda held: held.tell(REFUSED.fault, (REFUSED.fault,)),
 }
+
+
+async def _all(held):
+    return (
+        await held.read(),
+        await held.lines_in_flight(),
+        await held.read_bad_lines(),
+        await held.read_refused(),
+    )
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 async def test_without_the_lease_nothing_is_written(desk, write):
     """Whether it has run out, or another process has it."""
     batch, held = await _begin(desk)
-    before = await held.read(), await held.lines_in_flight(), await held.read_bad_lines()
+    before = await _all(held)
     await desk.redis.delete(lease_key(batch.tenant_id, batch.batch_id))
     with pytest.raises(LeaseLost):
         await write(held)
@@ -74,9 +88,9 @@ async def test_without_the_lease_nothing_is_written(desk, write):
     assert await other.acquire(600)
     with pytest.raises(LeaseLost):
         await write(held)
-    assert (await held.read(), await held.lines_in_flight(), await held.read_bad_lines()) == before
+    assert await _all(held) == before
     await write(other)
-    assert (await held.read(), await held.lines_in_flight(), await held.read_bad_lines()) != before
+    assert await _all(held) != before
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
@@ -84,10 +98,19 @@ async def test_what_is_written_again_changes_nothing(desk, write):
     """A lost connection repeats a command that was done."""
     _, held = await _begin(desk)
     await write(held)
-    before = await held.read(), await held.lines_in_flight(), await held.read_bad_lines()
+    before = await _all(held)
     desk.now_ms += 1000
     await write(held)
-    assert (await held.read(), await held.lines_in_flight(), await held.read_bad_lines()) == before
+    assert await _all(held) == before
+
+
+async def test_a_line_that_was_taken_up_and_has_ended_is_not_in_flight_again(desk):
+    """The lost answer comes late: the line was counted meanwhile."""
+    _, held = await _begin(desk)
+    assert await held.take_up([2])
+    assert await held.count({1: BatchState.COMPLETED, 2: BatchState.COMPLETED}) == (2, 0)
+    assert await held.take_up([2])
+    assert (await held.lines_in_flight(), await held.read_refused()) == (set(), {})
 
 
 async def test_a_cancelled_batch_takes_no_lines(desk):
@@ -95,10 +118,12 @@ async def test_a_cancelled_batch_takes_no_lines(desk):
     batch, held = await _begin(desk)
     await desk.batches().cancel(batch.tenant_id, batch.batch_id)
     assert not await held.advance(Cursor(3, 8), Cursor(4, 13), [3])
+    assert not await held.take_up([2])
+    assert set(await held.read_refused()) == {2}
     await held.move(BatchState.IN_PROGRESS, BatchState.FINALIZING)
     record = await held.read()
     assert (record.state, record.outcome) == (BatchState.CANCELLING, BatchState.CANCELLED)
-    assert (record.cursor, await held.lines_in_flight()) == (Cursor(3, 8), {1, 2})
+    assert (record.cursor, await held.lines_in_flight()) == (Cursor(3, 8), {1})
 
 
 async def test_a_cursor_that_is_elsewhere_is_a_lost_lease(desk):

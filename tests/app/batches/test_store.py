@@ -134,12 +134,13 @@ async def test_a_record_is_what_was_written(desk):
     await held.move(BatchState.VALIDATING, BatchState.IN_PROGRESS, fields)
     assert await held.advance(Cursor(1, 0), Cursor(5, 70), [2, 4], num_failed=1)
     assert await held.lines_in_flight() == {2, 4}
+    await held.tell(faults[0], faults)
     ended = {2: BatchState.COMPLETED, 4: BatchState.FAILED}
     assert await held.count(ended) == (1, 1)
     assert await held.count(ended) == (0, 0)
     record = await held.read()
     assert record.counts == LineCounts(9, 1, 4)
-    assert (record.faults, record.cursor) == (faults, Cursor(5, 70))
+    assert (record.faults, record.held_up, record.cursor) == (faults, faults[0], Cursor(5, 70))
     assert set(record.reached_at_ms) == {BatchState.VALIDATING, BatchState.IN_PROGRESS}
 
 

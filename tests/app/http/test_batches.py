@@ -4,12 +4,13 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai.types import Batch
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.domain.ids import TenantId
@@ -55,6 +56,29 @@ def quiet(serve_api: ServeApi, settings: Settings) -> Iterator[openai.OpenAI]:
     )
     with openai.OpenAI(base_url=f"{serve_api(apart)}/v1", api_key="unused", max_retries=0) as client:
         yield client
+
+
+def test_what_holds_a_batch_up_is_a_member_of_its_own(serve_api: ServeApi, settings: Settings):
+    """Three images a day: the official client shows which line waits, and why, and which can never be done."""
+    few = settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=9", "images_per_day": 3})
+    with openai.OpenAI(base_url=f"{serve_api(few)}/v1", api_key="unused", max_retries=0) as client:
+        lines = [_line(f"of {n}, {at}", prompt="a star", n=n) for at, n in enumerate((2, 4, 2))]
+        made = client.batches.create(input_file_id=_upload(client, *lines), **_BATCH)
+        assert made.to_dict()["held_up"] is None
+
+        def held_up() -> Any:
+            return client.batches.retrieve(made.id).to_dict()["held_up"]
+
+        wait_until(lambda: held_up() is not None)
+        told, batch = held_up(), client.batches.retrieve(made.id)
+        assert (told["code"], told["line"], told["param"]) == ("insufficient_quota", 3, "body")
+        assert "you may ask for 3 images a day, of which 1 are left" in told["message"]
+        assert (batch.status, batch.request_counts and batch.request_counts.failed) == ("in_progress", 1)
+        assert [(fault.line, fault.code) for fault in (batch.errors and batch.errors.data) or ()] == [
+            (2, "insufficient_quota")
+        ]
+        client.batches.cancel(made.id)
+        assert _wait(client, made.id).status == "cancelled"
 
 
 @pytest.mark.usefixtures("worker")
