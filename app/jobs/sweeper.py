@@ -1,14 +1,14 @@
 """Finds what a crash left between two slots, and ends or repeats it. Every step is idempotent."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from app.domain.ids import ModelId, WorkerId, parse_job_id
+from app.domain.ids import ModelId, TenantId, WorkerId, parse_job_id
 from app.domain.job import JobState, Lane
 from app.errors import InvalidId
 from app.jobs import keys
@@ -24,6 +24,16 @@ _PAGE_JOBS = 500
 _ACCEPT_GRACE_MS = 60_000  # an admitted job without a record: its acceptance may still be on the way
 _ENTRY_GRACE_MS = 5_000  # a released job without a stream entry: the entry may still be on the way
 _CLOSE_GRACE_MS = 5_000  # an ended job among the open ones: its worker may be about to close it
+_NAMES = (
+    "state",
+    "fence",
+    "worker_id",
+    "stream_id",
+    "deadline_at_ms",
+    "dead",
+    "lane",
+    "finished_at_ms",
+)  # of the record's fields, in the order in which `_record` takes them
 _RUN_GRACE_MS = 600_000  # a job that runs long past its deadline: its worker lives and has forgotten it
 
 
@@ -52,6 +62,14 @@ class _Record:
     lane: Lane
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one sweep of a model knows already: who lives, and whose turns of which lane it has looked after."""
+
+    alive: Collection[WorkerId]
+    turns: set[tuple[TenantId, Lane]] = field(default_factory=set)
+
+
 class JobSweeper:
     """Looks through the open jobs of models. Workers call `sweep` on a timer; one of them at a time does the work."""
 
@@ -74,16 +92,18 @@ class JobSweeper:
     async def sweep(self, models: Sequence[ModelId]) -> SweepReport:
         """Sweeps each model, unless a worker did so within the interval. Raises StoreUnavailable.
 
-        Cost: about four commands for each open job, so no more than `max_open` times that.
+        Cost: two commands for each open job, in one round trip for each page of 500; and one for each tenant and lane in which
+        jobs wait, or for what was left by a crash.
         """
         num_open = num_repaired = 0
         alive = {info.worker_id for info in await self._registry.list_workers()}
         for model in models:
             if not await self._claim(model):
                 continue
+            seen = _Seen(alive)
             async for record in self._list_open(model):
                 num_open += 1
-                num_repaired += await self._repair(record, alive)
+                num_repaired += await self._repair(record, seen)
             await self._sweep_consumers(model, alive)
         if num_repaired:
             structlog.get_logger().warning("sweep_repaired", num_repaired=num_repaired, num_open=num_open)
@@ -103,48 +123,33 @@ class JobSweeper:
         page: Any
         while True:
             cursor, page = await self._redis.zscan(keys.open_key(model), cursor, count=_PAGE_JOBS)
+            found: list[tuple[JobPlace, float]] = []
             for member, created_at_ms in page:
                 try:
                     tenant_id, job_id = parse_member(member, parse_job_id)
                 except InvalidId:
                     await self._redis.zrem(keys.open_key(model), member)
                     continue
-                yield await self._read(JobPlace(tenant_id, job_id, model), created_at_ms)
+                found.append((JobPlace(tenant_id, job_id, model), created_at_ms))
+            for record in await self._read(found):
+                yield record
             if cursor == 0:
                 return
 
-    async def _read(self, place: JobPlace, created_at_ms: float) -> _Record:
-        names = [
-            "state",
-            "fence",
-            "worker_id",
-            "stream_id",
-            "deadline_at_ms",
-            "dead",
-            "lane",
-            "finished_at_ms",
+    async def _read(self, found: Sequence[tuple[JobPlace, float]]) -> list[_Record]:
+        """What is known of jobs and of their creation, in one round trip."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for place, _ in found:
+                job, _, released, _ = place.slot_keys
+                pipeline.hmget(job, list(_NAMES))
+                pipeline.zscore(released, place.job_id)
+            answers: Any = await pipeline.execute() if found else []
+        return [
+            _record(place, created_at_ms, *answer)
+            for (place, created_at_ms), *answer in zip(found, answers[::2], answers[1::2], strict=True)
         ]
-        job, _, released, _ = place.slot_keys
-        found: Any = await self._redis.hmget(job, names)
-        state, fence, worker_id, stream_id, deadline_at_ms, dead, lane, finished_at_ms = (
-            (value or b"").decode() for value in found
-        )
-        released_at: Any = await self._redis.zscore(released, place.job_id)
-        return _Record(
-            place=place,
-            created_at_ms=created_at_ms,
-            state=state or None,
-            fence=int(fence or 0),
-            worker_id=WorkerId(worker_id),
-            stream_id=stream_id,
-            deadline_at_ms=int(deadline_at_ms or 0),
-            finished_at_ms=int(finished_at_ms or 0),
-            released_at_ms=None if released_at is None else keys.time_of(released_at),
-            is_dead=bool(dead),
-            lane=Lane(lane or Lane.INTERACTIVE),
-        )
 
-    async def _repair(self, record: _Record, alive: Iterable[WorkerId]) -> bool:
+    async def _repair(self, record: _Record, seen: "_Seen") -> bool:
         """Ends the job or brings it back on its way; False where it is on its way."""
         now, place = self._steps.clock_ms(), record.place
         if record.state is None:
@@ -160,24 +165,28 @@ class JobSweeper:
             await self._steps.close(place, Ended(waiting, record.stream_id, is_dead=record.is_dead))
             return True
         if state is JobState.RUNNING:
-            return await self._repair_running(record, now, alive)
-        return await self._repair_queued(record, now)
+            return await self._repair_running(record, now, seen)
+        return await self._repair_queued(record, now, seen)
 
-    async def _repair_running(self, record: _Record, now: int, alive: Iterable[WorkerId]) -> bool:
+    async def _repair_running(self, record: _Record, now: int, seen: "_Seen") -> bool:
         """A job whose entry is pending has a lease, which is looked after elsewhere; one without is not stranded."""
         if now >= record.deadline_at_ms + _RUN_GRACE_MS:
             return await self._expire(record.place, Expectation(JobState.RUNNING, record.fence))
-        if record.worker_id in alive or await self._registry.is_alive(record.worker_id):
+        if record.worker_id in seen.alive or await self._registry.is_alive(record.worker_id):
             return False
         if await self._is_pending(record):
             return False
         return await self._steps.requeue(record.place, fence=record.fence) is not Requeued.OVER
 
-    async def _repair_queued(self, record: _Record, now: int) -> bool:
+    async def _repair_queued(self, record: _Record, now: int, seen: "_Seen") -> bool:
         place = record.place
         if now >= record.deadline_at_ms:
             return await self._expire(place, Expectation(JobState.QUEUED, record.fence))
         if record.released_at_ms is None:
+            turn = (place.tenant_id, record.lane)
+            if turn in seen.turns:
+                return False
+            seen.turns.add(turn)
             return await self._ensure_turn(place, record.lane)
         if now - record.released_at_ms < _ENTRY_GRACE_MS or await self._has_entry(record):
             return False
@@ -229,3 +238,24 @@ class JobSweeper:
             if worker_id not in alive and not await self._registry.is_alive(worker_id):
                 await self._steps.drop_consumer(model, worker_id)
         await self._steps.trim(model)
+
+
+def _record(
+    place: JobPlace, created_at_ms: float, values: Sequence[bytes | None], released_at: float | None
+) -> _Record:
+    state, fence, worker_id, stream_id, deadline_at_ms, dead, lane, finished_at_ms = (
+        (value or b"").decode() for value in values
+    )
+    return _Record(
+        place=place,
+        created_at_ms=created_at_ms,
+        state=state or None,
+        fence=int(fence or 0),
+        worker_id=WorkerId(worker_id),
+        stream_id=stream_id,
+        deadline_at_ms=int(deadline_at_ms or 0),
+        finished_at_ms=int(finished_at_ms or 0),
+        released_at_ms=None if released_at is None else keys.time_of(released_at),
+        is_dead=bool(dead),
+        lane=Lane(lane or Lane.INTERACTIVE),
+    )

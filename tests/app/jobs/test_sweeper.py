@@ -1,6 +1,7 @@
 """What a crash leaves between two slots is found."""
 
 import pytest
+from redis.asyncio import Redis
 
 from app.domain.ids import ModelId, WorkerId
 from app.domain.job import JobState
@@ -24,6 +25,46 @@ async def test_a_job_on_its_way_is_left_alone(bench):
     bench.now_ms += 100_000
     assert await bench.sweeper().sweep(MODELS) == SweepReport(num_open=3, num_repaired=0)
     assert len(await queue.reserve(MODELS, worker_id, 5, 0)) == 2
+
+
+class _CountedRedis(Redis):
+    """Counts how often the server is asked: a pipeline is once."""
+
+    num_asked = 0
+
+    async def execute_command(self, *arguments, **options):
+        """The command."""
+        self.num_asked += 1
+        return await super().execute_command(*arguments, **options)
+
+    def pipeline(self, *arguments, **options):
+        """The pipeline."""
+        made = super().pipeline(*arguments, **options)
+        execute = made.execute
+
+        async def count(*args, **kwargs):
+            self.num_asked += 1
+            return await execute(*args, **kwargs)
+
+        made.execute = count
+        return made
+
+
+async def test_many_jobs_are_looked_at_in_few_round_trips(bench, redis):
+    """A sweep ends well within its turn however many wait: jobs are read by pages, and a tenant's turn once."""
+    worker_id = await bench.live("w1")
+    for number in range(120):
+        await bench.store().accept(bench.job("acme" if number % 2 else "bolt"))
+    await bench.queue().reserve(MODELS, worker_id, 20, 0)
+    await redis.delete(keys.turns_key(MODEL))
+    bench.now_ms += 100_000
+    asked = []
+    for num_repaired in (2, 0):
+        counted = _CountedRedis(connection_pool=redis.connection_pool)
+        report = await bench.sweeper(counted).sweep(MODELS)
+        assert report == SweepReport(num_open=120, num_repaired=num_repaired)
+        asked.append(counted.num_asked)
+    assert max(asked) < 20
 
 
 async def test_an_accepted_job_whose_tenant_got_no_turn_is_found(bench):
