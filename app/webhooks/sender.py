@@ -73,7 +73,7 @@ class HttpSender:
 
     async def send(self, delivery: Delivery, *, now_ms: int) -> Attempt:
         """Tells the webhook once, within `timeout_s`."""
-        retry_after_s, status, fault = 0, None, ""
+        retry_after_s, retry_after, status, fault = 0, "", None, ""
         try:
             async with asyncio.timeout(self._timeout_s):
                 target = await self._targets.find(delivery.webhook.url)
@@ -85,8 +85,8 @@ class HttpSender:
             outcome, found = Outcome.UNREACHABLE, f"{fault}: {error}"
         else:
             outcome, found = _judge(status), f"status {status}"
-            retry_after_s = read_retry_after(retry_after, now_ms=now_ms)
         if outcome is not Outcome.DELIVERED:
+            retry_after_s = read_retry_after(retry_after, now_ms=now_ms)
             _log.info(
                 "webhook_not_delivered",
                 webhook_id=delivery.webhook.webhook_id,
@@ -155,7 +155,7 @@ def read_retry_after(text: str, *, now_ms: int) -> int:
         return int(text[:9])
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0
     return max(0, math.ceil(at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now_ms / 1000))
 

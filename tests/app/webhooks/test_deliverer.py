@@ -23,6 +23,7 @@ from app.webhooks.sender import read_retry_after
 pytestmark = pytest.mark.anyio
 
 BOLT = TenantId("bolt")
+NO_DATE = "Mon, 99 Feb 1000000000000000000000000000000 24:59:59 +2359"  # its year is no number of a date
 
 
 async def test_an_end_is_told_once_and_signed(office, make_receiver):
@@ -111,11 +112,25 @@ async def test_a_receiver_says_when_to_come_again(office, make_receiver, asked, 
         ("Thu, 01 Jan 1970 00:20:00 -0000", 200),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
         ("Thu, 32 Jan 1970 00:00:00 GMT", 0),
+        (NO_DATE, 0),
     ],
 )
 def test_what_retry_after_means(text, wanted_s):
     """Seconds or a date; what is neither, or lies in the past, asks for nothing."""
     assert read_retry_after(text, now_ms=1_000_000) == wanted_s
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "delivered"), (500, "rejected")])
+async def test_a_retry_after_that_is_no_date_settles_nothing(office, make_receiver, status, outcome):
+    """What was heard is over, and what was not waits for its usual pause; the log has no failure of ours."""
+    receiver = await make_receiver((status, NO_DATE), 200)
+    await office.hook(receiver)
+    await office.end_job()
+    deliverer = office.deliverer()
+    await office.deliver(deliverer)
+    assert office.count(outcome) == 1
+    await office.deliver(deliverer, after_s=PAUSES_S[0])
+    assert (len(receiver.messages), office.count("delivered")) == (1 if status == 200 else 2, 1)
 
 
 async def test_while_a_secret_is_changed_both_sign(office, make_receiver):
