@@ -9,22 +9,33 @@ import structlog
 from redis import exceptions
 
 from app.errors import ConfigurationError
-from app.redis.sentinel_url import plain_url
+from app.redis.sentinel_url import is_sentinel_url, plain_url
 from app.redis.sentinels import SentinelsRefuse
 
 SEE = "see docs/redis-security.md"
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_MEMBERS = ("db", *_FILES, "ssl_cert_reqs", "ssl_check_hostname")
+_SENTINEL_MEMBERS = ("sentinel_username", "sentinel_password")
 _log = structlog.get_logger(__name__)
 
 
 def check_transport(url: str) -> None:
-    """Raises ConfigurationError for a URL whose files are not there, or that asks for TLS with anybody.
+    """Raises ConfigurationError for a URL with an unknown member, whose files are not there, or that asks for TLS with anybody.
 
     A certificate is always checked. Its name is too, unless the URL says `ssl_check_hostname=false`, which is logged: behind
     a tunnel the name may be another one.
     """
+    known = _MEMBERS + _SENTINEL_MEMBERS if is_sentinel_url(url) else _MEMBERS
     url = plain_url(url)
-    members = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+    given = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    members = {name: values[0] for name, values in given.items()}
+    unknown = sorted(members.keys() - set(known))
+    if unknown:
+        # what is no name may be the end of a password that has a `?`
+        named = (
+            f"no member {unknown[0]!r}" if unknown[0].isidentifier() else "no such member as after its `?`"
+        )
+        raise ConfigurationError(f"SPARKE_REDIS_URL: there is {named}; known are {', '.join(known)}; {SEE}")
     if not url.startswith("rediss://"):
         wrong = sorted(name for name in members if name.startswith("ssl_"))
         if wrong:

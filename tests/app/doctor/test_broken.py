@@ -165,6 +165,14 @@ def test_a_wrong_password(admin, redis_server, tmp_path):
     assert "refuses the user or password" in told.found
 
 
+def test_a_member_of_the_url_that_is_none(tmp_path):
+    """It is named, and nothing is asked of the server."""
+    told = found("redis", looked_at(tmp_path, redis_url="redis://me:secret@127.0.0.1:9/0?foo=bar"))
+    assert told.state is State.PROBLEM
+    assert "no member 'foo'" in told.found
+    assert "secret" not in told.found
+
+
 @pytest.mark.parametrize(
     ("rights", "said"),
     [

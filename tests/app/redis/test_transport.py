@@ -1,6 +1,7 @@
 """Redis over TLS, and as a user with few rights: what works, and what is refused in words."""
 
 import asyncio
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,8 @@ from app.redis.connection import check_server, connect
 
 pytestmark = pytest.mark.anyio
 
-WATCH = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "e2e" / "redis_watch.py")))
+ROOT = Path(__file__).parents[3]
+WATCH = SimpleNamespace(**runpy.run_path(str(ROOT / "tests" / "e2e" / "redis_watch.py")))
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +118,47 @@ async def test_a_wrong_password_and_missing_rights_are_told(there, user, message
         ("rediss://h/0?ssl_cert_reqs=none&ssl_cert_reqs=required", "lets anybody"),
         ("rediss://h/0?ssl_ca_certs=/nowhere.pem", "there is no file"),
         ("redis://h/0?ssl_ca_certs=/nowhere.pem", "begin it with rediss://"),
+        ("rediss://h/0?ssl_ca_certs=", "there is no file"),
     ],
 )
 async def test_a_url_that_would_not_protect_is_refused(url, message):
     """Before anything is sent."""
     with pytest.raises(ConfigurationError, match=message):
         connect(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://h:6379/0?foo=bar", "foo"),
+        ("redis://h:6379/0?foo=", "foo"),
+        ("unix:///run/redis.sock?dd=1", "dd"),
+        ("rediss://h/0?ssl_ca_cert=/ca.pem", "ssl_ca_cert"),
+        ("redis://h/0?socket_timeout=1", "socket_timeout"),
+        ("redis://h/0?sentinel_password=x", "sentinel_password"),
+        ("redis+sentinel://one/mine?sentinel_user=x", "sentinel_user"),
+    ],
+)
+async def test_a_member_that_is_not_known_is_named(url, name):
+    """With those that are, before a connection is made of it: redis-py raised TypeError then."""
+    with pytest.raises(ConfigurationError, match=f"no member '{name}'; known are db, ssl_ca_certs,"):
+        connect(url)
+
+
+async def test_the_end_of_a_password_is_not_shown():
+    """What follows a question mark that should have been `%3F`."""
+    with pytest.raises(ConfigurationError, match="no such member as after its `\\?`") as refused:
+        connect("redis://:pass?w0rd-@h:6379/0")
+    assert "w0rd" not in refused.value.message
+
+
+def test_the_members_that_are_known_are_those_that_are_documented():
+    """A row of docs/redis-security.md or docs/sentinel.md for each; `ssl_cert_reqs` is known to be refused."""
+    pages = [
+        (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("redis-security.md", "sentinel.md")
+    ]
+    rows = re.findall(r"^\| (`(?:db|ssl_|sentinel_)[^|]*)\|", "\n".join(pages), re.MULTILINE)
+    with pytest.raises(ConfigurationError, match=r"known are (.*); see") as refused:
+        connect("redis+sentinel://one/mine?foo=bar")
+    known = re.search(r"known are (.*); see", refused.value.message)[1].split(", ")
+    assert {*re.findall(r"`(\w+)", " ".join(rows)), "ssl_cert_reqs"} == set(known)
