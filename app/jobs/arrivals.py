@@ -140,7 +140,7 @@ class Arrivals:
         return None if job_id is None else JobId(job_id.decode())
 
     async def free_key(self, tenant_id: TenantId, job_id: JobId, idempotency: Idempotency) -> bool:
-        """Frees the key of a job that ended for want of time or of a worker; whether it did."""
+        """Frees the key of a job that ended for want of time or of a worker; whether it stands for that job no more."""
         touched = [keys.job_key(tenant_id, job_id), keys.idempotency_key(tenant_id, idempotency.key)]
         return bool(await self._free_key(touched, [job_id, NO_WORKER.code]))
 

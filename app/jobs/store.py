@@ -69,7 +69,7 @@ class JobStore:
             await self._steps.arrivals.admit(job)
         except (QueueFull, MemoryFull, TooManyMemories, StorageFull):
             known = await self._known(job, idempotency)
-            if known is None:
+            if known is None or await self._is_to_make_anew(job, known, idempotency):
                 raise
             num_waiting = await self.count_waiting(place.tenant_id, place.model)
             return Accepted(known, num_waiting, quotas.max_waiting_jobs)
@@ -90,12 +90,15 @@ class JobStore:
     ) -> tuple[Accepted, bool, Written]:
         arrivals = self._steps.arrivals
         found = await arrivals.accept(job, idempotency, quotas=quotas)
-        first = found[0].job_id
-        if idempotency is None or first == job.job_id:
-            return found
-        if not await arrivals.free_key(job.tenant_id, first, idempotency):
+        if not await self._is_to_make_anew(job, found[0].job_id, idempotency):
             return found
         return await arrivals.accept(job, idempotency, quotas=quotas)
+
+    async def _is_to_make_anew(self, job: Job, first: JobId, idempotency: Idempotency | None) -> bool:
+        """Whether the key's first job is another one that made nothing, for want of time or of a worker, and has the key no more."""
+        if idempotency is None or first == job.job_id:
+            return False
+        return await self._steps.arrivals.free_key(job.tenant_id, first, idempotency)
 
     @redis_errors
     async def standing_for(self, tenant_id: TenantId, idempotency: Idempotency) -> JobId | None:

@@ -8,9 +8,10 @@ import pytest
 from app.domain.ids import ModelId
 from app.domain.job import JobState
 from app.domain.result import Failure
-from app.errors import IdempotencyMismatch, NotFound, QueueFull
+from app.errors import IdempotencyMismatch, NotFound, QueueFull, StorageFull
 from app.jobs import keys
 from app.jobs.arrivals import NO_WORKER
+from app.jobs.store import JobStore
 from app.jobs.transitions import EXPIRED
 from app.jobs.types import Idempotency, JobLimits
 
@@ -123,3 +124,32 @@ async def test_a_job_that_nobody_had_time_for_leaves_its_key_free(bench, how, is
     assert len(stand_for) == 1
     assert (first.job_id not in stand_for) is is_free
     assert await bench.store().count_open(MODEL) == is_free
+
+
+class _NoRoom:
+    """Nothing fits any more."""
+
+    async def check(self, job, _quotas):
+        """Raises StorageFull."""
+        raise StorageFull(f"no room for {job.job_id}")
+
+
+@pytest.mark.parametrize(
+    ("how", "is_free"), [("no_worker", True), ("expired", True), ("cancelled", False), (None, False)]
+)
+@pytest.mark.parametrize("full", [QueueFull, StorageFull])
+async def test_where_all_is_full_a_key_gives_back_no_job_that_it_would_leave(bench, full, how, is_free):
+    """The refusal itself: an answer that names a job that expired would promise what will not be made. Any other job is named."""
+    first, again = bench.job(), bench.job()
+    await bench.store().accept(first, KEY)
+    if how is not None:
+        await _end(bench, first, how)
+    await bench.store().accept(bench.job("other"))
+    limits, room = (JobLimits(max_open=1), None) if full is QueueFull else (bench.limits, _NoRoom())
+    store = JobStore(bench.redis, limits, clock_ms=bench.clock_ms, room=room)
+    if is_free:
+        with pytest.raises(full):
+            await store.accept(again, KEY)
+        assert (await bench.store().accept(again, KEY)).job_id == again.job_id
+    else:
+        assert (await store.accept(again, KEY)).job_id == first.job_id
