@@ -99,6 +99,19 @@ class BatchStore:
         return await self.get(tenant_id, BatchId(found[0].decode()) if outcome == b"known" else batch_id)
 
     @redis_errors
+    async def standing_for(self, tenant_id: TenantId, idempotency: Idempotency) -> BatchRecord | None:
+        """The batch that the key stands for; None where it stands for none yet. Raises IdempotencyMismatch."""
+        name = idempotency_key(tenant_id, idempotency.key)
+        written = await self._replicas.command("HMGET", name, "batch_id", "fingerprint")
+        batch_id, fingerprint = written.reply
+        if fingerprint is None:
+            return None
+        if fingerprint != idempotency.fingerprint.encode() or batch_id is None:
+            raise idempotency.mismatch
+        written.checked()
+        return await self.get(tenant_id, BatchId(batch_id.decode()))
+
+    @redis_errors
     async def get(self, tenant_id: TenantId, batch_id: BatchId) -> BatchRecord:
         """What is known of a batch now. Raises NotFound and CorruptRecord."""
         found: Any = await self._redis.hgetall(keys.batch_key(tenant_id, batch_id))

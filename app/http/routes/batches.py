@@ -42,6 +42,11 @@ async def create_batch(
 
     The answer comes at once. Each line is done once, whatever is restarted meanwhile; a line with a fault costs itself.
     """
+    idempotency = idempotency_of(request, body, idempotency_key)
+    if idempotency is not None:  # its file may have gone since, and files have filled up
+        known = await deps.batches.standing_for(tenant_id, idempotency)
+        if known is not None:
+            return describe_batch(known)
     file = await _find_input(tenant_id, body.input_file_id, deps)
     await deps.files.check_room(tenant_id)
     created_at_ms = deps.now_ms()
@@ -57,7 +62,6 @@ async def create_batch(
         output_ttl_s=expires_after.seconds if expires_after else deps.settings.file_ttl_s,
         metadata=body.metadata,
     )
-    idempotency = idempotency_of(request, body, idempotency_key)
     return describe_batch(await deps.batches.create(batch, idempotency))
 
 

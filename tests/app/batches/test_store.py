@@ -44,7 +44,11 @@ async def test_one_key_is_one_batch(desk):
     made = await asyncio.gather(*(desk.batches().create(batch, key) for batch in batches))
     assert len({record.batch.batch_id for record in made}) == 1
     with pytest.raises(IdempotencyMismatch):
-        await desk.batches().create(batches[-1], Idempotency("mine", "asked otherwise"))
+        await desk.batches().create(await desk.batch("one"), Idempotency("mine", "asked otherwise"))
+    with pytest.raises(IdempotencyMismatch):
+        await desk.batches().standing_for(TenantId("acme"), Idempotency("mine", "asked otherwise"))
+    assert await desk.batches().standing_for(TenantId("acme"), key) == made[0]
+    assert await desk.batches().standing_for(TenantId("other"), key) is None
     assert await desk.batches().count_open() == 1
     assert len((await desk.batches().list_batches(TenantId("acme"), 10)).batches) == 1
 
@@ -55,6 +59,9 @@ async def test_a_key_stands_for_a_job_or_for_a_batch(desk):
     await desk.redis.hset(key, mapping={"job_id": "job_0", "fingerprint": "a job"})
     with pytest.raises(IdempotencyMismatch):
         await desk.batches().create(await desk.batch("one"), Idempotency("mine", "a batch"))
+    for fingerprint in ("a batch", "a job"):
+        with pytest.raises(IdempotencyMismatch):
+            await desk.batches().standing_for(TenantId("acme"), Idempotency("mine", fingerprint))
 
 
 async def test_another_tenants_batch_is_not_found(desk):

@@ -324,3 +324,27 @@ def test_a_batch_that_is_asked_for_again_is_the_same(quiet: openai.OpenAI):
     assert len(quiet.batches.list(limit=100).data) == before + 2
     for batch in quiet.batches.list(limit=2).data:
         quiet.batches.cancel(batch.id)
+
+
+def test_its_key_names_a_batch_whatever_became_of_its_file(
+    quiet: openai.OpenAI, serve_api: ServeApi, settings: Settings
+):
+    """Deleted, or with no room for another: it is looked up before either. Without the key, or under another, both are asked."""
+    headers = {"idempotency-key": "summer"}
+    file_id = _upload(quiet, _line("one", prompt="x"))
+    made = quiet.batches.create(input_file_id=file_id, extra_headers=headers, **_BATCH)
+    full = settings.model_copy(update={"redis_url": f"{settings.redis_url}?db=8", "max_files_per_tenant": 1})
+    with openai.OpenAI(base_url=f"{serve_api(full)}/v1", api_key="unused", max_retries=0) as crowded:
+        again = crowded.batches.create(input_file_id=file_id, extra_headers=headers, **_BATCH)
+        with pytest.raises(openai.BadRequestError, match="files"):
+            crowded.batches.create(input_file_id=file_id, **_BATCH)
+    quiet.files.delete(file_id)
+    assert (
+        quiet.batches.create(input_file_id=file_id, extra_headers=headers, **_BATCH).id == again.id == made.id
+    )
+    for other in ({}, {"idempotency-key": "autumn"}):
+        with pytest.raises(openai.NotFoundError):
+            quiet.batches.create(input_file_id=file_id, extra_headers=other, **_BATCH)
+    with pytest.raises(openai.UnprocessableEntityError):
+        quiet.batches.create(input_file_id="file-other", extra_headers=headers, **_BATCH)
+    quiet.batches.cancel(made.id)
