@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from app.domain.result import Failure
@@ -44,7 +45,7 @@ def _describe(member: Mapping[str, Any]) -> str:
     """One member's fault: expected and, where it is short enough to repeat, actual."""
     name, kind, value = _member_name(member), member["type"], member.get("input")
     if kind == "extra_forbidden":
-        return f"{name}: unknown member"
+        return f"{name}: unknown member{_known_instead(name, member)}"
     if kind == "missing":
         return f"{name}: required, but missing"
     got = ""
@@ -53,6 +54,18 @@ def _describe(member: Mapping[str, Any]) -> str:
     elif "input" in member and _is_short(value):
         got = f", got {_as_json(value)}"
     return f"{name}: {member['msg']}{got}" if name else f"{member['msg']}{got}"
+
+
+def _known_instead(name: str, member: Mapping[str, Any]) -> str:
+    """What may have been meant, where it is told what is known: of the near ones the nearest, else all."""
+    if "known" not in member:
+        return ""
+    where = " of the query" if member["loc"][0] == "query" else ""
+    known = member["known"]
+    near = get_close_matches(name, known, n=1)
+    if near:
+        return f"{where}; did you mean {near[0]!r}?"
+    return f"{where}; known here: {', '.join(known) or 'none'}"
 
 
 def _as_json(value: object) -> str:

@@ -262,7 +262,8 @@ def _view(tenant: Tenant) -> str:
     ]  # it asked for others' references
     own = (tenant.secret, f"{tenant.secret}-too", "default")
     paths = (
-        *(f"/v1/{kind}?limit=100" for kind in ("files", "batches", "memories", "webhooks")),
+        *(f"/v1/{kind}?limit=100" for kind in ("files", "batches", "memories")),
+        "/v1/webhooks",
         *(f"/v1/memories/toy.{name}/entries" for name in own),
         f"/v1/jobs/{tenant.ids['job_id']}/events",
         f"/v1/files/{tenant.ids['file_id']}/content",

@@ -22,6 +22,10 @@ from app.http.openapi.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS, common_e
 from app.http.openapi.event_docs import IMAGE_STREAM, JOB_STREAM
 from app.http.openapi.operation_docs import describe_path_members
 
+_QUERIES = (
+    "\n\nWhat needs a key takes the members of a query that are listed there, each of them once; another is refused with 400 and the"
+    " code `unknown_parameter`, as one of a body is."
+)
 _ERRORS = "\n\nEvery error has the one body `Problem`. Its code is one of {codes}, or a failed job's own."
 _REQUEST_ID: dict[str, Any] = {
     "description": "The request's id in the log: the client's own, if it sent a sane one.",
@@ -274,7 +278,9 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     components.setdefault("schemas", {}).update(schemas["$defs"])
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
-    document["info"]["description"] += _ERRORS.format(codes=", ".join(f"`{code}`" for code in all_codes()))
+    document["info"]["description"] += _QUERIES + _ERRORS.format(
+        codes=", ".join(f"`{code}`" for code in all_codes())
+    )
     components["headers"] = {"RequestId": _REQUEST_ID}
     for path in document["paths"].values():
         for operation in path.values():

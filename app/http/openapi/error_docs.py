@@ -70,7 +70,7 @@ def fails_with(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def common_errors(*, needs_key: bool) -> dict[str, dict[str, Any]]:
     """What any operation may answer, and any that needs a key."""
-    statuses = (401, 403, 429, 500, 503) if needs_key else (500,)
+    statuses = (400, 401, 403, 429, 500, 503) if needs_key else (500,)
     return {str(status): _describe(status) for status in statuses}
 
 

@@ -339,8 +339,8 @@ def _(scene: Scene) -> httpx.Response:
 @_trips("members of a query")
 def _(scene: Scene) -> httpx.Response:
     with scene.http() as http:
-        assert http.get("/v1/models?" + "&".join(f"m{number}" for number in range(100))).status_code == 200
-        return http.get("/v1/models?" + "&".join(f"m{number}" for number in range(101)))
+        assert http.get("/livez?" + "&".join(f"m{number}" for number in range(100))).status_code == 200
+        return http.get("/livez?" + "&".join(f"m{number}" for number in range(101)))
 
 
 @_trips("coding of a body")
