@@ -9,6 +9,7 @@ from fastapi.routing import iter_route_contexts
 
 from app.http.deps import Deps
 from app.http.errors import install_error_handlers
+from app.http.guard.heads import HeadMiddleware
 from app.http.guard.middleware import RequestMiddleware
 from app.http.openapi.document import build_openapi
 from app.http.openapi.operation_docs import operation_name
@@ -79,6 +80,7 @@ def create_app(deps: Deps) -> FastAPI:
     app.state.deps = deps
     app.state.is_stopping = False
     app.state.started_at_s = deps.now_ms() // 1000
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(
         RequestMiddleware,
         metrics=deps.metrics,

@@ -168,14 +168,16 @@ def _http_message(request: Request, error: HTTPException, headers: Mapping[str, 
 def _allowed_methods(request: Request) -> list[str]:
     """Every method that the path takes. The framework names those of one route, and a path may have several."""
     named = _named_methods(request)
-    if named:
-        return [method for method in METHODS if method in named]
-    routes = request.app.router.routes
-    return [
-        method
-        for method in METHODS
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
-    ]
+    if not named:
+        routes = request.app.router.routes
+        named = {
+            method
+            for method in METHODS
+            if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+        }
+    if "GET" in named:
+        named.add("HEAD")
+    return [method for method in METHODS if method in named]
 
 
 def _named_methods(request: Request) -> set[str]:

@@ -72,9 +72,9 @@ def test_the_framework_answers_in_the_one_body(
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/v1/jobs", "GET, POST"),
-        ("PUT", "/v1/files/file-x", "DELETE, GET"),
-        ("POST", "/v1/models", "GET"),
+        ("DELETE", "/v1/jobs", "GET, HEAD, POST"),
+        ("PUT", "/v1/files/file-x", "DELETE, GET, HEAD"),
+        ("POST", "/v1/models", "GET, HEAD"),
         ("GET", "/v1/images/generations", "POST"),
         ("GET", "/v1/images/edits", "POST"),
     ],
