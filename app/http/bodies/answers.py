@@ -32,9 +32,13 @@ class DiversityAnswer(BaseModel):
 class ImageAnswer(BaseModel):
     """One image, as `b64_json` or as `url`."""
 
-    b64_json: str | None = None
+    b64_json: str | None = Field(
+        default=None, description="The PNG file in base64; null where there is a `url`."
+    )
     url: str | None = Field(default=None, description="Signed; it works without a key until it expires.")
-    seed: int
+    seed: int = Field(
+        description="The seed of its noise: with it and the version of the memory it is made again."
+    )
     id: str
     diversity: DiversityAnswer
 
@@ -42,31 +46,31 @@ class ImageAnswer(BaseModel):
 class TextAndImageTokens(BaseModel):
     """Tokens by kind."""
 
-    text_tokens: int
-    image_tokens: int
+    text_tokens: int = Field(description="Words and marks of prompts.")
+    image_tokens: int = Field(description="Squares of 16 px of images.")
 
 
 class Usage(BaseModel):
     """Counts in the form of the OpenAI API: text tokens are words and marks, image tokens squares of 16 px."""
 
-    input_tokens: int
+    input_tokens: int = Field(description="What was given: the prompts, and the image of an edit.")
     input_tokens_details: TextAndImageTokens
-    output_tokens: int
+    output_tokens: int = Field(description="What was made: squares of 16 px of all images.")
     output_tokens_details: TextAndImageTokens
-    total_tokens: int
+    total_tokens: int = Field(description="Both together.")
 
 
 class ReadAnswer(BaseModel):
     """A memory that was read, and its version then."""
 
-    name: str
-    version: int
+    name: str = Field(description="The name of the memory.")
+    version: int = Field(description="The version that was read.")
 
 
 class GenerationAnswer(BaseModel):
     """The images of one request, in order."""
 
-    created: int
+    created: int = Field(description="When the request came (Unix seconds).")
     data: list[ImageAnswer]
     background: Literal["opaque"] = "opaque"
     output_format: Literal["png"] = "png"
@@ -91,21 +95,21 @@ class GenerationAnswer(BaseModel):
 class SizesAnswer(BaseModel):
     """Which sizes a model takes."""
 
-    description: str
-    default: str
-    min_px: int
-    max_px: int
-    multiple_px: int
+    description: str = Field(description="All of it in words.")
+    default: str = Field(description="The size where a request says none or `auto`.")
+    min_px: int = Field(description="The least width and height in pixels.")
+    max_px: int = Field(description="The greatest width and height in pixels.")
+    multiple_px: int = Field(description="Width and height are multiples of so many pixels.")
 
 
 class DefaultsAnswer(BaseModel):
     """What the members of a request are where they are absent, and how far they go."""
 
-    steps: int
-    max_steps: int
-    guidance_scale: float
-    max_guidance_scale: float
-    strength: float
+    steps: int = Field(description="Steps of denoising.")
+    max_steps: int = Field(description="The most steps that a request may have.")
+    guidance_scale: float = Field(description="The scale of classifier-free guidance.")
+    max_guidance_scale: float = Field(description="The greatest scale that a request may have.")
+    strength: float = Field(description="`diversity.strength`, 0 to 1.")
 
 
 class ModelAnswer(BaseModel):
@@ -114,7 +118,9 @@ class ModelAnswer(BaseModel):
     id: str
     object: Literal["model"] = "model"
     created: int = Field(description="Since when this server has offered it (Unix seconds).")
-    owned_by: Literal["sparke"] = "sparke"
+    owned_by: Literal["sparke"] = Field(
+        default="sparke", description="Always so; clients of the OpenAI API look for it."
+    )
     ready: bool = Field(description="Whether a worker has it loaded now.")
     latent_space: str = Field(description="Models with the same one share their memories.")
     edits: list[EditKind] = Field(
@@ -140,8 +146,10 @@ class FileAnswer(BaseModel):
     bytes: int = Field(description="Its size.")
     created_at: int = Field(description="When its upload began (Unix seconds).")
     expires_at: int = Field(description="When it goes by itself (Unix seconds).")
-    filename: str
-    purpose: Literal["batch", "batch_output"]
+    filename: str = Field(description="The name that it was sent with, or that its batch gave it.")
+    purpose: Literal["batch", "batch_output"] = Field(
+        description="`batch`: sent, for a batch; `batch_output`: made by one."
+    )
     status: Literal["processed"] = Field(
         default="processed", description="Always so: a batch says what is wrong with its lines."
     )
@@ -168,57 +176,65 @@ class FileDeletedAnswer(BaseModel):
 class ErrorMember(BaseModel):
     """The error as the OpenAI API gives it."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str
+    message: str = Field(description="What was expected, what was found and often what to do.")
+    type: str = Field(description="The kind of error, as the OpenAI API has them.")
+    param: str | None = Field(description="The member at fault; null where it is none.")
+    code: str = Field(description="What a program goes by; it stays the same.")
 
 
 class WorkerCounts(BaseModel):
     """How many workers are in each phase of their lives."""
 
-    loading: int
-    ready: int
-    draining: int
+    loading: int = Field(description="Workers that load models.")
+    ready: int = Field(description="Workers that take jobs.")
+    draining: int = Field(description="Workers that end what they have and take no more.")
 
 
 class ReadyAnswer(BaseModel):
     """Images can be made."""
 
-    status: Literal["ok"] = "ok"
-    state: Literal["ready"] = "ready"
+    status: Literal["ok"] = Field(default="ok", description="Always so.")
+    state: Literal["ready"] = Field(
+        default="ready", description="Always so; while no images can be made, see the answer 503."
+    )
     workers: WorkerCounts
 
 
 class LiveAnswer(BaseModel):
     """The process answers."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"] = Field(default="ok", description="Always so.")
 
 
 class Problem(BaseModel):
     """Every error: the members of RFC 9457, and `error` for clients of the OpenAI API."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
+    type: str = Field(description="A URN of the code.")
+    title: str = Field(description="The status in words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="The same as `error.message`.")
+    instance: str = Field(description="A URN of the request's id.")
     error: ErrorMember
 
 
 class LoadingAnswer(BaseModel):
     """How far a model is. Bytes are there while it is downloaded; the total grows while files are found."""
 
-    stage: LoadStage
-    done_bytes: int | None = None
-    total_bytes: int | None = None
+    stage: LoadStage = Field(
+        description="Where it is: `waiting` for its turn, then the others in this order."
+    )
+    done_bytes: int | None = Field(
+        default=None, description="Bytes that have come; absent where nothing is downloaded."
+    )
+    total_bytes: int | None = Field(default=None, description="Bytes of all files found so far.")
 
 
 class NotReady(Problem):
     """Why no images can be made now."""
 
-    state: Literal["store_unavailable", "no_worker", "loading", "stopping"]
+    state: Literal["store_unavailable", "no_worker", "loading", "stopping"] = Field(
+        description="What is missing."
+    )
     workers: WorkerCounts | None = Field(default=None, description="Absent where Redis does not answer.")
     models: dict[str, LoadingAnswer] | None = Field(
         default=None,

@@ -13,9 +13,9 @@ class ImportAnswer(BaseModel):
 
     id: str
     object: Literal["memory.import"] = "memory.import"
-    status: Literal["in_progress", "completed"]
+    status: Literal["in_progress", "completed"] = Field(description="`completed` once the memory is there.")
     memory_id: str = Field(description="The memory; it is there once the status is `completed`.")
-    name: str
+    name: str = Field(description="The name of the memory.")
     latent_space: str
     version: int = Field(
         description="The memory's version once all of the archive is there, or what the archive says that it will be. What is"
@@ -23,7 +23,7 @@ class ImportAnswer(BaseModel):
     )
     num_entries: int = Field(description="How many have come.")
     received_bytes: int = Field(description="What `from_byte` takes to go on: so many are kept.")
-    warnings: list[str]
+    warnings: list[str] = Field(description="What to know of it, in words; none as a rule.")
 
 
 def describe_import(record: ImportRecord, deps: Deps) -> ImportAnswer:

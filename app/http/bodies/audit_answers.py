@@ -26,7 +26,9 @@ class AuditRecordAnswer(BaseModel):
     actor_tenant: str | None = Field(description="Whose key that is.")
     tenant_id: str | None = Field(description="On whom it was done.")
     target: str | None = Field(description="On which key, webhook or memory.")
-    request_id: str | None
+    request_id: str | None = Field(
+        description="The `x-request-id` of the request; null where it came by the command line."
+    )
     facts: dict[str, int | str] = Field(description="Numbers and ids: how many entries, which key is new.")
 
 

@@ -12,8 +12,8 @@ from app.http.bodies.generation_bodies import MetadataName, MetadataValue, WireM
 class OutputExpiresAfter(WireModel):
     """When the files of answers and errors go by themselves."""
 
-    anchor: Literal["created_at"]
-    seconds: int = Field(ge=MIN_FILE_TTL_S, le=MAX_FILE_TTL_S)
+    anchor: Literal["created_at"] = Field(description="From when `seconds` counts.")
+    seconds: int = Field(ge=MIN_FILE_TTL_S, le=MAX_FILE_TTL_S, description="So long in seconds.")
 
 
 class BatchBody(WireModel):
@@ -33,9 +33,9 @@ class BatchBody(WireModel):
 class BatchErrorMember(BaseModel):
     """What is wrong with a line, or with the file."""
 
-    code: str
-    message: str
-    param: str | None
+    code: str = Field(description="What a program goes by, as of an error.")
+    message: str = Field(description="What is wrong, in words.")
+    param: str | None = Field(description="The member at fault; null where it is none.")
     line: int | None = Field(description="From 1; null where the file as a whole is at fault.")
 
 
@@ -49,9 +49,9 @@ class BatchErrors(BaseModel):
 class RequestCounts(BaseModel):
     """Lines of the batch."""
 
-    total: int
-    completed: int
-    failed: int
+    total: int = Field(description="All of them.")
+    completed: int = Field(description="Those with images.")
+    failed: int = Field(description="Those with an error.")
 
 
 class BatchAnswer(BaseModel):
@@ -59,10 +59,16 @@ class BatchAnswer(BaseModel):
 
     id: str
     object: Literal["batch"] = "batch"
-    endpoint: Literal["/v1/images/generations"] = "/v1/images/generations"
-    errors: BatchErrors | None
-    input_file_id: str
-    completion_window: Literal["24h"] = "24h"
+    endpoint: Literal["/v1/images/generations"] = Field(
+        default="/v1/images/generations", description="Where its lines go."
+    )
+    errors: BatchErrors | None = Field(
+        description="Why it failed, or which lines are no requests; null without any."
+    )
+    input_file_id: str = Field(description="The file of its requests.")
+    completion_window: Literal["24h"] = Field(
+        default="24h", description="What is not done by then has expired."
+    )
     status: BatchState = Field(
         description="validating → in_progress → finalizing → completed or expired; failed, cancelling → cancelled."
     )
@@ -73,16 +79,16 @@ class BatchAnswer(BaseModel):
         description="Errors, in the order of the lines. Null while there are none."
     )
     created_at: int
-    in_progress_at: int | None
-    expires_at: int
-    finalizing_at: int | None
-    completed_at: int | None
-    failed_at: int | None
-    expired_at: int | None
-    cancelling_at: int | None
-    cancelled_at: int | None
+    in_progress_at: int | None = Field(description="When its file had been looked through; null before.")
+    expires_at: int = Field(description="What is not done by then has expired.")
+    finalizing_at: int | None = Field(description="When its files began to be written; null before.")
+    completed_at: int | None = Field(description="When it was completed; else null.")
+    failed_at: int | None = Field(description="When it failed; else null.")
+    expired_at: int | None = Field(description="When it expired; else null.")
+    cancelling_at: int | None = Field(description="When it was asked to end; else null.")
+    cancelled_at: int | None = Field(description="When it had ended for that; else null.")
     request_counts: RequestCounts
-    metadata: dict[str, str] | None
+    metadata: dict[str, str] | None = Field(description="Names and values of your own; null without any.")
     held_up: BatchErrorMember | None = Field(
         description="Why a line has to wait: a quota that is spent, a memory or a queue that is full. Null where none does."
     )

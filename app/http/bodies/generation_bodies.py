@@ -110,7 +110,9 @@ class DiversityBody(WireModel):
         allow_inf_nan=False,
         description="0 is the plain model, but for novelty and context; absent: the model's default.",
     )
-    memory: MemoryBody | None = None
+    memory: MemoryBody | None = Field(
+        default=None, description="The memory to push away from and to remember in."
+    )
     num_neighbours: int | None = Field(
         default=None,
         ge=1,
@@ -192,7 +194,9 @@ class ImagesBody(WireModel):
         default=None,
         description="Run in one fixed batch shape, so that a later replay is bit-equal (default false).",
     )
-    diversity: DiversityBody | None = None
+    diversity: DiversityBody | None = Field(
+        default=None, description="How far the images are pushed away from the past and from each other."
+    )
     loras: Annotated[list[LoraBody], Field(max_length=MAX_LORAS)] | None = Field(
         default=None,
         description="LoRAs of the model that change these images, each named once (default: none).",

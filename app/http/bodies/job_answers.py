@@ -21,22 +21,22 @@ class EditAnswer(BaseModel):
 
     strength: float = Field(description="How much of the image was given up: `edit_strength`.")
     image_sha256: str = Field(description="Of the file as it was sent.")
-    mask_sha256: str | None
+    mask_sha256: str | None = Field(description="Of the mask's file; null without one.")
 
 
 class AskedAnswer(BaseModel):
     """What was asked for, with every default filled in."""
 
-    prompt: str
-    negative_prompt: str
-    n: int
+    prompt: str = Field(description="What the images show.")
+    negative_prompt: str = Field(description="What they shall not show; empty: nothing.")
+    n: int = Field(description="How many images.")
     size: str
-    steps: int
-    guidance_scale: float
+    steps: int = Field(description="Steps of denoising.")
+    guidance_scale: float = Field(description="The scale of classifier-free guidance.")
     loras: list[LoraAskedAnswer] = Field(description="In the order of their names; one of scale 0 is none.")
-    seed: int
-    strength: float
-    memory: str
+    seed: int = Field(description="That of the first image; each next one's is one more.")
+    strength: float = Field(description="`diversity.strength`, 0 to 1.")
+    memory: str = Field(description="The name of the memory that is read and written.")
     edit: EditAnswer | None = Field(description="Null where the images began with noise alone.")
 
 
@@ -45,17 +45,17 @@ class JobAnswer(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: JobKind
+    kind: JobKind = Field(description="`generate` or `edit`; those of other kinds are not shown here.")
     status: JobState = Field(description="queued → running → succeeded, failed, cancelled or expired.")
     model: str
     created_at: int
     started_at: int | None = Field(description="When the last worker that took it did so.")
-    finished_at: int | None
+    finished_at: int | None = Field(description="When it ended; null before.")
     deadline_at: int = Field(description="When it expires, unless a worker has begun it.")
-    cancel_requested_at: int | None
+    cancel_requested_at: int | None = Field(description="When its end was asked for; else null.")
     num_attempts: int = Field(description="How often a worker began to run it.")
     request: AskedAnswer
-    metadata: dict[str, str]
+    metadata: dict[str, str] = Field(description="Names and values of your own.")
     result: GenerationAnswer | None = Field(description="Once it has succeeded.")
     error: ErrorMember | None = Field(description="Why it has failed, expired or was cancelled.")
 
@@ -66,7 +66,7 @@ class JobsAnswer(BaseModel):
     object: Literal["list"] = "list"
     data: list[JobAnswer]
     first_id: str | None
-    last_id: str | None
+    last_id: str | None = Field(description="The id of the last of `data`; null where there is none.")
     next_after: str | None = Field(
         description="What `after` takes for older ones; null where there are none."
     )

@@ -12,15 +12,15 @@ from app.errors import InvalidValue
 class LoraAnswer(BaseModel):
     """A LoRA of a model."""
 
-    name: str
+    name: str = Field(description="What a request names it by.")
     default_scale: float = Field(description="How strongly it acts where a request does not say.")
 
 
 class LoraAskedAnswer(BaseModel):
     """A LoRA of a request."""
 
-    name: str
-    scale: float
+    name: str = Field(description="The LoRA's name.")
+    scale: float = Field(description="How strongly it acts.")
 
 
 def choose_loras(asked: Sequence[tuple[str, float | None]], spec: ModelSpec) -> tuple[LoraSelection, ...]:

@@ -217,9 +217,9 @@ class MemoriesAnswer(BaseModel):
 class EntryAnswer(BaseModel):
     """What a memory holds of one image."""
 
-    version: int
+    version: int = Field(description="The version of the memory that it took.")
     object: Literal["memory.entry"] = "memory.entry"
-    created_at: int
+    created_at: int = Field(description="When it was remembered (Unix seconds).")
     seed: int = Field(description="0 for a picture that was uploaded.")
     image_id: str
     job_id: str
@@ -237,7 +237,9 @@ class EntriesAnswer(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[EntryAnswer]
-    first_version: int | None
+    first_version: int | None = Field(
+        description="The version of the first of `data`; null where there is none."
+    )
     last_version: int | None = Field(description="What `after` takes for the next ones.")
     has_more: bool
 

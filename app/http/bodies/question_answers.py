@@ -134,8 +134,8 @@ class PreviewAnswer(BaseModel):
 class GrowthAnswer(BaseModel):
     """When a memory had come to a version (Unix seconds)."""
 
-    at: int
-    version: int
+    at: int = Field(description="When (Unix seconds).")
+    version: int = Field(description="The version that it then had.")
 
 
 class ScoresAnswer(BaseModel):
@@ -143,13 +143,17 @@ class ScoresAnswer(BaseModel):
 
     model: str = Field(description="Whose kernels these are.")
     memory_version: int = Field(description="The version that was scored, and that drew the sample.")
-    num_sampled: int
+    num_sampled: int = Field(description="How many entries were scored.")
     rke: float | None = Field(description="Null where the memory holds nothing; so are the others.")
     cond_rke: float | None = Field(description="The same beyond what the prompts differ in.")
-    vendi: float | None
-    cond_vendi: float | None
+    vendi: float | None = Field(
+        description="By the entropy of von Neumann, where `rke` is by that of order 2."
+    )
+    cond_vendi: float | None = Field(description="The same beyond what the prompts differ in.")
     latent_bandwidth: float | None = Field(description="Null where the kernels are cosines.")
-    prompt_bandwidth: float | None
+    prompt_bandwidth: float | None = Field(
+        description="The width of the kernel on prompts; null where it is a cosine."
+    )
 
     @classmethod
     def of(cls, model: str, result: StatsResult) -> "ScoresAnswer":
@@ -163,8 +167,8 @@ class MemoryStatsAnswer(BaseModel):
 
     id: str
     object: Literal["memory.stats"] = "memory.stats"
-    version: int
-    num_entries: int
+    version: int = Field(description="The memory's version.")
+    num_entries: int = Field(description="How many images it holds.")
     bytes: int = Field(description="What its entries take in Redis, about.")
     growth: list[GrowthAnswer] = Field(description="At most 64 points, by version.")
     scores: ScoresAnswer | None = Field(description="Null where no sample was asked for.")

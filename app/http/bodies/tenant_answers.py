@@ -16,10 +16,10 @@ class QuotasAnswer(BaseModel):
     """What a tenant may use; null is without a bound."""
 
     requests_per_minute: int | None
-    images_per_day: int | None = Field(description="Images that may be asked for on a day of UTC.")
-    max_waiting_jobs: int = Field(description="Jobs that may wait, for each model.")
-    max_memory_entries: int | None = Field(description="Entries in all memories.")
-    max_stored_bytes: int | None = Field(description="Bytes of files and images.")
+    images_per_day: int | None
+    max_waiting_jobs: int
+    max_memory_entries: int | None
+    max_stored_bytes: int | None
 
 
 class OverridesAnswer(BaseModel):
@@ -47,20 +47,22 @@ class DeletionAnswer(BaseModel):
 class TenantAnswer(BaseModel):
     """A tenant. One that is being deleted has no keys any more, and is not found once that has ended."""
 
-    id: str
+    id: str = Field(description="Its name.")
     object: Literal["tenant"] = "tenant"
-    state: Literal["active", "deleting"]
+    state: Literal["active", "deleting"] = Field(description="`deleting` until nothing of it is left.")
     quotas: QuotasAnswer = Field(description="What holds for it.")
     overrides: OverridesAnswer
-    deletion: DeletionAnswer | None = None
+    deletion: DeletionAnswer | None = Field(
+        default=None, description="How far that is; null where it is not being deleted."
+    )
 
 
 class TenantNameAnswer(BaseModel):
     """A tenant in a list."""
 
-    id: str
+    id: str = Field(description="Its name.")
     object: Literal["tenant"] = "tenant"
-    state: Literal["active", "deleting"]
+    state: Literal["active", "deleting"] = Field(description="`deleting` until nothing of it is left.")
 
 
 class TenantsAnswer(BaseModel):
@@ -79,12 +81,12 @@ class KeyAnswer(BaseModel):
     id: str
     object: Literal["api_key"] = "api_key"
     tenant_id: str
-    name: str
-    scopes: list[str]
-    state: KeyState
+    name: str = Field(description="What it is known by.")
+    scopes: list[str] = Field(description="What it may be used for.")
+    state: KeyState = Field(description="Whether it works: `active` alone does.")
     created_at: int
-    expires_at: int | None
-    revoked_at: int | None
+    expires_at: int | None = Field(description="When it works no more; null: it works for ever.")
+    revoked_at: int | None = Field(description="When it was ended; else null.")
     last_used_at: int | None = Field(description="To about an hour; null: never.")
     successor_id: str | None = Field(description="The key that takes its place.")
 
@@ -92,7 +94,7 @@ class KeyAnswer(BaseModel):
 class NewKeyAnswer(KeyAnswer):
     """A new API key. `key` is not shown again."""
 
-    key: str
+    key: str = Field(description="The key itself, to be sent as `Authorization: Bearer …`.")
 
 
 class KeysAnswer(BaseModel):
@@ -116,7 +118,7 @@ class DayAnswer(BaseModel):
 class StoredAnswer(BaseModel):
     """Bytes in the object store."""
 
-    files: int
+    files: int = Field(description="Of files that are there.")
     images: int = Field(description="Of the images that are kept, counted by days.")
 
 
@@ -126,7 +128,7 @@ class UsageAnswer(BaseModel):
     object: Literal["usage"] = "usage"
     tenant_id: str
     quotas: QuotasAnswer
-    memory_entries: int
+    memory_entries: int = Field(description="Entries in all memories now.")
     stored_bytes: StoredAnswer
     data: list[DayAnswer] = Field(description="Days without any use are left out.")
 

@@ -19,7 +19,7 @@ class WebhookAnswer(BaseModel):
 
     id: str
     object: Literal["webhook"] = "webhook"
-    url: str
+    url: str = Field(description="Where messages go.")
     status: Literal["active", "disabled"] = Field(description="Disabled where its receiver answered 410.")
     created_at: int
 

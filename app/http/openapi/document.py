@@ -20,6 +20,7 @@ from app.http.errors import PROBLEM_JSON
 from app.http.openapi.body_docs import SCHEMA_REF, json_body
 from app.http.openapi.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS, common_errors
 from app.http.openapi.event_docs import IMAGE_STREAM, JOB_STREAM
+from app.http.openapi.member_docs import describe_members
 from app.http.openapi.operation_docs import describe_path_members
 
 _QUERIES = (
@@ -286,6 +287,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             describe_path_members(operation)
             _complete(operation)
+    describe_members(document)
     return document
 
 

@@ -8,7 +8,13 @@ from app.http.bodies.job_answers import JobAnswer
 
 _WHOLE = {"type": "integer", "minimum": 0}
 _TEXT = {"type": "string"}
-_BASE64 = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
+_BASE64 = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "contentMediaType": "image/png",
+    "description": "The PNG file in base64.",
+}
+_TYPE = {"description": "The type of the event, as `event` has it."}
 _ENDS = [state.value for state in JobState if state.is_terminal]
 
 
@@ -28,14 +34,22 @@ def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) ->
 def _stream(kinds: list[str], data: dict[str, Any], *, has_ids: bool) -> dict[str, Any]:
     event = {
         "event": {"type": "string", "enum": kinds},
-        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": data,
+            "description": "What is told of it, as JSON.",
+        },
     }
-    return {"itemSchema": _object(event | ({"id": _TEXT} if has_ids else {}))}
+    given = (
+        {"id": {**_TEXT, "description": "What `Last-Event-ID` takes to go on after it."}} if has_ids else {}
+    )
+    return {"itemSchema": _object(event | given)}
 
 
 def _image_event(of: str, kind: str, members: dict[str, Any]) -> dict[str, Any]:
     shared = {
-        "type": {"const": f"{of}.{kind}"},
+        "type": {"const": f"{of}.{kind}", **_TYPE},
         "index": {**_WHOLE, "description": "Which of the images."},
         "b64_json": _BASE64,
         "created_at": _WHOLE,
@@ -50,9 +64,9 @@ def _image_event(of: str, kind: str, members: dict[str, Any]) -> dict[str, Any]:
 def _image_stream(of: str) -> dict[str, Any]:
     shown = {
         "id": _TEXT,
-        "seed": _WHOLE,
+        "seed": {**_WHOLE, "description": "The seed of its noise."},
         "model": _TEXT,
-        "memory_version": _WHOLE,
+        "memory_version": {**_WHOLE, "description": "The version of the memory that was read."},
         "usage": _ref(Usage),
         "diversity": _ref(DiversityAnswer),
     }
@@ -60,7 +74,11 @@ def _image_stream(of: str) -> dict[str, Any]:
         [f"{of}.partial_image", f"{of}.completed", "error"],
         {
             "anyOf": [
-                _image_event(of, "partial_image", {"partial_image_index": _WHOLE}),
+                _image_event(
+                    of,
+                    "partial_image",
+                    {"partial_image_index": {**_WHOLE, "description": "Which of its previews it is."}},
+                ),
                 _image_event(of, "completed", shown),
                 _object({"error": _ref(ErrorMember)}),
             ]
@@ -75,14 +93,21 @@ EDIT_STREAM = _image_stream("image_edit")
 JOB_STREAM: dict[str, Any] = _stream(
     ["queued", "running", "progress", "preview", "cancel_requested", *_ENDS],
     _object(
-        {"type": _TEXT, "job_id": _TEXT, "at_ms": {**_WHOLE, "description": "Unix milliseconds."}},
         {
-            "step": _WHOLE,
-            "num_steps": _WHOLE,
-            "attempt": _WHOLE,
+            "type": {**_TEXT, **_TYPE},
+            "job_id": _TEXT,
+            "at_ms": {**_WHOLE, "description": "Unix milliseconds."},
+        },
+        {
+            "step": {**_WHOLE, "description": "How many steps are done."},
+            "num_steps": {**_WHOLE, "description": "How many there are."},
+            "attempt": {**_WHOLE, "description": "The how manyth worker begins it, from 1."},
             "image": {**_WHOLE, "description": "Which of the images a preview shows."},
             "number": {**_WHOLE, "description": "Which of its previews it is."},
-            "b64_json": {"anyOf": [_BASE64, {"type": "null"}]},
+            "b64_json": {
+                "anyOf": [_BASE64, {"type": "null"}],
+                "description": "The preview's PNG file in base64; null where it is removed already.",
+            },
             "job": _ref(JobAnswer),
         },
     ),
