@@ -3,7 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
 
 from app.domain.result import Failure
 
@@ -30,6 +32,31 @@ def explain_members(found: Sequence[Mapping[str, Any]]) -> Failure:
     return Failure(_member_code(found[0]["type"]), message, _member_name(found[0]) or None)
 
 
+def faults_of(error: ValidationError, model: type[BaseModel]) -> list[dict[str, Any]]:
+    """What pydantic found wrong with members of a model; beside one that is not known the names of those that are."""
+    return [
+        {**fault, "known": _names_at(model, fault["loc"][:-1])}
+        if fault["type"] == "extra_forbidden"
+        else {**fault}
+        for fault in error.errors(include_url=False, include_context=False)
+    ]
+
+
+def member_model(annotation: object) -> type[BaseModel] | None:
+    """The model that a member's annotation holds, if it holds one."""
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next(filter(None, map(member_model, get_args(annotation))), None)
+
+
+def _names_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The members of the innermost model that a place leads into; numbers in it are those of lists."""
+    for name in place:
+        field = model.model_fields.get(str(name))
+        model = (member_model(field.annotation) if field else None) or model
+    return list(model.model_fields)
+
+
 def _member_code(kind: str) -> str:
     if kind in MEMBER_CODES:
         return MEMBER_CODES[kind]
@@ -45,7 +72,7 @@ def _describe(member: Mapping[str, Any]) -> str:
     """One member's fault: expected and, where it is short enough to repeat, actual."""
     name, kind, value = _member_name(member), member["type"], member.get("input")
     if kind == "extra_forbidden":
-        return f"{name}: unknown member{_known_instead(name, member)}"
+        return f"{name}: unknown member{_known_instead(member)}"
     if kind == "missing":
         return f"{name}: required, but missing"
     got = ""
@@ -56,16 +83,14 @@ def _describe(member: Mapping[str, Any]) -> str:
     return f"{name}: {member['msg']}{got}" if name else f"{member['msg']}{got}"
 
 
-def _known_instead(name: str, member: Mapping[str, Any]) -> str:
-    """What may have been meant, where it is told what is known: of the near ones the nearest, else all."""
-    if "known" not in member:
-        return ""
-    where = " of the query" if member["loc"][0] == "query" else ""
-    known = member["known"]
-    near = get_close_matches(name, known, n=1)
+def _known_instead(member: Mapping[str, Any]) -> str:
+    """What may have been meant: the nearest of the names that are known; of a query all, where none is near."""
+    known, is_query = member.get("known", ()), member["loc"][0] == "query"
+    near = get_close_matches(str(member["loc"][-1])[:MAX_NAME_CHARS], known, n=1)
+    where = " of the query" if is_query else ""
     if near:
         return f"{where}; did you mean {near[0]!r}?"
-    return f"{where}; known here: {', '.join(known) or 'none'}"
+    return f"{where}; known here: {', '.join(known) or 'none'}" if is_query else where
 
 
 def _as_json(value: object) -> str:

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from app.http.bodies.body import read_body, too_slow
 from app.http.deps import deps_of
+from app.http.member_faults import faults_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -38,7 +39,7 @@ async def read_json(request: Request, model: type[Model], *, max_bytes: int) -> 
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+        raise RequestValidationError(faults_of(error, model)) from error
 
 
 def _check_content_type(header: str) -> None:

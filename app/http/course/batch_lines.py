@@ -21,7 +21,7 @@ from app.http.bodies.generation_bodies import GenerationBody, WireModel
 from app.http.deps import Deps
 from app.http.error_table import code_of
 from app.http.errors import describe_problem
-from app.http.member_faults import explain_members
+from app.http.member_faults import explain_members, faults_of
 
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CUSTOM_ID_CHARS)]
 
@@ -117,7 +117,8 @@ def _open_envelope(value: object) -> dict[str, Any]:
 def _explain(error: ValidationError | ServiceError) -> Failure:
     if isinstance(error, ServiceError):
         return Failure(code_of(error), error.message, error.param)
-    return explain_members(error.errors(include_url=False, include_context=False))
+    model = LineEnvelope if error.title == LineEnvelope.__name__ else GenerationBody
+    return explain_members(faults_of(error, model))
 
 
 def _bad(raw: RawLine, custom_id: str | None, told: Failure) -> BatchLine:

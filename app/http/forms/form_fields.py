@@ -8,6 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from app.http.member_faults import faults_of, member_model
+
 _NAME = re.compile(r"([^\[\]]+)((?:\[\](?=\[)|\[[^\[\]]+\]){0,3})")  # empty ones are not the last
 _PART = re.compile(r"\[([^\[\]]*)\]")
 
@@ -25,14 +27,7 @@ def read_fields(fields: Mapping[str, str], model: type[Model]) -> Model:
     try:
         return model.model_validate(_typed(given, model))
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
-
-
-def member_model(annotation: object) -> type[BaseModel] | None:
-    """The model that a member's annotation holds, if it holds one."""
-    if isinstance(annotation, type):
-        return annotation if issubclass(annotation, BaseModel) else None
-    return next(filter(None, map(member_model, get_args(annotation))), None)
+        raise RequestValidationError(faults_of(error, model)) from error
 
 
 def _put(given: dict[str, Any], name: str, text: str) -> None:

@@ -162,7 +162,7 @@ class _Receiver:
     def _begin_field(self, part: PartStart) -> None:
         if part.filename is not None:
             raise RequestValidationError(
-                [{"type": "extra_forbidden", "loc": ("body", part.name), "msg": "no such file"}]
+                [{"type": "extra_forbidden", "loc": ("body", part.name), "known": list(self._bounds.most)}]
             )
         if part.name in self._fields:
             raise malformed(f"{part.name[:80]!r} is there twice")

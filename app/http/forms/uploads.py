@@ -18,6 +18,7 @@ from app.domain.file import MAX_FILE_TTL_S, MIN_FILE_TTL_S, FilePurpose
 from app.domain.ids import TenantId
 from app.errors import InvalidValue, QueueFull, TooManyFollowers, TooManyTransfers, TooManyUploads
 from app.http.forms.multipart import Event, PartStart, malformed, read_parts
+from app.http.member_faults import faults_of
 from app.objects.folder import ObjectWriter
 
 PUBLISHED_PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
@@ -198,7 +199,7 @@ def _validate(fields: dict[str, str]) -> UploadForm:
     try:
         return UploadForm.model_validate(form)
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+        raise RequestValidationError(faults_of(error, UploadForm)) from error
 
 
 def missing_member(name: str) -> RequestValidationError:

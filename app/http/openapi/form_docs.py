@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.http.forms.edit_form import EditBody
-from app.http.forms.form_fields import member_model, takes_list
+from app.http.forms.form_fields import takes_list
+from app.http.member_faults import member_model
 from app.http.openapi.error_docs import ALLOWANCE_DOCS, EXHAUSTED_DOCS
 from app.http.openapi.event_docs import EDIT_STREAM
 

@@ -202,7 +202,8 @@ def test_wrong_fields_are_refused(api_url: str, settings: Settings, fields: dict
         ([("image", GREY), ("mask", GREY)], "invalid_value", "mask", "fully transparent"),
         ([("image", GREY), ("mask", png(HOLE.resize((64, 64))))], "invalid_value", "mask", "96x64"),
         ([("image", png(Image.new("RGB", (200, 200))))], "invalid_value", "image", "200x200"),
-        ([("image", GREY), ("markup", MASK)], "unknown_parameter", "markup", "unknown"),
+        ([("image", GREY), ("markup", MASK)], "unknown_parameter", "markup", "unknown member"),
+        ([("image", GREY), ("masks", MASK)], "unknown_parameter", "masks", "did you mean 'mask'?"),
     ],
 )
 def test_wrong_files_are_refused(

@@ -126,6 +126,12 @@ def test_a_bad_line(forms: WireForms, line: object, custom_id: str | None, code:
     assert found.fault.message
 
 
+def test_a_slip_in_a_line_is_told_what_was_meant(forms: WireForms):
+    """In the line as in its body."""
+    for line, meant in ((_line(methud="POST"), "method"), (_line(body={"prompt": "x", "sede": 1}), "seed")):
+        assert f"unknown member; did you mean {meant!r}?" in _read(forms, line).fault.message
+
+
 def test_a_line_that_is_too_long(forms: WireForms):
     """Nothing of it was read."""
     found = forms.read(BATCH, RawLine(7, None))

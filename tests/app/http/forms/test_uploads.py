@@ -103,6 +103,12 @@ def small_url(serve_api: ServeApi, own: Settings, clean: None) -> str:  # noqa: 
         (PURPOSE + PURPOSE + _file() + END, "invalid_multipart", None, "twice"),
         (PURPOSE + _file() + _file() + END, "invalid_multipart", None, "twice"),
         (PURPOSE + _file() + _field("colour", "red") + END, "unknown_parameter", "colour", "unknown"),
+        (
+            PURPOSE + _file() + _field("porpoise", "x") + END,
+            "unknown_parameter",
+            "porpoise",
+            "did you mean 'purpose'",
+        ),
         (PURPOSE + _field("purpose[a]", "b") + _file() + END, "unknown_parameter", None, ""),
         (_field("purpose", "p" * 5000) + _file() + END, "invalid_multipart", None, "1024"),
         (_field("expires_after", "3600") + PURPOSE + _file() + END, "invalid_type", "expires_after", ""),
