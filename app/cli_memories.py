@@ -13,7 +13,6 @@ from app.audit.log import OpenAct
 from app.cli_redis import DataDir, deed_of, read_settings, run_act, run_on_redis, show_time
 from app.domain.ids import parse_memory_id, parse_tenant_id
 from app.errors import InvalidValue
-from app.images.store import ImageStore
 from app.jobs.remains import RemainsCleaner
 from app.jobs.workers import now_ms
 from app.memory.forgetting import Forgotten, MemoryForgetter
@@ -86,7 +85,7 @@ def forget(
     everything: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Forget entries for good, with their images and what is known of their jobs."""
+    """Forget entries for good. Their images, and what is known of their jobs, the service removes while it runs."""
     if (bool(version), before is not None, everything).count(True) != 1:
         raise InvalidValue("give one of --version, --before and --all")
 
@@ -102,7 +101,7 @@ def forget(
 
 @memories.command("delete")
 def delete_memory(memory_id: MemoryArgument, tenant: Tenant, data_dir: DataDir = None) -> None:
-    """Forget all of a memory, and the memory."""
+    """Forget all of a memory, and the memory. Images go as with `forget`."""
     _run(
         _Act(_key(tenant, memory_id), "memory", lambda forgetter, memory: forgetter.delete(memory)), data_dir
     )
@@ -120,21 +119,21 @@ class _Act:
 def _run(act: _Act, data_dir: Path | None) -> None:
     settings = read_settings(data_dir=data_dir)
 
-    async def run(redis: Redis, replicas: Replicas, opened: OpenAct) -> tuple[Forgotten, int]:
+    async def run(redis: Redis, replicas: Replicas, opened: OpenAct) -> Forgotten:
         forgotten = await act.deed(MemoryForgetter(redis, clock_ms=now_ms, replicas=replicas), act.memory)
         structlog.get_logger().info(
             "memory_forgotten", memory=str(act.memory), act=act.name, num_entries=forgotten.num_entries
         )
         opened.note(num_entries=forgotten.num_entries)
-        cleaner = RemainsCleaner(redis, ImageStore.open(settings.image_store_url), clock_ms=now_ms)
-        return forgotten, await cleaner.clean(act.memory.tenant_id)
+        return forgotten
 
     name = "memory.delete" if act.name == "memory" else "memory.forget"
     deed = deed_of(name, tenant=act.memory.tenant_id, target=act.memory.memory_id)
-    forgotten, num_images = run_act(settings, deed, run)
+    forgotten = run_act(settings, deed, run)
     typer.echo(
-        f"Forgotten: {forgotten.num_entries} entries, {num_images} images. Jobs that run now may have read them;"
-        " none that begins will.",
+        f"Forgotten: {forgotten.num_entries} entries. Jobs that run now may have read them; none that begins will."
+        f" The service removes their images, and what is known of their jobs: it looks every {RemainsCleaner.INTERVAL_S:.0f} s"
+        " while it runs.",
         err=True,
     )
 

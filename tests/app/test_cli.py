@@ -1,6 +1,5 @@
 """The `sparke` command as a person or a script runs it."""
 
-import os
 import re
 import signal
 import subprocess
@@ -10,42 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import redis
+from command_line import KEY, create_key, run_sparke
 from patience import PATIENCE_S
 from rich.text import Text
 from typer.main import get_command
 
 from app.cli import cli
-from app.domain.ids import LatentSpace, MemoryName, TenantId, image_id, make_job_id
-from app.memory.codec import MemoryEntry, encode_entry
-from app.memory.keys import MemoryKey, index_key, index_member, log_key, meta_key
 from app.redis.embedded import EmbeddedRedis, running_url
-
-KEY = re.compile(r"sk-sparke-([0-9a-f]{8})-[A-Za-z0-9_-]{43}\n")
-
-
-def _sparke(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SPARKE_")}
-    command = [sys.executable, "-P", "-m", "app.cli", *arguments]
-    return subprocess.run(
-        command, env=env | variables, capture_output=True, text=True, timeout=200, check=False
-    )
-
-
-def _create(data_dir: Path, tenant: str) -> str:
-    made = _sparke("keys", "create", "--tenant", tenant, "--data-dir", str(data_dir))
-    assert made.returncode == 0, made.stderr
-    return made.stdout
 
 
 def test_a_key_is_alone_on_standard_output(tmp_path: Path):
     """Without a server, one is started for the moment and nothing of it stays but the data."""
-    key = _create(tmp_path, "acme")
+    key = create_key(tmp_path, "acme")
     assert KEY.fullmatch(key)
     assert running_url(tmp_path) is None
-    listed = _sparke("keys", "list", SPARKE_DATA_DIR=str(tmp_path)).stdout
+    listed = run_sparke("keys", "list", SPARKE_DATA_DIR=str(tmp_path)).stdout
     assert re.fullmatch(
         rf"{key.split('-')[2]}\tacme\t[-0-9T:]+Z\tactive\tgenerate,read,manage\tnever\tnever\t\n", listed
     )
@@ -55,15 +34,15 @@ def test_a_key_is_alone_on_standard_output(tmp_path: Path):
 def test_keys_while_a_server_runs(tmp_path: Path):
     """The running server's Redis is used; revoking shows in the list; an unknown key is an error."""
     with EmbeddedRedis.start(tmp_path):
-        key_id = _create(tmp_path, "acme").split("-")[2]
-        _create(tmp_path, "other")
+        key_id = create_key(tmp_path, "acme").split("-")[2]
+        create_key(tmp_path, "other")
         where = ("--data-dir", str(tmp_path))
-        revoked = _sparke("keys", "revoke", key_id, *where)
+        revoked = run_sparke("keys", "revoke", key_id, *where)
         assert (revoked.returncode, revoked.stdout) == (0, "")
-        lines = _sparke("keys", "list", "--tenant", "acme", *where).stdout.splitlines()
+        lines = run_sparke("keys", "list", "--tenant", "acme", *where).stdout.splitlines()
         assert len(lines) == 1
         assert "\trevoked " in lines[0]
-        unknown = _sparke("keys", "revoke", "00000000", *where)
+        unknown = run_sparke("keys", "revoke", "00000000", *where)
         assert (unknown.returncode, unknown.stdout) == (1, "")
         assert unknown.stderr.startswith("sparke: there is no API key")
 
@@ -73,16 +52,16 @@ def test_a_key_is_rotated_and_both_are_told_apart(tmp_path: Path):
     where = ("--data-dir", str(tmp_path))
     with EmbeddedRedis.start(tmp_path):
         asked = ("--name", "ci", "--scopes", "admin,read", "--expires-in", "90d")
-        made = _sparke("keys", "create", "--tenant", "ops", *asked, *where)
+        made = run_sparke("keys", "create", "--tenant", "ops", *asked, *where)
         assert "for read, admin." in made.stderr
         key_id = made.stdout.split("-")[2]
-        rotated = _sparke("keys", "rotate", key_id, "--grace", "0s", *where)
+        rotated = run_sparke("keys", "rotate", key_id, "--grace", "0s", *where)
         assert KEY.fullmatch(rotated.stdout), rotated.stderr
-        rows = [line.split("\t") for line in _sparke("keys", "list", *where).stdout.splitlines()]
+        rows = [line.split("\t") for line in run_sparke("keys", "list", *where).stdout.splitlines()]
         found = {row[0]: row for row in rows}
         assert {(row[4], row[7]) for row in found.values()} == {("read,admin", "ci")}
         assert (found[key_id][3], found[rotated.stdout.split("-")[2]][3]) == ("expired", "active")
-        again = _sparke("keys", "rotate", key_id, *where)
+        again = run_sparke("keys", "rotate", key_id, *where)
         assert (again.returncode, again.stdout) == (1, "")
         assert again.stderr.startswith(f"sparke: key {key_id} is expired")
 
@@ -91,26 +70,28 @@ def test_tenants_from_their_first_key_to_their_end(tmp_path: Path):
     """Listed with their first key; quotas are set and shown; deleted, a tenant has no key and is named until it is gone."""
     where = ("--data-dir", str(tmp_path))
     with EmbeddedRedis.start(tmp_path):
-        _create(tmp_path, "acme")
-        assert _sparke("tenants", "list", *where).stdout == "acme\tactive\ndefault\tactive\n"
-        set_quotas = _sparke("tenants", "quotas", "acme", "--images-per-day", "5", *where)
+        create_key(tmp_path, "acme")
+        assert run_sparke("tenants", "list", *where).stdout == "acme\tactive\ndefault\tactive\n"
+        set_quotas = run_sparke("tenants", "quotas", "acme", "--images-per-day", "5", *where)
         assert set_quotas.returncode == 0, set_quotas.stderr
-        shown = _sparke("tenants", "show", "acme", *where, SPARKE_REQUESTS_PER_MINUTE="9").stdout.splitlines()
+        shown = run_sparke(
+            "tenants", "show", "acme", *where, SPARKE_REQUESTS_PER_MINUTE="9"
+        ).stdout.splitlines()
         assert {"images_per_day\t5\tset", "requests_per_minute\t9\tdefault"} < set(shown)
         assert "max_stored_bytes\tno bound\tdefault" in shown
-        assert _sparke("tenants", "usage", "acme", *where).stdout == ""
-        wrong = _sparke("tenants", "quotas", "nobody", *where)
+        assert run_sparke("tenants", "usage", "acme", *where).stdout == ""
+        wrong = run_sparke("tenants", "quotas", "nobody", *where)
         assert (wrong.returncode, wrong.stderr) == (
             1,
             "sparke: there is no tenant 'nobody'; its first key makes one\n",
         )
-        assert _sparke("tenants", "delete", "acme", *where).returncode == 1  # nobody says yes
-        assert _sparke("keys", "list", *where).stdout != ""
-        deleted = _sparke("tenants", "delete", "acme", "--yes", *where)
+        assert run_sparke("tenants", "delete", "acme", *where).returncode == 1  # nobody says yes
+        assert run_sparke("keys", "list", *where).stdout != ""
+        deleted = run_sparke("tenants", "delete", "acme", "--yes", *where)
         assert "lost 1 keys" in deleted.stderr
-        assert _sparke("tenants", "list", *where).stdout.startswith("acme\tdeleting\n")
-        assert _sparke("keys", "list", *where).stdout == ""
-        again = _sparke("keys", "create", "--tenant", "acme", *where)
+        assert run_sparke("tenants", "list", *where).stdout.startswith("acme\tdeleting\n")
+        assert run_sparke("keys", "list", *where).stdout == ""
+        again = run_sparke("keys", "create", "--tenant", "acme", *where)
         assert (again.returncode, again.stdout) == (1, "")
         assert "is being deleted" in again.stderr
 
@@ -121,7 +102,7 @@ def test_tenants_from_their_first_key_to_their_end(tmp_path: Path):
 )
 def test_a_wrong_option_of_a_key_is_said(tmp_path: Path, option: tuple[str, str], said: str):
     """One line that says what is expected; nothing is made."""
-    made = _sparke("keys", "create", "--tenant", "acme", *option, "--data-dir", str(tmp_path))
+    made = run_sparke("keys", "create", "--tenant", "acme", *option, "--data-dir", str(tmp_path))
     assert (made.returncode, made.stdout) == (1, "")
     assert said in made.stderr
     assert "Traceback" not in made.stderr
@@ -132,31 +113,31 @@ def test_webhooks_from_their_making_to_their_end(tmp_path: Path):
     where = ("--data-dir", str(tmp_path))
     with EmbeddedRedis.start(tmp_path):
         make = ("webhooks", "create", "--tenant", "acme", "--url", "http://127.0.0.1:9/in", *where)
-        refused = _sparke(*make)
+        refused = run_sparke(*make)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert refused.stderr.startswith("sparke: give a URL that begins with https:// and has a host")
-        made = _sparke(*make, SPARKE_WEBHOOKS_ALLOW_PRIVATE="true")
+        made = run_sparke(*make, SPARKE_WEBHOOKS_ALLOW_PRIVATE="true")
         assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", made.stdout), made.stderr
-        [line] = _sparke("webhooks", "list", *where).stdout.splitlines()
+        [line] = run_sparke("webhooks", "list", *where).stdout.splitlines()
         webhook_id, *shown = line.split("\t")
         assert (shown[0], *shown[2:]) == ("acme", "active", "http://127.0.0.1:9/in")
-        assert _sparke("webhooks", "list", "--tenant", "other", *where).stdout == ""
-        wrong = _sparke("webhooks", "delete", webhook_id, "--tenant", "other", *where)
+        assert run_sparke("webhooks", "list", "--tenant", "other", *where).stdout == ""
+        wrong = run_sparke("webhooks", "delete", webhook_id, "--tenant", "other", *where)
         assert (wrong.returncode, wrong.stderr) == (1, f"sparke: there is no webhook '{webhook_id}'\n")
-        assert _sparke("webhooks", "enable", webhook_id, "--tenant", "acme", *where).returncode == 0
-        rotated = _sparke(
+        assert run_sparke("webhooks", "enable", webhook_id, "--tenant", "acme", *where).returncode == 0
+        rotated = run_sparke(
             "webhooks", "rotate", webhook_id, "--tenant", "acme", "--grace-s", "60", *where
         ).stdout
         assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", rotated)
         assert rotated != made.stdout
-        assert _sparke("webhooks", "delete", webhook_id, "--tenant", "acme", *where).returncode == 0
-        assert _sparke("webhooks", "list", *where).stdout == ""
+        assert run_sparke("webhooks", "delete", webhook_id, "--tenant", "acme", *where).returncode == 0
+        assert run_sparke("webhooks", "list", *where).stdout == ""
 
 
 @pytest.mark.parametrize("tenant", ["", "../x"])
 def test_a_tenant_of_the_wrong_form_is_refused(tmp_path: Path, tenant: str):
     """One line on standard error, nothing on standard output, and nothing is started."""
-    made = _sparke("keys", "create", "--tenant", tenant, "--data-dir", str(tmp_path))
+    made = run_sparke("keys", "create", "--tenant", tenant, "--data-dir", str(tmp_path))
     assert (made.returncode, made.stdout) == (1, "")
     assert re.fullmatch(r"sparke: a tenant id has the form .*\n", made.stderr)
     assert list(tmp_path.iterdir()) == []
@@ -175,7 +156,7 @@ def test_what_is_wrong_is_said_in_one_place(
     tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, str], said: str
 ):
     """A wrong or missing setting is a message that names it, exit code 1, and no traceback."""
-    ended = _sparke(*arguments, "--data-dir", str(tmp_path), **variables)
+    ended = run_sparke(*arguments, "--data-dir", str(tmp_path), **variables)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -210,69 +191,29 @@ def _catches(pid: int, number: signal.Signals) -> bool:
 
 def test_help_names_every_command():
     """The commands that the design names, and no work done to say so."""
-    said = _sparke("--help").stdout
+    said = run_sparke("--help").stdout
     assert all(
         command in said
         for command in ("serve", "api", "worker", "calibrate", "keys", "memories", "tenants", "webhooks")
     )
     assert all(
-        command in _sparke("keys", "--help").stdout for command in ("create", "list", "rotate", "revoke")
+        command in run_sparke("keys", "--help").stdout for command in ("create", "list", "rotate", "revoke")
     )
-
-
-def test_memories_are_seen_and_forgotten(tmp_path: Path):
-    """Entries, oldest last; one is forgotten, then what is left, then the memory; another tenant's is not there."""
-    where = ("--tenant", "acme", "--data-dir", str(tmp_path))
-    with EmbeddedRedis.start(tmp_path) as server:
-        _remember(server.url, 3)
-        [line] = _sparke("memories", "list", *where).stdout.splitlines()
-        assert re.fullmatch(r"toy\.default\t3\t3\t[0-9]+\t2023-11-14T22:13:20Z", line)
-        assert _sparke("memories", "list", "--tenant", "bolt", "--data-dir", str(tmp_path)).stdout == ""
-        shown = _sparke("memories", "show", "toy.default", "--limit", "2", *where).stdout.splitlines()
-        assert [each.split("\t")[::2] for each in shown] == [["3", "3"], ["2", "2"]]
-        done = _sparke("memories", "forget", "toy.default", "--version", "2", "--version", "9", *where)
-        assert (done.returncode, done.stdout) == (0, ""), done.stderr
-        assert "Forgotten: 1 entries, 1 images." in done.stderr
-        unclear = _sparke("memories", "forget", "toy.default", "--version", "1", "--all", *where)
-        assert unclear.returncode == 1
-        assert "give one of --version, --before and --all" in unclear.stderr
-        shown = _sparke("memories", "show", "toy.default", *where).stdout.splitlines()
-        assert [each.split("\t")[0] for each in shown] == ["3", "1"]
-        early = _sparke("memories", "forget", "toy.default", "--before", "1700000001", *where)
-        assert "Forgotten: 2 entries, 2 images." in early.stderr
-        assert _sparke("memories", "delete", "toy.default", *where).returncode == 0
-        gone = _sparke("memories", "show", "toy.default", *where)
-        assert (gone.returncode, "there is no memory" in gone.stderr) == (1, True)
-
-
-def _remember(url: str, num_entries: int) -> None:
-    memory, ones = (
-        MemoryKey(TenantId("acme"), LatentSpace("toy"), MemoryName("default")),
-        np.ones(2, np.float16),
-    )
-    at_ms = 1_700_000_000_000
-    with redis.Redis.from_url(url) as server:
-        for version in range(1, num_entries + 1):
-            image = image_id(make_job_id(at_ms, version.to_bytes(8, "big")), 0)
-            entry = encode_entry(MemoryEntry(image, version, at_ms, ones, ones))
-            server.xadd(log_key(memory), {"e": entry}, id=f"{version}-0")
-        server.hset(meta_key(memory), mapping={"version": num_entries, "created_at_ms": at_ms})
-        server.sadd(index_key(memory.tenant_id), index_member(memory))
 
 
 def test_what_the_command_line_does_is_in_the_audit_log(tmp_path: Path):
     """Each act with its end, by `cli`, a refused one among them, the newest first; looking is no act; no key is in it."""
     where = ("--data-dir", str(tmp_path))
     with EmbeddedRedis.start(tmp_path):
-        key = _create(tmp_path, "acme")
+        key = create_key(tmp_path, "acme")
         key_id = key.split("-")[2]
-        _sparke("keys", "list", *where)
-        _sparke("keys", "revoke", key_id, *where)
-        _sparke("keys", "revoke", "00000000", *where)
-        _sparke("tenants", "quotas", "acme", "--images-per-day", "7", *where)
-        _sparke("tenants", "delete", "acme", "--yes", *where)
-        listed = _sparke("audit", *where)
-        others = _sparke("audit", "--tenant", "other", *where)
+        run_sparke("keys", "list", *where)
+        run_sparke("keys", "revoke", key_id, *where)
+        run_sparke("keys", "revoke", "00000000", *where)
+        run_sparke("tenants", "quotas", "acme", "--images-per-day", "7", *where)
+        run_sparke("tenants", "delete", "acme", "--yes", *where)
+        listed = run_sparke("audit", *where)
+        others = run_sparke("audit", "--tenant", "other", *where)
     assert listed.returncode == 0, listed.stderr
     rows = [line.split("\t") for line in listed.stdout.splitlines()]
     assert [(row[2], row[3], row[4]) for row in rows if row[3] != "begun"] == [
