@@ -113,7 +113,7 @@ def _settings(
 def _find(wanted: str, url: str, api_key: str | None) -> str:
     from app.transfers import MemoryClient  # noqa: PLC0415 - each command loads what it needs
 
-    with closing(MemoryClient(url.rstrip("/"), api_key)) as client:
+    with closing(MemoryClient(url, api_key)) as client:
         return str(client.find(wanted)["id"])
 
 
@@ -123,5 +123,5 @@ def _once(
     """One request, which is not sent again: it may have been done."""
     from app.transfers import PATIENCE, MemoryClient  # noqa: PLC0415 - likewise
 
-    with closing(MemoryClient(url.rstrip("/"), api_key)) as client:
+    with closing(MemoryClient(url, api_key)) as client:
         return client.once(method, path, json=dict(body), timeout=PATIENCE)

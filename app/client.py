@@ -8,23 +8,32 @@ from typing import Any, TypeVar
 import httpx
 import typer
 
-from app.errors import InvalidRequest, ServiceError, Unavailable
+from app.errors import InvalidRequest, InvalidValue, NotFound, Unavailable
 
 POLL_S = 1.0
+CHUNK_BYTES = 256 * 1024
+OCTETS = "application/octet-stream"
 _TIMEOUT_S = 60.0
 _MAX_PAUSE_S = 30.0
 _RETRIED = frozenset({408, 429, 502, 503, 504})
 _PASSING = "import_conflict"  # what was sent last is still being written
+_MAX_PORT = 65_535
 
 _T = TypeVar("_T")
 
 
 class ServiceClient:
-    """A service that is away for a while, or busy, is waited for."""
+    """A service that is away for a while, or busy, is waited for.
+
+    What is no URL or no key at all is InvalidValue before anything is sent.
+    """
 
     def __init__(self, url: str, api_key: str | None, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        _check_url(url)
+        _check_key(api_key or "")
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self.http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S)
+        self.url = url.rstrip("/")
+        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT_S)
         self._sleep = sleep
 
     def close(self) -> None:
@@ -40,6 +49,17 @@ class ServiceClient:
         with mapped_errors():
             return checked(self.http.request(method, path, **members))
 
+    @contextmanager
+    def receiving(self, path: str, **members: Any) -> Iterator[Iterator[bytes]]:
+        """A file's bytes as they come. Raises ServiceError, also for an answer that is none of the service's files."""
+        with mapped_errors(), self.http.stream("GET", path, **members) as answer:
+            if not answer.is_success:
+                answer.read()
+            check(answer)
+            if _kind_of(answer) != OCTETS:
+                raise _foreign(answer, OCTETS)
+            yield answer.iter_bytes(CHUNK_BYTES)
+
     def patiently(self, ask: Callable[[], _T]) -> _T:
         """Asks again and again while the service is away or busy."""
         pause_s = POLL_S
@@ -54,30 +74,79 @@ class ServiceClient:
 
 @contextmanager
 def mapped_errors() -> Iterator[None]:
-    """The errors of a connection as Unavailable."""
+    """The errors of a connection as Unavailable; those of a request or an answer that are wrong as InvalidRequest."""
     try:
         yield
+    except (httpx.LocalProtocolError, httpx.DecodingError) as error:
+        raise InvalidRequest(f"{error.request.url} cannot be asked so: {_reason_of(error)}") from error
     except httpx.TransportError as error:
         where = error.request.url.copy_with(raw_path=b"/")
         raise Unavailable(f"the service at {where} does not answer: {_reason_of(error)}") from error
 
 
 def checked(answer: httpx.Response) -> dict[str, Any]:
-    """The JSON of an answer. Raises ServiceError with what the service said."""
+    """The JSON of an answer. Raises ServiceError with what the service said, or that this is no service."""
     check(answer)
-    return dict(answer.json())
+    try:
+        return dict(answer.json())
+    except (ValueError, TypeError) as error:
+        raise _foreign(answer, "a JSON object") from error
 
 
 def check(answer: httpx.Response) -> None:
-    """Raises ServiceError with what the service said, where that is an error; its body must have been read."""
-    if answer.is_error:
-        error = _error_of(answer)
-        may_pass = answer.status_code in _RETRIED or error["code"] == _PASSING
-        kind: type[ServiceError] = Unavailable if may_pass else InvalidRequest
-        raise kind(error["message"])
+    """Raises ServiceError with what the service said, where that is no success; its body must have been read.
+
+    A redirect is none: to follow it would take the key elsewhere.
+    """
+    if answer.is_success:
+        return
+    error = _error_of(answer)
+    is_vain = answer.headers.get("x-should-retry") == "false"
+    if error["code"] == _PASSING or (answer.status_code in _RETRIED and not is_vain):
+        raise Unavailable(error["message"])
+    if error["code"] == NotFound.code:
+        raise NotFound(error["message"])
+    raise InvalidRequest(error["message"])
 
 
-def _reason_of(error: httpx.TransportError) -> str:
+def _check_url(url: str) -> None:
+    try:
+        parsed = httpx.URL(url)
+        parsed.host.encode("idna")  # as the system does that looks the host up
+        is_host = parsed.host != "" and "%" not in parsed.host
+        is_port = parsed.port is None or 0 < parsed.port <= _MAX_PORT
+        is_right = parsed.scheme in {"http", "https"} and is_host and is_port and url == url.strip()
+        is_right = is_right and not (parsed.query or parsed.fragment)
+    except (httpx.InvalidURL, UnicodeError):
+        is_right = False
+    if not is_right:
+        raise InvalidValue(
+            f"--url takes a service's URL with its scheme, such as http://127.0.0.1:8000; got {url!r}"
+        )
+
+
+def _check_key(api_key: str) -> None:
+    wrong = next((place for place, sign in enumerate(api_key, 1) if not "!" <= sign <= "~"), None)
+    if wrong is not None:
+        raise InvalidValue(
+            "--api-key (or SPARKE_API_KEY) takes a key as `sparke keys create` prints it, without blanks; in this one character"
+            f" {wrong} of {len(api_key)} can be in none"
+        )
+
+
+def _foreign(answer: httpx.Response, expected: str) -> InvalidRequest:
+    kind = _kind_of(answer) or "no content type"
+    return InvalidRequest(
+        f"{answer.request.url} answered {answer.status_code} with {kind}, expected {expected}: something else than SPARKE has"
+        " answered; see that --url is right"
+    )
+
+
+def _kind_of(answer: httpx.Response) -> str:
+    return str(answer.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
+def _reason_of(error: httpx.RequestError) -> str:
     return str(error) or type(error).__name__
 
 
@@ -87,4 +156,11 @@ def _error_of(answer: httpx.Response) -> dict[str, str]:
         error = answer.json()["error"]
         return {"code": str(error["code"]), "message": str(error["message"])}
     except (ValueError, KeyError, TypeError):
-        return {"code": "", "message": f"{answer.request.url} answered {answer.status_code}"}
+        said = f"{answer.request.url} answered {answer.status_code}"
+        where = answer.headers.get("location")
+        return {
+            "code": "",
+            "message": said
+            if where is None
+            else f"{said} and points to {where}; give --url what the service has",
+        }

@@ -14,7 +14,7 @@ _PATIENCE = httpx.Timeout(60.0, read=600.0)  # a question waits for the batch th
 
 def run_search(wanted: str, body: dict[str, Any], url: str, api_key: str | None) -> None:
     """Prints the entries that are nearest to a prompt. Raises ServiceError."""
-    with closing(MemoryClient(url.rstrip("/"), api_key)) as client:
+    with closing(MemoryClient(url, api_key)) as client:
         answer = _ask(client, "POST", f"{client.find(wanted)['id']}/search", json=body)
     for entry in answer["data"]:
         typer.echo(f"{entry['similarity']:.4f}\t{_describe(entry)}")
@@ -22,7 +22,7 @@ def run_search(wanted: str, body: dict[str, Any], url: str, api_key: str | None)
 
 def run_preview(wanted: str, body: dict[str, Any], url: str, api_key: str | None) -> None:
     """Prints how many entries would guide a prompt, how far they would push, and the nearest of them. Raises ServiceError."""
-    with closing(MemoryClient(url.rstrip("/"), api_key)) as client:
+    with closing(MemoryClient(url, api_key)) as client:
         answer = _ask(client, "POST", f"{client.find(wanted)['id']}/preview", json=body)
     typer.echo(
         f"{answer['model']}, version {answer['memory_version']}: {answer['num_neighbours']} neighbours of"
@@ -36,7 +36,7 @@ def run_preview(wanted: str, body: dict[str, Any], url: str, api_key: str | None
 
 def run_stats(wanted: str, params: dict[str, Any], url: str, api_key: str | None) -> None:
     """Prints a memory's size, scores and growth, a number a line. Raises ServiceError."""
-    with closing(MemoryClient(url.rstrip("/"), api_key)) as client:
+    with closing(MemoryClient(url, api_key)) as client:
         answer = _ask(client, "GET", f"{client.find(wanted)['id']}/stats", params=params)
     shown = {name: answer[name] for name in ("id", "version", "num_entries", "bytes")}
     for name, value in (shown | (answer["scores"] or {})).items():

@@ -44,7 +44,7 @@ def run_add(wanted: Wanted, places: Sequence[Path], url: str, api_key: str | Non
         raise InvalidRequest("no picture there: expected files that end in .png, .jpg, .jpeg or .webp")
     answer: dict[str, Any] = {}
     with (
-        closing(ServiceClient(url.rstrip("/"), api_key)) as client,
+        closing(ServiceClient(url, api_key)) as client,
         typer.progressbar(length=len(files), label=wanted.name, file=sys.stderr) as bar,
     ):
         for start in range(0, len(files), PICTURES_AT_ONCE):

@@ -17,7 +17,6 @@ from app.errors import ConfigurationError
 
 _ENDPOINT = "/v1/images/generations"
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-_CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +67,19 @@ class BatchClient(ServiceClient):
     def download(self, file_id: str, path: Path) -> None:
         """Writes a file's bytes, whole or not at all. Raises ServiceError, and OSError."""
         part = path.with_name(f"{path.name}.part")
-        with mapped_errors(), self.http.stream("GET", f"/v1/files/{file_id}/content") as answer:
-            if answer.is_error:
-                answer.read()
-                checked(answer)
-            with part.open("wb") as target:
-                for chunk in answer.iter_bytes(_CHUNK_BYTES):
-                    target.write(chunk)
+        with self.receiving(f"/v1/files/{file_id}/content") as chunks, part.open("wb") as target:
+            for chunk in chunks:
+                target.write(chunk)
         part.replace(path)
 
 
 class Submission:
     """One file on its way through a batch. A note beside it says how far it is, so a second call goes on."""
 
-    def __init__(self, client: BatchClient, path: Path, url: str) -> None:
+    def __init__(self, client: BatchClient, path: Path) -> None:
         self._client = client
         self._path = path
         self._note_path = path.with_name(f"{path.name}.batch.json")
-        self._url = url
 
     def start(self) -> str:
         """The batch of the file: the one that the note names, or a new one. Raises ServiceError."""
@@ -140,7 +134,7 @@ class Submission:
         return fetched
 
     def _read_note(self) -> Note:
-        fresh = Note(self._url, _digest(self._path))
+        fresh = Note(self._client.url, _digest(self._path))
         if not self._note_path.exists():
             return fresh
         try:
@@ -166,8 +160,8 @@ class Submission:
 
 def run_submit(path: Path, url: str, api_key: str | None, *, out: Path, is_cancelled: bool) -> int:
     """Submits a file, or goes on with it, or cancels it; the exit code. Raises ServiceError."""
-    with closing(BatchClient(url.rstrip("/"), api_key)) as client:
-        submission = Submission(client, path, url.rstrip("/"))
+    with closing(BatchClient(url, api_key)) as client:
+        submission = Submission(client, path)
         batch_id = submission.cancel() if is_cancelled else submission.start()
         try:
             batch = submission.follow(batch_id)

@@ -11,13 +11,11 @@ from typing import IO, Any
 import httpx
 import typer
 
-from app.client import ServiceClient, check, checked, mapped_errors
-from app.errors import ConfigurationError, InvalidArchive, InvalidRequest
+from app.client import CHUNK_BYTES, OCTETS, ServiceClient, checked, mapped_errors
+from app.errors import ConfigurationError, InvalidArchive, InvalidRequest, NotFound
 from app.memory.archive import ArchiveEnd, ArchiveHeader, ArchiveReader, EndRead, HeadRead, Progress
 
-_CHUNK_BYTES = 256 * 1024
 PATIENCE = httpx.Timeout(60.0, read=600.0)  # what is passed over, or checked at the end, takes its time
-_OCTETS = {"content-type": "application/octet-stream"}
 
 Show = Callable[[int], None]
 """Told how far something is, of the number that its bar has."""
@@ -40,7 +38,7 @@ def read_archive(path: Path, *, is_part: bool = False) -> ArchiveFile:
     reader, header, end = ArchiveReader(), None, None
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
+            while chunk := file.read(CHUNK_BYTES):
                 for read in reader.feed(chunk):
                     header = read.header if isinstance(read, HeadRead) else header
                     end = read.end if isinstance(read, EndRead) else end
@@ -78,13 +76,10 @@ class MemoryClient(ServiceClient):
 
     def maybe(self, path: str) -> dict[str, Any] | None:
         """What is there; None where nothing is."""
-
-        def ask() -> dict[str, Any] | None:
-            with mapped_errors():
-                answer = self.http.get(path)
-            return None if answer.status_code == 404 else checked(answer)
-
-        return self.patiently(ask)
+        try:
+            return self.ask("GET", path)
+        except NotFound:
+            return None
 
     def download(self, memory_id: str, part: Path, show: Show) -> ArchiveEnd:
         """Brings what a part of an archive lacks. Raises Unavailable where that breaks off, and InvalidArchive."""
@@ -98,9 +93,12 @@ class MemoryClient(ServiceClient):
         if end is not None:
             return end
         try:
-            with part.open("ab") as file:
+            with (
+                self.receiving(f"/v1/memories/{memory_id}/export", params=params, timeout=PATIENCE) as chunks,
+                part.open("ab") as file,
+            ):
                 file.truncate(there.progress.offset_bytes)
-                for chunk in self._chunks(f"/v1/memories/{memory_id}/export", params):
+                for chunk in chunks:
                     file.write(chunk)
                     end = next((read.end for read in reader.feed(chunk) if isinstance(read, EndRead)), end)
                     show(reader.progress.num_entries)
@@ -109,17 +107,10 @@ class MemoryClient(ServiceClient):
         reader.finish()
         return end or ArchiveEnd(reader.progress.num_entries, 0)
 
-    def _chunks(self, path: str, params: dict[str, int]) -> Iterator[bytes]:
-        with mapped_errors(), self.http.stream("GET", path, params=params, timeout=PATIENCE) as answer:
-            if answer.is_error:
-                answer.read()
-                check(answer)
-            yield from answer.iter_bytes(_CHUNK_BYTES)
-
     def upload(self, path: Path, params: dict[str, str | int], show: Show) -> dict[str, Any]:
         """Sends an archive from a byte on. Raises ServiceError."""
         from_byte = int(params["from_byte"])
-        length = {"content-length": str(path.stat().st_size - from_byte)}
+        headers = {"content-type": OCTETS, "content-length": str(path.stat().st_size - from_byte)}
         with path.open("rb") as file, mapped_errors():
             file.seek(from_byte)
             return checked(
@@ -127,7 +118,7 @@ class MemoryClient(ServiceClient):
                     "/v1/memories/import",
                     params=params,
                     content=_told(file, from_byte, show),
-                    headers=_OCTETS | length,
+                    headers=headers,
                     timeout=PATIENCE,
                 )
             )
@@ -136,7 +127,7 @@ class MemoryClient(ServiceClient):
 def run_export(wanted: str, out: Path, url: str, api_key: str | None) -> None:
     """Writes a memory's archive to a file, whole or not at all. Raises ServiceError."""
     part = out.with_name(f"{out.name}.part")
-    with closing(MemoryClient(url.rstrip("/"), api_key)) as client:
+    with closing(MemoryClient(url, api_key)) as client:
         memory = client.find(wanted)
         with _Bar(memory["num_entries"], memory["id"]) as show:
 
@@ -168,7 +159,7 @@ def run_import(path: Path, url: str, api_key: str | None, name: str | None) -> N
         raise InvalidArchive(f"{path} has no header")
     target = name or header.name
     import_id = f"imp_{hashlib.sha256(f'{there.progress.digest_hex} {target}'.encode()).hexdigest()[:28]}"
-    with closing(MemoryClient(url.rstrip("/"), api_key)) as client, _Bar(size_bytes, target) as show:
+    with closing(MemoryClient(url, api_key)) as client, _Bar(size_bytes, target) as show:
 
         def send() -> dict[str, Any]:
             begun = client.maybe(f"/v1/memories/import/{import_id}")
@@ -215,7 +206,7 @@ def _refuse_to_mix(memory: dict[str, Any] | None) -> None:
 
 def _told(file: IO[bytes], from_byte: int, show: Show) -> Iterator[bytes]:
     at = from_byte
-    while chunk := file.read(_CHUNK_BYTES):
+    while chunk := file.read(CHUNK_BYTES):
         yield chunk
         at += len(chunk)
         show(at)

@@ -18,6 +18,7 @@ from patience import PATIENCE_S
 from app.errors import InvalidArchive, ServiceError
 from app.transfers import describe_archive, run_export, run_import
 
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/octet-stream\r\n\r\n"
 CASES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("archive_cases.py"))))
 
 
@@ -148,7 +149,7 @@ def test_an_answer_that_only_ends_is_not_taken_for_whole(tmp_path):
                 client, _ = listener.accept()
                 with client:
                     client.recv(65_536)
-                    client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
+                    client.sendall(OK + body)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
