@@ -12,7 +12,7 @@ from app.cli_audit import show_audit
 from app.cli_doctor import run_doctor
 from app.cli_keys import keys
 from app.cli_migration import redis
-from app.cli_redis import DataDir, read_settings, warn_of_unknown
+from app.cli_redis import DataDir, read_settings, tell_of_unknown, warn_of_unknown
 from app.cli_references import references
 from app.cli_shaping import memories
 from app.cli_tenants import tenants
@@ -50,12 +50,15 @@ Devices = Annotated[
         help="auto, cpu, mps, cuda or cuda:N; several, separated by commas, have a worker each [SPARKE_DEVICE, else auto].",
     ),
 ]
+_TELL_THEMSELVES = {"serve", "api", "worker", "doctor"}  # of variables that nothing heeds, in their way
 RedisUrl = Annotated[str | None, typer.Option(help="A shared Redis [SPARKE_REDIS_URL].")]
 
 
 @cli.callback()
-def about() -> None:
+def about(context: typer.Context) -> None:
     """Text to image that remembers. Every setting is also a variable SPARKE_*; see docs/configuration.md."""
+    if context.invoked_subcommand not in _TELL_THEMSELVES:
+        tell_of_unknown()
 
 
 @cli.command()

@@ -45,7 +45,7 @@ def create_key(  # noqa: PLR0917 - each is an option of the command
     wish = KeyWish(name, parse_scopes(filter(None, scopes.split(","))), _parse_life(expires_in))
 
     deed = deed_of("key.create", tenant=tenant_id)
-    _hand_over(_make(data_dir, deed, lambda store: store.issue(tenant_id, wish)))
+    _hand_over(_make(data_dir, deed, lambda store: store.issue(tenant_id, wish), begins=True))
 
 
 @keys.command("list")
@@ -129,11 +129,17 @@ def _parse_duration(text: str, option: str) -> int:
     return int(found[1]) * _UNITS_S[found[2]]
 
 
-def _make(data_dir: Path | None, deed: Deed, make: Callable[[KeyStore], Awaitable[IssuedKey]]) -> IssuedKey:
+def _make(
+    data_dir: Path | None,
+    deed: Deed,
+    make: Callable[[KeyStore], Awaitable[IssuedKey]],
+    *,
+    begins: bool = False,
+) -> IssuedKey:
     async def work(redis: Redis, replicas: Replicas, act: OpenAct) -> IssuedKey:
         issued = await make(KeyStore(redis, replicas=replicas))
         record = issued.record
         act.note(new_key=record.key_id, key_tenant=record.tenant_id, scopes=",".join(record.scopes))
         return issued
 
-    return run_act(read_settings(data_dir=data_dir), deed, work)
+    return run_act(read_settings(data_dir=data_dir), deed, work, begins=begins)

@@ -25,7 +25,7 @@ Written by `make docs` from `app/settings` and from `model.py`, `lora.py` and `p
 Every setting is a variable of the environment, read once when a process starts. Options of the command line
 (`--host`, `--port`, `--data-dir`, `--redis-url`) come before it. A wrong value stops the process with a message that
 names the variable, what it takes and what was found; one that is empty is as if it were not set, and a name that is no setting is
-a line `variable_unknown` in the log. The API and all workers of one service take the same `SPARKE_REDIS_URL`, image store, model
+a line `variable_unknown` in the log, or one on standard error where a command has no log. The API and all workers of one service take the same `SPARKE_REDIS_URL`, image store, model
 catalogue and bounds. `sparke serve` is API and worker, and gives both its settings; commands (`sparke keys` and the like) read those of
 stores and logs. OpenTelemetry reads variables of its own ([tracing](tracing.md)).
 """

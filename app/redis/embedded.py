@@ -190,6 +190,11 @@ class EmbeddedRedis:
             return "(no log)"
 
 
+def has_data(data_dir: Path) -> bool:
+    """Whether a server has ever been started on a data directory."""
+    return (data_dir / "redis").is_dir()
+
+
 def running_url(data_dir: Path) -> str | None:
     """The URL of the server that runs on a data directory now, or None."""
     try:

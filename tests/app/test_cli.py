@@ -31,6 +31,54 @@ def test_a_key_is_alone_on_standard_output(tmp_path: Path):
     assert key.strip() not in listed
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("keys", "list"),
+        ("tenants", "list"),
+        ("audit",),
+        ("redis", "migrate"),
+        ("memories", "list", "--tenant", "acme"),
+    ],
+)
+def test_a_data_directory_that_is_none_is_said(tmp_path: Path, command: tuple[str, ...]):
+    """A misspelt one has nothing to list or to change: where that is, what to do, and no folder is made."""
+    asked = run_sparke(*command, "--data-dir", "tpyo", cwd=tmp_path)
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert asked.stderr.startswith(f"sparke: there is no Redis in the data directory {tmp_path / 'tpyo'}: ")
+    assert asked.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_key_says_where_it_has_made_a_redis(tmp_path: Path):
+    """So a misspelt data directory is seen; the next key says nothing of it."""
+    made = [
+        run_sparke("keys", "create", "--tenant", "acme", "--data-dir", "data", cwd=tmp_path) for _ in range(2)
+    ]
+    assert [KEY.fullmatch(each.stdout) is not None for each in made] == [True, True]
+    assert [
+        f"A new Redis is made in the data directory {tmp_path / 'data'}" in each.stderr for each in made
+    ] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(("keys", "list"), 1), (("memories", "check", "archive"), 1), (("doctor", "--json"), 0), (("api",), 1)],
+)
+def test_every_command_tells_of_a_variable_that_nothing_heeds(
+    tmp_path: Path, command: tuple[str, ...], code: int
+):
+    """Once, on standard error or as the doctor's finding, with what was meant: it may be where the data are."""
+    (tmp_path / "archive").write_bytes(b"none")
+    asked = run_sparke(*command, cwd=tmp_path, SPARKE_REDSI_URL="redis://r")
+    assert asked.returncode == code
+    said = asked.stdout if command[0] == "doctor" else asked.stderr
+    assert said.count("did you mean SPARKE_REDIS_URL?") == 1
+
+
 def test_keys_while_a_server_runs(tmp_path: Path):
     """The running server's Redis is used; revoking shows in the list; an unknown key is an error."""
     with EmbeddedRedis.start(tmp_path):
