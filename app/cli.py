@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -50,12 +51,26 @@ Devices = Annotated[
         help="auto, cpu, mps, cuda or cuda:N; several, separated by commas, have a worker each [SPARKE_DEVICE, else auto].",
     ),
 ]
-_TELL_THEMSELVES = {"serve", "api", "worker", "doctor"}  # of variables that nothing heeds, in their way
 RedisUrl = Annotated[str | None, typer.Option(help="A shared Redis [SPARKE_REDIS_URL].")]
+
+_TELL_THEMSELVES = {"serve", "api", "worker", "doctor"}  # of variables that nothing heeds, in their way
+
+
+def show_version(is_asked: bool) -> None:  # noqa: FBT001 - as typer calls it
+    """Prints the version of the package, and ends."""
+    if is_asked:
+        typer.echo(f"sparke {version('sparke')}")
+        raise typer.Exit
 
 
 @cli.callback()
-def about(context: typer.Context) -> None:
+def about(
+    context: typer.Context,
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Text to image that remembers. Every setting is also a variable SPARKE_*; see docs/configuration.md."""
     if context.invoked_subcommand not in _TELL_THEMSELVES:
         tell_of_unknown()

@@ -1,12 +1,14 @@
 """`sparke audit`: who did what to keys, tenants, memories and webhooks."""
 
+import re
 from typing import Annotated
 
 import typer
 
 from app.audit.log import AuditLimits, AuditLog, AuditQuery
 from app.cli_redis import DataDir, read_settings, run_on_redis, show_time
-from app.domain.audit import AuditRecord, Journal
+from app.domain.audit import RECORD_FORM, AuditRecord, Journal
+from app.errors import InvalidValue
 from app.jobs.workers import now_ms
 
 MAX_LISTED = 1000
@@ -24,6 +26,10 @@ def show_audit(
     data_dir: DataDir = None,
 ) -> None:
     """List the audit log, the newest first: id, time, act, outcome, actor, its tenant, tenant, target, act's id, the rest."""
+    if after is not None and re.fullmatch(RECORD_FORM, after) is None:
+        raise InvalidValue(
+            f"--after takes the id of a record, the first column, such as 1700000000000-0; got {after[:40]!r}"
+        )
     settings = read_settings(data_dir=data_dir)
     query = AuditQuery(journal, limit, "desc", after)
     page = run_on_redis(

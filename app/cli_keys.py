@@ -10,7 +10,7 @@ import typer
 from redis.asyncio import Redis
 
 from app.audit.log import OpenAct
-from app.cli_redis import DataDir, deed_of, read_settings, run_act, run_on_redis, show_time
+from app.cli_redis import DataDir, deed_of, list_known, read_settings, run_act, run_on_redis, show_time
 from app.domain.audit import Deed
 from app.domain.ids import parse_tenant_id
 from app.domain.scope import USUAL_SCOPES, parse_scopes
@@ -56,8 +56,12 @@ def list_keys(
     """List the keys: id, tenant, when it was made, whether it works, scopes, expiry, last use to an hour, name."""
     tenant_id = None if tenant is None else parse_tenant_id(tenant)
 
-    settings = read_settings(data_dir=data_dir)
-    for used in run_on_redis(settings, lambda redis, _: KeyStore(redis).list_used(tenant_id)):
+    async def read(redis: Redis, replicas: Replicas) -> list[UsedKey]:
+        if tenant_id is not None:
+            await (await list_known(redis, replicas)).check(tenant_id)
+        return await KeyStore(redis).list_used(tenant_id)
+
+    for used in run_on_redis(read_settings(data_dir=data_dir), read):
         typer.echo(_show(used, int(time.time() * 1000)))
 
 

@@ -10,7 +10,7 @@ import typer
 from redis.asyncio import Redis
 
 from app.audit.log import OpenAct
-from app.cli_redis import DataDir, deed_of, read_settings, run_act, run_on_redis, show_time
+from app.cli_redis import DataDir, deed_of, list_known, read_settings, run_act, run_on_redis, show_time
 from app.domain.ids import parse_memory_id, parse_tenant_id
 from app.errors import InvalidValue
 from app.jobs.remains import RemainsCleaner
@@ -37,7 +37,8 @@ def list_memories(tenant: Tenant, data_dir: DataDir = None) -> None:
     """List the memories: id, entries, version, bytes, when it was made."""
     tenant_id = parse_tenant_id(tenant)
 
-    async def read(redis: Redis, _: Replicas) -> list[MemoryStats]:
+    async def read(redis: Redis, replicas: Replicas) -> list[MemoryStats]:
+        await (await list_known(redis, replicas)).check(tenant_id)
         overview, after = MemoryOverview(redis), None
         found: list[MemoryStats] = []
         while True:

@@ -21,6 +21,8 @@ from app.redis.embedded import has_data, running_or_started
 from app.redis.replicas import Replicas
 from app.settings import Settings, load_settings, unknown_variables
 from app.telemetry.logs import configure_logs_of
+from app.tenants.keys import KeyStore
+from app.tenants.registry import TenantRegistry
 
 DataDir = Annotated[
     Path | None,
@@ -109,6 +111,13 @@ def run_act(
             return await work(redis, replicas, act)
 
     return run_on_redis(settings, run, of_any_format=of_any_format, begins=begins)
+
+
+async def list_known(redis: Redis, replicas: Replicas) -> TenantRegistry:
+    """The tenants, those of keys from before tenants were listed among them."""
+    registry = TenantRegistry(redis, clock_ms=now_ms, replicas=replicas)
+    await registry.add(await KeyStore(redis).list_tenants())
+    return registry
 
 
 def deed_of(act: str, *, tenant: str | None = None, target: str | None = None) -> Deed:

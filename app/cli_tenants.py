@@ -10,7 +10,7 @@ import typer
 from redis.asyncio import Redis
 
 from app.audit.log import OpenAct
-from app.cli_redis import DataDir, deed_of, read_settings, run_act, run_on_redis
+from app.cli_redis import DataDir, deed_of, list_known, read_settings, run_act, run_on_redis
 from app.domain.audit import Deed, Fact
 from app.domain.ids import parse_tenant_id
 from app.domain.quota import DAY_MS, DayUsage, QuotaOverrides, Quotas
@@ -148,14 +148,8 @@ def _run(
     settings = read_settings(data_dir=data_dir)
 
     async def run(redis: Redis, replicas: Replicas, act: OpenAct | None = None) -> _T:
-        hands = _Hands(
-            redis,
-            TenantRegistry(redis, clock_ms=now_ms, replicas=replicas),
-            KeyStore(redis, replicas=replicas),
-            act,
-        )
-        await hands.registry.add(await hands.keys.list_tenants())  # those of keys from before it
-        return await work(hands, settings)
+        registry = await list_known(redis, replicas)
+        return await work(_Hands(redis, registry, KeyStore(redis, replicas=replicas), act), settings)
 
     return run_on_redis(settings, run) if deed is None else run_act(settings, deed, run)
 

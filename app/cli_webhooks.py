@@ -8,7 +8,7 @@ import typer
 from redis.asyncio import Redis
 
 from app.audit.log import OpenAct
-from app.cli_redis import DataDir, deed_of, read_settings, run_act, run_on_redis, show_time
+from app.cli_redis import DataDir, deed_of, list_known, read_settings, run_act, run_on_redis, show_time
 from app.domain.audit import Deed
 from app.domain.ids import TenantId, parse_tenant_id, parse_webhook_id
 from app.domain.webhook import DEFAULT_GRACE_S, MAX_GRACE_S, Webhook
@@ -44,7 +44,7 @@ def create_webhook(
             resolver.close()
         return await store.create(tenant_id, checked)
 
-    made = _run(data_dir, create, deed_of("webhook.create", tenant=tenant_id))
+    made = _run(data_dir, create, deed_of("webhook.create", tenant=tenant_id), known=tenant_id)
     typer.echo(made.secret)
     typer.echo(f"Webhook {made.webhook_id} of tenant {tenant_id}. Its receiver needs this secret.", err=True)
 
@@ -61,7 +61,7 @@ def list_webhooks(
         tenants: list[TenantId] = await store.list_tenants() if tenant_id is None else [tenant_id]
         return [webhook for each in tenants for webhook in await store.list_webhooks(each)]
 
-    for found in _run(data_dir, read):
+    for found in _run(data_dir, read, known=tenant_id):
         disabled = found.disabled_at_ms
         state = "active" if disabled is None else f"disabled {show_time(disabled)}"
         made = show_time(found.created_at_ms)
@@ -107,11 +107,15 @@ def _run(
     data_dir: Path | None,
     work: Callable[[WebhookStore, Settings], Awaitable[_T]],
     deed: Deed | None = None,
+    *,
+    known: TenantId | None = None,
 ) -> _T:
-    """What the work gives. With a deed it is an act, which the audit log has."""
+    """What the work gives, once the tenant is found `known`, if one is named. With a deed it is an act, which the audit log has."""
     settings = read_settings(data_dir=data_dir)
 
     async def run(redis: Redis, replicas: Replicas, act: OpenAct | None = None) -> _T:
+        if known is not None:
+            await (await list_known(redis, replicas)).check(known)
         given = await work(WebhookStore(redis, replicas=replicas), settings)
         if act is not None and isinstance(given, Webhook):
             act.note(webhook=given.webhook_id)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,8 @@ def test_webhooks_from_their_making_to_their_end(tmp_path: Path):
     """The secret is alone on standard output, once; a private address needs the operator's word."""
     where = ("--data-dir", str(tmp_path))
     with EmbeddedRedis.start(tmp_path):
+        for tenant in ("acme", "other"):
+            create_key(tmp_path, tenant)
         make = ("webhooks", "create", "--tenant", "acme", "--url", "http://127.0.0.1:9/in", *where)
         refused = run_sparke(*make)
         assert (refused.returncode, refused.stdout) == (1, "")
@@ -180,6 +183,27 @@ def test_webhooks_from_their_making_to_their_end(tmp_path: Path):
         assert rotated != made.stdout
         assert run_sparke("webhooks", "delete", webhook_id, "--tenant", "acme", *where).returncode == 0
         assert run_sparke("webhooks", "list", *where).stdout == ""
+
+
+def test_a_tenant_that_nobody_knows_is_said(tmp_path: Path):
+    """A misspelt one has nothing to list, and a webhook of it would never be told anything."""
+    where = ("--tenant", "acmee", "--data-dir", str(tmp_path))
+    with EmbeddedRedis.start(tmp_path):
+        create_key(tmp_path, "acme")
+        for command in (
+            ("webhooks", "create", "--url", "https://93.184.216.34/in"),
+            ("webhooks", "list"),
+            ("keys", "list"),
+            ("memories", "list"),
+        ):
+            asked = run_sparke(*command, *where)
+            assert (asked.returncode, asked.stdout) == (1, ""), command
+            assert asked.stderr == "sparke: there is no tenant 'acmee'; its first key makes one\n", command
+        assert run_sparke("webhooks", "list", "--data-dir", str(tmp_path)).stdout == ""
+        known = [
+            run_sparke("memories", "list", "--tenant", tenant, *where[2:]) for tenant in ("acme", "default")
+        ]
+        assert [each.returncode for each in known] == [0, 0]
 
 
 @pytest.mark.parametrize("tenant", ["", "../x"])
@@ -237,6 +261,12 @@ def _catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
+def test_the_version_is_told():
+    """That of the package, as the API tells it."""
+    told = run_sparke("--version")
+    assert (told.returncode, told.stdout, told.stderr) == (0, f"sparke {version('sparke')}\n", "")
+
+
 def test_help_names_every_command():
     """The commands that the design names, and no work done to say so."""
     said = run_sparke("--help").stdout
@@ -262,6 +292,8 @@ def test_what_the_command_line_does_is_in_the_audit_log(tmp_path: Path):
         run_sparke("tenants", "delete", "acme", "--yes", *where)
         listed = run_sparke("audit", *where)
         others = run_sparke("audit", "--tenant", "other", *where)
+        unclear = run_sparke("audit", "--after", "yesterday", *where)
+        older = run_sparke("audit", "--after", listed.stdout.splitlines()[0].split("\t")[0], *where)
     assert listed.returncode == 0, listed.stderr
     rows = [line.split("\t") for line in listed.stdout.splitlines()]
     assert [(row[2], row[3], row[4]) for row in rows if row[3] != "begun"] == [
@@ -276,6 +308,9 @@ def test_what_the_command_line_does_is_in_the_audit_log(tmp_path: Path):
     assert f"new_key={key_id}" in rows[-2][-1]
     assert key.split("-", 3)[3].strip() not in listed.stdout
     assert others.stdout == ""
+    assert older.stdout.splitlines() == listed.stdout.splitlines()[1:]
+    assert (unclear.returncode, unclear.stdout, unclear.stderr.count("\n")) == (1, "", 1)
+    assert unclear.stderr.startswith("sparke: --after takes the id of a record")
 
 
 def _all_commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from command_line import run_sparke
+from command_line import create_key, run_sparke
 from patience import PATIENCE_S
 
 from app.domain.ids import JobId, LatentSpace, MemoryName, TenantId, image_id, make_job_id
@@ -28,10 +28,11 @@ def test_memories_are_seen_and_forgotten(tmp_path: Path):
     """Entries, oldest last; one is forgotten, then what is left, then the memory; another tenant's is not there."""
     where = ("--tenant", "acme", "--data-dir", str(tmp_path))
     with EmbeddedRedis.start(tmp_path) as server:
+        create_key(tmp_path, "acme")
         _remember(server.url, 3)
         [line] = run_sparke("memories", "list", *where).stdout.splitlines()
         assert re.fullmatch(r"toy\.default\t3\t3\t[0-9]+\t2023-11-14T22:13:20Z", line)
-        assert run_sparke("memories", "list", "--tenant", "bolt", "--data-dir", str(tmp_path)).stdout == ""
+        assert run_sparke("memories", "list", "--tenant", "default", "--data-dir", str(tmp_path)).stdout == ""
         shown = run_sparke("memories", "show", "toy.default", "--limit", "2", *where).stdout.splitlines()
         assert [each.split("\t")[::2] for each in shown] == [["3", "3"], ["2", "2"]]
         done = run_sparke("memories", "forget", "toy.default", "--version", "2", "--version", "9", *where)
