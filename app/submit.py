@@ -13,7 +13,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from app.client import POLL_S, ServiceClient, checked, mapped_errors
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, NotFound
 
 _ENDPOINT = "/v1/images/generations"
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -73,13 +73,18 @@ class BatchClient(ServiceClient):
         part.replace(path)
 
 
+def note_path_of(path: Path) -> Path:
+    """Where the note of a file lies."""
+    return path.with_name(f"{path.name}.batch.json")
+
+
 class Submission:
     """One file on its way through a batch. A note beside it says how far it is, so a second call goes on."""
 
     def __init__(self, client: BatchClient, path: Path) -> None:
         self._client = client
         self._path = path
-        self._note_path = path.with_name(f"{path.name}.batch.json")
+        self._note_path = note_path_of(path)
 
     def start(self) -> str:
         """The batch of the file: the one that the note names, or a new one. Raises ServiceError."""
@@ -159,22 +164,34 @@ class Submission:
 
 
 def run_submit(path: Path, url: str, api_key: str | None, *, out: Path, is_cancelled: bool) -> int:
-    """Submits a file, or goes on with it, or cancels it; the exit code. Raises ServiceError."""
+    """Submits a file, or goes on with it, or cancels it; the exit code. Raises ServiceError.
+
+    What the note names and the service has no more is not sent anew by itself: whoever sends a file twice has its images twice.
+    """
     with closing(BatchClient(url, api_key)) as client:
-        submission = Submission(client, path)
-        batch_id = submission.cancel() if is_cancelled else submission.start()
         try:
-            batch = submission.follow(batch_id)
-        except KeyboardInterrupt:
-            typer.echo(
-                f"\n{batch_id} goes on without you. Call again to follow it, or with --cancel to end it.",
-                err=True,
-            )
-            return 130
-        for fault in (batch["errors"] or {"data": []})["data"] if batch["status"] == "failed" else ():
-            typer.echo(f"{_place_of(fault)}: {fault['message']}", err=True)
-        for fetched in submission.fetch(batch, out):
-            typer.echo(fetched)
+            return _submit(client, path, out, is_cancelled=is_cancelled)
+        except NotFound as error:
+            raise ConfigurationError(
+                f"{error.message}. {note_path_of(path)} names it; remove that note to have all images of {path} made anew"
+            ) from error
+
+
+def _submit(client: BatchClient, path: Path, out: Path, *, is_cancelled: bool) -> int:
+    submission = Submission(client, path)
+    batch_id = submission.cancel() if is_cancelled else submission.start()
+    try:
+        batch = submission.follow(batch_id)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"\n{batch_id} goes on without you. Call again to follow it, or with --cancel to end it.",
+            err=True,
+        )
+        return 130
+    for fault in (batch["errors"] or {"data": []})["data"] if batch["status"] == "failed" else ():
+        typer.echo(f"{_place_of(fault)}: {fault['message']}", err=True)
+    for fetched in submission.fetch(batch, out):
+        typer.echo(fetched)
     counts = batch["request_counts"]
     typer.echo(f"{batch['status']}: {counts['completed']} done, {counts['failed']} failed", err=True)
     is_whole = batch["status"] == "completed" and counts["failed"] == 0

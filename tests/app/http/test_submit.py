@@ -1,5 +1,6 @@
 """`sparke batch submit` as a person runs it, against a real API."""
 
+import hashlib
 import json
 import os
 import signal
@@ -125,6 +126,28 @@ def test_what_cannot_go_on(api_url: str, tmp_path: Path):
     assert "is no note" in fails()
     note_path.unlink()
     assert "expected some bytes" in (path.write_text("") == 0 and fails())
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"batch_id": "batch_00000000000000000000000000000000"}, "there is no batch"),
+        ({"file_id": "file-00000000000000000000000000000000", "batch_id": None}, "there is no file"),
+    ],
+)
+def test_a_note_of_what_is_no_more_is_named(
+    api_url: str, tmp_path: Path, named: dict[str, str | None], said: str
+):
+    """The record of a batch, or the file that was sent, has expired: which note says so, and what its removal does."""
+    path = _write(tmp_path / "prompts.jsonl", "a star")
+    note_path = tmp_path / "prompts.jsonl.batch.json"
+    note = {"url": api_url, "digest": hashlib.sha256(path.read_bytes()).hexdigest(), "file_id": "file-1"}
+    note_path.write_text(json.dumps(note | named))
+    ended = _submit(path, api_url)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert said in ended.stderr
+    assert f"{note_path} names it; remove that note" in ended.stderr
+    assert note_path.exists()  # whoever sends a file twice pays for it twice
 
 
 def test_a_key_is_sent(serve_api: ServeApi, settings: Settings, tmp_path: Path):
