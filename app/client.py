@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import httpx
 import typer
 
-from app.errors import InvalidRequest, InvalidValue, NotFound, Unavailable
+from app.errors import ConfigurationError, InvalidRequest, InvalidValue, NotFound, Unavailable
 
 POLL_S = 1.0
 CHUNK_BYTES = 256 * 1024
@@ -74,11 +74,11 @@ class ServiceClient:
 
 @contextmanager
 def mapped_errors() -> Iterator[None]:
-    """The errors of a connection as Unavailable; those of a request or an answer that are wrong as InvalidRequest."""
+    """The errors of a connection as Unavailable; those of a request or an answer of no right form as ConfigurationError."""
     try:
         yield
     except (httpx.LocalProtocolError, httpx.DecodingError) as error:
-        raise InvalidRequest(f"{error.request.url} cannot be asked so: {_reason_of(error)}") from error
+        raise ConfigurationError(f"{error.request.url} cannot be asked so: {_reason_of(error)}") from error
     except httpx.TransportError as error:
         where = error.request.url.copy_with(raw_path=b"/")
         raise Unavailable(f"the service at {where} does not answer: {_reason_of(error)}") from error
@@ -96,7 +96,8 @@ def checked(answer: httpx.Response) -> dict[str, Any]:
 def check(answer: httpx.Response) -> None:
     """Raises ServiceError with what the service said, where that is no success; its body must have been read.
 
-    A redirect is none: to follow it would take the key elsewhere.
+    A redirect is none: to follow it would take the key elsewhere. What something in between has said, and may not pass, is
+    ConfigurationError.
     """
     if answer.is_success:
         return
@@ -106,7 +107,7 @@ def check(answer: httpx.Response) -> None:
         raise Unavailable(error["message"])
     if error["code"] == NotFound.code:
         raise NotFound(error["message"])
-    raise InvalidRequest(error["message"])
+    raise InvalidRequest(error["message"]) if error["code"] else ConfigurationError(error["message"])
 
 
 def _check_url(url: str) -> None:
@@ -134,9 +135,9 @@ def _check_key(api_key: str) -> None:
         )
 
 
-def _foreign(answer: httpx.Response, expected: str) -> InvalidRequest:
+def _foreign(answer: httpx.Response, expected: str) -> ConfigurationError:
     kind = _kind_of(answer) or "no content type"
-    return InvalidRequest(
+    return ConfigurationError(
         f"{answer.request.url} answered {answer.status_code} with {kind}, expected {expected}: something else than SPARKE has"
         " answered; see that --url is right"
     )

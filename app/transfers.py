@@ -12,9 +12,11 @@ import httpx
 import typer
 
 from app.client import CHUNK_BYTES, OCTETS, ServiceClient, checked, mapped_errors
+from app.domain.ids import parse_memory_name
 from app.errors import ConfigurationError, InvalidArchive, InvalidRequest, NotFound
 from app.memory.archive import ArchiveEnd, ArchiveHeader, ArchiveReader, EndRead, HeadRead, Progress
 
+MAX_FRESH_STARTS = 3
 PATIENCE = httpx.Timeout(60.0, read=600.0)  # what is passed over, or checked at the end, takes its time
 
 Show = Callable[[int], None]
@@ -81,11 +83,8 @@ class MemoryClient(ServiceClient):
         except NotFound:
             return None
 
-    def download(self, memory_id: str, part: Path, show: Show) -> ArchiveEnd:
+    def download(self, memory_id: str, part: Path, there: ArchiveFile, show: Show) -> ArchiveEnd:
         """Brings what a part of an archive lacks. Raises Unavailable where that breaks off, and InvalidArchive."""
-        there = read_archive(part, is_part=True) if part.exists() else ArchiveFile(None, Progress(), None)
-        if there.header is None:  # not even that is whole
-            there = ArchiveFile(None, Progress(), None)
         params = {"from_byte": there.progress.offset_bytes}
         if there.header is not None:
             params["version"] = there.header.version
@@ -130,22 +129,55 @@ def run_export(wanted: str, out: Path, url: str, api_key: str | None) -> None:
     with closing(MemoryClient(url, api_key)) as client:
         memory = client.find(wanted)
         with _Bar(memory["num_entries"], memory["id"]) as show:
-
-            def bring() -> ArchiveEnd:
-                return client.download(memory["id"], part, show)
-
-            had_part = part.exists()
-            try:
-                end = client.patiently(bring)
-            except InvalidRequest as error:  # what is there is of another archive by now
-                if not had_part:
-                    raise
-                typer.echo(f"Beginning anew: {error.message}", err=True)
-                part.unlink()
-                end = client.patiently(bring)
-    part.replace(out)
+            end = bring_archive(client, memory, part, show)
+    try:
+        part.replace(out)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{out} cannot be written: {error.strerror}; the whole archive is in {part}"
+        ) from error
     typer.echo(out)
     typer.echo(f"{memory['id']}: {end.num_entries} entries, {out.stat().st_size} bytes", err=True)
+
+
+def bring_archive(client: MemoryClient, memory: dict[str, Any], part: Path, show: Show) -> ArchiveEnd:
+    """Brings all of an archive, however often that breaks off. Raises ServiceError.
+
+    Where the rest does not fit what has come, as after something was forgotten, it is begun anew, so many times.
+    """
+    num_fresh = 0
+
+    def bring() -> ArchiveEnd:
+        nonlocal num_fresh
+        while True:
+            there = _read_part(part, memory)
+            try:
+                return client.download(memory["id"], part, there, show)
+            except InvalidRequest as error:
+                if (
+                    there.header is None or num_fresh == MAX_FRESH_STARTS
+                ):  # the first: nothing had come before
+                    raise
+                typer.echo(f"Beginning anew: {error.message}", err=True)
+            num_fresh += 1
+            part.unlink()
+
+    return client.patiently(bring)
+
+
+def _read_part(part: Path, memory: dict[str, Any]) -> ArchiveFile:
+    """What is whole of a part, if one is there and it is one of this memory."""
+    nothing = ArchiveFile(None, Progress(), None)
+    there = read_archive(part, is_part=True) if part.exists() else nothing
+    header = there.header
+    if header is None:  # not even that is whole
+        return nothing
+    of, made_at_s = f"{header.latent_space}.{header.name}", header.created_at_ms // 1000
+    if (of, made_at_s) == (memory["id"], memory["created_at"]):
+        return there
+    which = "one of this name that is no more" if of == memory["id"] else of
+    typer.echo(f"Beginning anew: {part} is of another memory, {which}", err=True)
+    return nothing
 
 
 def run_import(path: Path, url: str, api_key: str | None, name: str | None) -> None:
@@ -157,7 +189,7 @@ def run_import(path: Path, url: str, api_key: str | None, name: str | None) -> N
     header, size_bytes = there.header, there.progress.offset_bytes
     if header is None:
         raise InvalidArchive(f"{path} has no header")
-    target = name or header.name
+    target = parse_memory_name(name) if name else header.name
     import_id = f"imp_{hashlib.sha256(f'{there.progress.digest_hex} {target}'.encode()).hexdigest()[:28]}"
     with closing(MemoryClient(url, api_key)) as client, _Bar(size_bytes, target) as show:
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.client import ServiceClient
-from app.errors import InvalidRequest, InvalidValue, NotFound, Unavailable
+from app.errors import ConfigurationError, InvalidRequest, InvalidValue, NotFound, Unavailable
 from app.submit import BatchClient
-from app.transfers import MemoryClient
+from app.transfers import MemoryClient, bring_archive
 
 HTML = ("text/html; charset=utf-8", b"<html>Sign in</html>")
 
@@ -104,7 +104,7 @@ def test_a_redirect_is_an_error_that_says_where_to():
     with (
         _answering(302, *HTML, location="https://elsewhere.example/login") as (url, asked),
         closing(ServiceClient(url, "sk")) as client,
-        pytest.raises(InvalidRequest) as raised,
+        pytest.raises(ConfigurationError) as raised,
     ):
         client.ask("GET", "/v1/models")
     assert raised.value.message.startswith(f"{url}/v1/models answered 302")
@@ -119,7 +119,7 @@ def test_what_is_no_json_of_a_service_is_said(answer: tuple[str, bytes]):
         _answering(200, *answer) as (url, _),
         closing(ServiceClient(url, None)) as client,
         pytest.raises(
-            InvalidRequest, match=f"{url}/v1/models answered 200 with {answer[0].partition(';')[0]}"
+            ConfigurationError, match=f"{url}/v1/models answered 200 with {answer[0].partition(';')[0]}"
         ),
     ):
         client.ask("GET", "/v1/models")
@@ -130,7 +130,7 @@ def test_an_answer_that_cannot_be_unpacked_is_said():
     with (
         _answering(200, "application/json", b"no gzip", content_encoding="gzip") as (url, _),
         closing(ServiceClient(url, None)) as client,
-        pytest.raises(InvalidRequest, match=f"{url}/v1/models cannot be asked so"),
+        pytest.raises(ConfigurationError, match=f"{url}/v1/models cannot be asked so"),
     ):
         client.ask("GET", "/v1/models")
 
@@ -142,14 +142,14 @@ def _fetch_file(url: str, path: Path) -> None:
 
 def _fetch_archive(url: str, path: Path) -> None:
     with closing(MemoryClient(url, None)) as client:
-        client.download("toy.a", path, lambda _: None)
+        bring_archive(client, {"id": "toy.a"}, path, lambda _: None)
 
 
 @pytest.mark.parametrize("fetch", [_fetch_file, _fetch_archive])
 @pytest.mark.parametrize("status", [200, 302])
 def test_no_page_is_taken_for_a_file(fetch: Any, status: int, tmp_path: Path):
     """What a proxy says in the service's place is no output of a batch and no archive, and leaves nothing."""
-    with _answering(status, *HTML) as (url, _), pytest.raises(InvalidRequest, match=f"answered {status}"):
+    with _answering(status, *HTML) as (url, _), pytest.raises(ConfigurationError, match=f"answered {status}"):
         fetch(url, tmp_path / "fetched")
     assert list(tmp_path.iterdir()) == []
 
@@ -173,7 +173,7 @@ def test_what_the_service_says_is_in_vain_is_not_tried_again():
         (409, "import_conflict", Unavailable),
         (409, "memory_exists", InvalidRequest),
         (404, "not_found", NotFound),
-        (404, "", InvalidRequest),  # of a proxy that knows no such path
+        (404, "", ConfigurationError),  # of a proxy that knows no such path
         (400, "invalid_value", InvalidRequest),
     ],
 )

@@ -6,17 +6,28 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
 from patience import PATIENCE_S
+from serving import serving
 
-from app.errors import InvalidArchive, ServiceError
-from app.transfers import describe_archive, run_export, run_import
+from app.errors import ConfigurationError, InvalidArchive, ServiceError
+from app.memory.archive import ArchiveReader, ArchiveWriter
+from app.transfers import (
+    MAX_FRESH_STARTS,
+    MemoryClient,
+    bring_archive,
+    describe_archive,
+    run_export,
+    run_import,
+)
 
 OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/octet-stream\r\n\r\n"
 CASES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("archive_cases.py"))))
@@ -28,8 +39,13 @@ def _sparke(*arguments):
 
 
 @contextmanager
-def _cutting(url: str, *, after_bytes: int, num_cuts: int) -> Iterator[tuple[str, list[int]]]:
-    """A way to a service on which connections break, the first ones that carry so many bytes; and what each carried."""
+def _cutting(
+    url: str, *, after_bytes: int, num_cuts: int, then: Callable[[], object] = lambda: None
+) -> Iterator[tuple[str, list[int]]]:
+    """A way to a service on which connections break, the first ones that carry so many bytes; and what each carried.
+
+    What is to happen `then` does so before the second connection gets anywhere.
+    """
     there = httpx.URL(url)
     listener = socket.create_server(("127.0.0.1", 0))
     carried: list[int] = []
@@ -51,6 +67,8 @@ def _cutting(url: str, *, after_bytes: int, num_cuts: int) -> Iterator[tuple[str
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
+                if len(carried) == 1:
+                    then()
                 server = socket.create_connection((there.host, there.port))
                 ends.extend((client, server))
                 carried.append(0)
@@ -111,8 +129,86 @@ def test_an_export_goes_on(api_url, settings, tmp_path):
     part.write_bytes(other[:500_000])
     ended = _sparke("export", "toy.growing", "--out", path, "--url", api_url)
     assert ended.returncode == 0, ended.stderr
-    assert "Beginning anew: block 3 of the archive" in ended.stderr
+    assert f"Beginning anew: {part} is of another memory, toy.other" in ended.stderr
     assert path.read_bytes() == grown
+
+
+def _made_anew(archive: bytes) -> bytes:
+    """The same archive of a memory that was made later."""
+    reader = ArchiveReader()
+    [head, entries, end] = reader.feed(archive)
+    writer = ArchiveWriter(replace(head.header, created_at_ms=2_000_000))
+    return writer.begin() + writer.add(entries.entries) + writer.end(forget_version=end.end.forget_version)
+
+
+def test_a_whole_part_of_another_memory_is_not_handed_over(api_url, settings, tmp_path):
+    """One with another name, or one that had this name before: what the archive says of itself tells."""
+    for name in ("mine", "theirs"):
+        CASES.fill_memory(settings.redis_url, name, 5)
+    mine, theirs = (
+        httpx.get(f"{api_url}/v1/memories/toy.{name}/export", timeout=PATIENCE_S).content
+        for name in ("mine", "theirs")
+    )
+    path, part = tmp_path / "a.sparke", tmp_path / "a.sparke.part"
+    for there in (theirs, _made_anew(mine)):
+        part.write_bytes(there)
+        run_export("mine", path, api_url, None)
+        assert path.read_bytes() == mine
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_archive_that_cannot_get_its_name_is_not_lost(api_url, settings, tmp_path):
+    """Where it lies is said."""
+    CASES.fill_memory(settings.redis_url, "nameless", 5)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(
+        ConfigurationError, match=rf"{tmp_path}/taken cannot be written.*{tmp_path}/taken.part"
+    ):
+        run_export("nameless", tmp_path / "taken", api_url, None)
+    assert "toy.nameless" in describe_archive(tmp_path / "taken.part")
+
+
+def test_what_is_forgotten_between_two_connections(api_url, http, settings, tmp_path):
+    """The part that has come is of no archive any more, though this very call has begun it: it is begun anew."""
+    CASES.fill_memory(settings.redis_url, "forgetful", 3000, dim=400)
+    path = tmp_path / "out"
+
+    def forget():
+        http.delete("/v1/memories/toy.forgetful/entries/7").raise_for_status()
+
+    with _cutting(api_url, after_bytes=1_500_000, num_cuts=1, then=forget) as (url, _):
+        run_export("forgetful", path, url, None)
+    whole = httpx.get(f"{api_url}/v1/memories/toy.forgetful/export", timeout=PATIENCE_S).content
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_export_is_not_begun_anew_for_ever(tmp_path):
+    """What breaks off each time, and each time does not fit what came before, ends as the error that it is."""
+    archive, asked = CASES.make_archive("a", range(1, 3000)), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            from_byte = int(self.path.partition("from_byte=")[2].partition("&")[0])
+            asked.append(from_byte)
+            self.send_response(200)
+            self.send_header("content-type", "application/octet-stream")
+            self.send_header("content-length", str(len(archive) - from_byte))
+            self.end_headers()
+            self.wfile.write(b"?" * (len(archive) - from_byte) if from_byte else archive[:600_000])
+
+        def log_message(self, format, *args):  # noqa: A002 - the standard library's name
+            """Silent."""
+
+    memory = {"id": "toy.a", "created_at": 1}
+    with (
+        serving(Handler) as port,
+        closing(MemoryClient(f"http://127.0.0.1:{port}", None, sleep=lambda _: None)) as client,
+        pytest.raises(InvalidArchive, match="expected a block"),
+    ):
+        bring_archive(client, memory, tmp_path / "part", lambda _: None)
+    assert len(asked) == 2 * (1 + MAX_FRESH_STARTS)
+    assert asked.count(0) == 1 + MAX_FRESH_STARTS
 
 
 def test_connections_that_break(api_url, http, settings, tmp_path):
@@ -170,6 +266,7 @@ def test_an_answer_that_only_ends_is_not_taken_for_whole(tmp_path):
         ),
         (lambda there, url: run_import(there("cut"), url, None, None), "the archive ends at byte 300"),
         (lambda there, url: run_import(there("altered"), url, None, None), "block 2 of the archive"),
+        (lambda there, url: run_import(there("good"), url, None, "No\nName"), "a memory name"),
         (lambda there, _: describe_archive(there("altered")), "block 2 of the archive"),
         (
             lambda there, url: run_import(there("good"), url, None, "twice"),
