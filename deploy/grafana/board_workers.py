@@ -69,6 +69,14 @@ WORKERS = Board(
                     [Query(f"sparke_jobs_running{{{WORKER}}}", "{{instance}} {{model}}")],
                 ),
                 Panel(
+                    "Steps",
+                    "Denoising steps by each worker, a second: none while jobs are held is a device that hangs.",
+                    "ops",
+                    [rate("sparke_denoise_steps_total", "instance, model", WORKER)],
+                    "SparkeJobsStuck",
+                    has_limit=False,
+                ),
+                Panel(
                     "Images in a batch",
                     "Mean number of images in a device batch.",
                     "none",

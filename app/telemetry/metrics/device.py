@@ -54,6 +54,13 @@ class DeviceMetrics(Declarations):
         compare="With itself before, at the same `sparke_batch_images`.",
         buckets=_STEP_S,
     )
+    denoise_steps = Declared(
+        Counter,
+        "Denoising steps that are done, by model, told as they go; on CUDA up to some steps before the device has done them.",
+        process=WORKER,
+        labels=(MODEL,),
+        compare="With `sparke_jobs_running`: of a worker that holds jobs it grows, however long a batch takes.",
+    )
     guidance_seconds = Declared(
         Histogram,
         "Time of guidance in one batch, by model: what all its steps spend beyond the denoiser and the scheduler's own step. On "

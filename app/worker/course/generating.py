@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
+from app.domain.ids import ModelId
 from app.domain.request import GenerationRequest
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Attribute
@@ -82,11 +83,22 @@ def _generate_checked(model: LoadedModel, asked: _Asked, metrics: Metrics) -> li
     expected = [len(group.seeds) for group in asked.groups]
     metrics.batch_images.labels(name).observe(sum(expected))
     with metrics.batch_seconds.labels(name).time():
-        samples = model.engine.generate(asked.groups, asked.plan, asked.on_step)
+        samples = model.engine.generate(asked.groups, asked.plan, _counted(asked.on_step, metrics, name))
     actual = [len(group) for group in samples]
     if actual != expected:
         raise OutputMismatch(f"expected {expected} images for the groups, got {actual}")
     return samples
+
+
+def _counted(on_step: OnStep, metrics: Metrics, model: ModelId) -> OnStep:
+    """Each step is counted when it is done: a device that hangs is told from a long batch."""
+    steps = metrics.denoise_steps.labels(model)
+
+    def count(step: int, num_steps: int) -> None:
+        steps.inc()
+        on_step(step, num_steps)
+
+    return count
 
 
 def _told_of(request: GenerationRequest) -> dict[str, Attribute]:

@@ -54,18 +54,23 @@ def _files(tmp_path):
 
 
 async def test_a_cancelled_job_ends_at_a_step(open_bench, make_job, tmp_path):
-    """Long before its last step; nothing of it is remembered or kept."""
+    """Long before its last step, and each was counted when it was done; nothing of it is remembered or kept."""
     engine = SteppingEngine()
     bench = open_bench(engine=engine)
     reserved = await bench.reserve(make_job(1, steps=2000))
     job = reserved[0].job
 
+    def num_counted():
+        return bench.metrics.registry.get_sample_value("sparke_denoise_steps_total", {"model": "toy"})
+
     async def cancel():
+        assert num_counted() == 1
         assert await bench.jobs.cancel(job.tenant_id, job.job_id) is JobState.RUNNING
 
     (record,) = await _while_running(bench, engine, reserved, cancel)
     assert (record.state, record.failure.code) == (JobState.CANCELLED, "cancelled")
     assert engine.num_steps < 1000
+    assert num_counted() == engine.num_steps
     assert await bench.version() == 0
     assert _files(tmp_path) == []
     labels = {"model": "toy", "state": "cancelled"}

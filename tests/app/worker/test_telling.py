@@ -46,6 +46,7 @@ async def test_a_batch_tells_where_its_time_went(bench, make_job):
     assert _value(bench, "guidance_seconds_count", model="toy") == 2
     assert _value(bench, "decode_seconds_count", model="toy") == 2
     assert _value(bench, "denoise_step_seconds_count", model="toy") == 6
+    assert _value(bench, "denoise_steps_total", model="toy") == 8
     parts_s = sum(
         _value(bench, f"{name}_sum", model="toy") for name in ("guidance_seconds", "decode_seconds")
     )
