@@ -158,6 +158,59 @@ def test_the_backlog_is_counted_once_and_missing_is_not_zero(production, tmp_pat
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is absent: apt-get install prometheus brings it"
+)
+def test_a_cold_start_wakes_nobody_and_a_worker_that_never_comes_does(production, tmp_path):
+    """By the cluster's own rules: one request as long as it waits there, answered after ten minutes or not at all."""
+    (rules,) = production.of("PrometheusRule")
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules["spec"]), encoding="utf-8")
+    (api,) = production.pods_of("api")
+    num_waiting = int(production.environment(api)["SPARKE_NO_WORKER_GRACE_S"]) // 15
+    (cooldown_s,) = {one["spec"]["cooldownPeriod"] for one in production.of("ScaledObject")}
+    num_ready = cooldown_s // 15
+    series = [
+        ("open", "cold", f"0x10 1x40 0x{num_ready + 200}"),
+        ("ready", "cold", f"_x46 1x{num_ready + 4} _x200"),
+        ("open", "never", f"0x10 1x{num_waiting - 1} 0x200"),
+    ]
+    names = {"open": "sparke_jobs_open", "ready": "sparke_worker_ready"}
+    asked = [
+        {"eval_time": f"{minutes}m", "alertname": "SparkeNoWorkerReady", "exp_alerts": []}
+        for minutes in (5, 12, 15, 30, 45)
+    ]
+    (alert,) = [
+        one
+        for group in rules["spec"]["groups"]
+        for one in group["rules"]
+        if one.get("alert") == "SparkeNoWorkerReady"
+    ]
+    texts = {
+        name: text.replace("{{ $labels.model }}", "never").replace("{{ $value }}", "1")
+        for name, text in alert["annotations"].items()
+    }
+    fires = [{"exp_labels": {"severity": "page", "model": "never"}, "exp_annotations": texts}]
+    asked.append({"eval_time": "20m", "alertname": "SparkeNoWorkerReady", "exp_alerts": fires})
+    cases = {
+        "rule_files": [str(tmp_path / "rules.yml")],
+        "evaluation_interval": "15s",
+        "tests": [
+            {
+                "interval": "15s",
+                "input_series": [
+                    {"series": f'{names[name]}{{model="{model}"}}', "values": values}
+                    for name, model, values in series
+                ],
+                "alert_rule_test": asked,
+            }
+        ],
+    }
+    (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases), encoding="utf-8")
+    command = ["promtool", "test", "rules", str(tmp_path / "cases.yml")]
+    tested = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
 def test_where_workers_go_to_zero_requests_wait_for_one(production):
     """Longer than the load of a model takes, less long than a request may, and no proxy gives up before."""
     assert all(one["spec"]["minReplicaCount"] == 0 for one in production.of("ScaledObject"))
