@@ -59,15 +59,19 @@ async def _redis_paused(stage: Stage) -> AsyncIterator[None]:
     stage.scene.resume_redis()
 
 
-@asynccontextmanager
-async def _redis_filled(stage: Stage) -> AsyncIterator[None]:
-    """A maxmemory that is hardly more than what is used."""
-    redis = connect(stage.scene.server.url)
-    used: Any = await redis.info("memory")
-    await redis.config_set("maxmemory", int(1.04 * used["used_memory"]))
-    yield
-    await redis.config_set("maxmemory", 0)
-    await redis.aclose()
+def _redis_filled(room: float) -> Callable[[Stage], AbstractAsyncContextManager[None]]:
+    """A maxmemory of so much times what is used."""
+
+    @asynccontextmanager
+    async def lasts(stage: Stage) -> AsyncIterator[None]:
+        redis = connect(stage.scene.server.url)
+        used: Any = await redis.info("memory")
+        await redis.config_set("maxmemory", int(room * used["used_memory"]))
+        yield
+        await redis.config_set("maxmemory", 0)
+        await redis.aclose()
+
+    return lasts
 
 
 @asynccontextmanager
@@ -234,9 +238,10 @@ ROUNDS = (  # causes of one round last side by side
     (Cause("Redis killed", ("SparkeStoreAway", "SparkeApiErrors"), _redis_killed),),
     (Cause("Redis stopped (SIGSTOP)", ("SparkeStoreAway",), _redis_paused),),
     (
-        Cause("Redis at 96 % of its maxmemory", ("SparkeRedisFull",), _redis_filled),
+        Cause("Redis at 96 % of its maxmemory", ("SparkeRedisFull",), _redis_filled(1.04)),
         Cause("a file in place of the folder of images", ("SparkeStoreAway",), _images_away),
     ),
+    (Cause("Redis beyond its maxmemory", ("SparkeRedisNoRoom", "SparkeStoreAway"), _redis_filled(0.95)),),
     (Cause("a job that kills its workers", ("SparkeDeadLetters", "SparkeJobsRedelivered"), _poison),),
     (
         Cause("jobs that raise", ("SparkeJobsFailing",), _asked_for(f"{BROKEN} again", 0.2)),

@@ -50,7 +50,8 @@ async def extend_leases(desk: Desk, queues: tuple[JobQueue, ...]) -> None:
         if num_lost:
             _log.warning("leases_lost", num_jobs=num_lost)
 
-    await repeat(extend_once, "leases_not_extended", interval_s=desk.settings.heartbeat_interval_s)
+    interval_s = desk.settings.heartbeat_interval_s
+    await repeat(extend_once, "leases_not_extended", desk.metrics, interval_s=interval_s)
 
 
 async def reclaim(desk: Desk, models: tuple[ModelId, ...]) -> None:
@@ -65,7 +66,8 @@ async def reclaim(desk: Desk, models: tuple[ModelId, ...]) -> None:
                 report = await reclaimer.reclaim(queue)
                 desk.metrics.jobs_redelivered.labels(model).inc(report.num_redelivered)
 
-    await repeat(reclaim_once, "leases_not_reclaimed", interval_s=settings.heartbeat_interval_s)
+    interval_s = settings.heartbeat_interval_s
+    await repeat(reclaim_once, "leases_not_reclaimed", desk.metrics, interval_s=interval_s)
 
 
 async def sweep(desk: Desk, models: tuple[ModelId, ...]) -> None:
@@ -78,7 +80,7 @@ async def sweep(desk: Desk, models: tuple[ModelId, ...]) -> None:
         report = await sweeper.sweep(queues_of(models))
         desk.metrics.jobs_repaired.inc(report.num_repaired)
 
-    await repeat(sweep_once, "sweep_failed", interval_s=interval_s)
+    await repeat(sweep_once, "sweep_failed", metrics, interval_s=interval_s)
 
 
 async def sweep_images(desk: Desk, images: ImageStore) -> None:

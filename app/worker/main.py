@@ -119,7 +119,7 @@ async def work(
         structlog.contextvars.bind_contextvars(worker_id=worker_id)
         models = tuple(spec.model_id for spec in specs)
         info = WorkerInfo(worker_id, "loading", models, started_at_ms=now_ms(), metrics_url=metrics_url)
-        heartbeat = Heartbeat(desk.registry, info, interval_s=settings.heartbeat_interval_s)
+        heartbeat = Heartbeat(desk.registry, info, interval_s=settings.heartbeat_interval_s, metrics=metrics)
         await desk.patience.call(heartbeat.beat)
         stack.push_async_callback(quietly, lambda: desk.registry.remove(worker_id), "worker_not_removed")
         beating = await stack.enter_async_context(_background(heartbeat.run()))

@@ -157,7 +157,12 @@ def test_every_alert_and_recording_is_tested(rules, root):
 
 def test_what_is_reckoned_from_traffic_asks_for_some(rules):
     """A share, a mean or a quantile of jobs alarms only where there are enough of them; shares of memory and of scrapes are none."""
-    of_gauges = {"SparkeRedisFull", "SparkeDeviceMemoryFull", "SparkeTargetDown"}
+    of_gauges = {
+        "SparkeRedisNoRoom",
+        "SparkeRedisFull",
+        "SparkeDeviceMemoryFull",
+        "SparkeTargetDown",
+    }
     reckoned = {
         rule["alert"]: rule["expr"]
         for rule in rules

@@ -44,8 +44,8 @@ class HttpMetrics(Declarations):
     )
     store_errors = Declared(
         Counter,
-        "Times that Redis or the object store did not answer: a worker's every attempt, and of an API process each scrape, upload and "
-        "picture. Requests that failed by it are those of status 503 in `sparke_http_requests_total`.",
+        "Times that Redis or the object store did not answer, or took no writes: a worker's every attempt, heartbeat, look at leases and "
+        "sweep of jobs, and of an API process each scrape, upload and picture. Requests that failed by it are those of status 503 in `sparke_http_requests_total`.",
         process=BOTH,
         labels=(Label("store", ("redis", "images", "files")),),
         compare="With 0: any rate that lasts is an outage.",

@@ -9,6 +9,7 @@ from patience import PATIENCE_S
 from app.domain.ids import ModelId, WorkerId
 from app.errors import StoreUnavailable
 from app.jobs.types import WorkerInfo
+from app.telemetry.metrics import Metrics
 from app.worker.heartbeat import Heartbeat, repeat
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +49,7 @@ async def _end(task):
 async def test_a_new_phase_is_told_at_once():
     """A worker that drains does not wait for its next beat to say so."""
     registry = NotingRegistry()
-    heartbeat = Heartbeat(registry, INFO, interval_s=600)
+    heartbeat = Heartbeat(registry, INFO, interval_s=600, metrics=Metrics())
     task = asyncio.create_task(heartbeat.run())
     for phase in ("ready", "draining"):
         await registry.next_beat()
@@ -67,7 +68,10 @@ async def test_how_models_edit_is_told_once_it_is_known():
             """Note it."""
             told.append(info.edits)
 
-    heartbeat, able = Heartbeat(Noting(), INFO, interval_s=600), {INFO.models[0]: frozenset({"image"})}
+    heartbeat, able = (
+        Heartbeat(Noting(), INFO, interval_s=600, metrics=Metrics()),
+        {INFO.models[0]: frozenset({"image"})},
+    )
     await heartbeat.beat()
     heartbeat.enter("ready", edits=able)
     await heartbeat.beat()
@@ -79,7 +83,7 @@ async def test_how_models_edit_is_told_once_it_is_known():
 async def test_a_beat_that_is_lost_is_followed_by_others():
     """An outage ends no heartbeat."""
     registry = NotingRegistry(num_failures=2)
-    task = asyncio.create_task(Heartbeat(registry, INFO, interval_s=0.01).run())
+    task = asyncio.create_task(Heartbeat(registry, INFO, interval_s=0.01, metrics=Metrics()).run())
     for _ in range(4):
         await registry.next_beat()
     await _end(task)
@@ -90,7 +94,7 @@ async def test_a_beat_that_is_lost_is_followed_by_others():
 async def test_the_first_beat_tells_of_an_outage():
     """Who starts must know that nobody heard of it."""
     with pytest.raises(StoreUnavailable):
-        await Heartbeat(NotingRegistry(num_failures=1), INFO, interval_s=1).beat()
+        await Heartbeat(NotingRegistry(num_failures=1), INFO, interval_s=1, metrics=Metrics()).beat()
 
 
 async def test_an_operation_is_repeated_through_errors_of_the_service_only():
