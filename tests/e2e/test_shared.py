@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import redis
+from documented import copy_append_only
 from patience import PATIENCE_S
 from PIL import Image
 from processes import free_port
@@ -132,30 +133,19 @@ def _pixels(answer: dict) -> list[bytes]:
 
 
 def _copy_redis(server: redis.Redis, source: Path, target: Path) -> None:
-    """A snapshot of one moment, and the append-only files, which are not written anew meanwhile."""
+    """A snapshot of one moment, and the append-only files."""
     target.mkdir()
     before = server.lastsave()
     server.bgsave()
     _until(lambda: server.lastsave() > before, "no snapshot")
     shutil.copy2(source / "dump.rdb", target)
-    server.config_set("auto-aof-rewrite-percentage", 0)
-    _until(lambda: not server.info("persistence")["aof_rewrite_in_progress"], "it is being written anew")
-    _copy_append_only(source, target)
-    server.config_set("auto-aof-rewrite-percentage", 100)
-
-
-def _copy_append_only(source: Path, target: Path) -> None:
-    """A folder of files since Redis 7, and one file before."""
-    if (folder := source / "appendonlydir").exists():
-        shutil.copytree(folder, target / folder.name)
-    else:
-        shutil.copy2(source / "appendonly.aof", target)
+    copy_append_only(source, target)
 
 
 def _restore_redis(new: Machines, backup: Path, *, of: str) -> None:
     if of == "append-only files":
         new.redis_dir.mkdir()
-        _copy_append_only(backup, new.redis_dir)
+        copy_append_only(backup, new.redis_dir)
         new.start_redis()
         return
     # with `appendonly yes` and no such files it would begin empty, and not look at the snapshot
