@@ -71,7 +71,7 @@ OVERVIEW = Board(
                 ),
                 Panel(
                     "Wait of a job, p95",
-                    "One job in twenty waits longer before it starts; 0 where none started within five minutes.",
+                    "One job in twenty waits longer before it starts, lines of batches left out; 0 where none started within five minutes.",
                     "s",
                     [Query(f"max(model:sparke_job_wait_seconds:p95_5m{{{MODEL}}}) or vector(0)")],
                     "SparkeQueueSlow",
@@ -190,10 +190,10 @@ OVERVIEW = Board(
                 ),
                 Panel(
                     "Wait of a job",
-                    "From a job's creation to its start, and the age of the oldest unfinished one.",
+                    "From a job's creation to its start, lines of batches apart, and the age of the oldest unfinished one.",
                     "s",
                     [
-                        *quantiles("sparke_job_wait_seconds", "model", MODEL),
+                        *quantiles("sparke_job_wait_seconds", "model, lane", MODEL),
                         Query(f"max by (model) (sparke_jobs_oldest_seconds{{{MODEL}}})", "{{model}} oldest"),
                     ],
                     "SparkeQueueSlow",

@@ -8,6 +8,7 @@ _WAIT_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 360
 _ANSWER_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _END = Label("state", ("succeeded", "failed", "cancelled", "expired"))
 _QUESTION = Label("kind", ("search", "preview", "stats"))
+LANES = ("interactive", "batch")
 FAILURE_REASONS = (
     "invalid_request",
     "reference_not_found",
@@ -89,11 +90,13 @@ class JobMetrics(Declarations):
     )
     job_wait_seconds = Declared(
         Histogram,
-        "Time from a job's creation to its start, by model; jobs that start again count again.",
+        "Time from a job's creation to its start, by model and lane: lines of batches are `batch`, and wait for all others. Jobs that "
+        "start again count again.",
         process=WORKER,
-        labels=(MODEL,),
-        compare="With `sparke_batch_seconds`: a wait of several batches means too few workers.",
+        labels=(MODEL, Label("lane", LANES)),
+        compare="`interactive` with `sparke_batch_seconds`: a wait of several batches means too few workers.",
         buckets=_WAIT_S,
+        from_start=True,
     )
     question_seconds = Declared(
         Histogram,

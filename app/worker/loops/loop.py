@@ -86,7 +86,7 @@ class WorkerLoop:
             return
         for one in await self._reserving.reserve(room_images, block_ms):
             waited_s = max(0, parts.clock_ms() - one.job.created_at_ms) / 1000
-            parts.metrics.job_wait_seconds.labels(one.job.model).observe(waited_s)
+            parts.metrics.job_wait_seconds.labels(one.job.model, one.job.lane).observe(waited_s)
             parts.batcher.add(one, parts.clock_ms())
 
     def _count_held(self) -> None:

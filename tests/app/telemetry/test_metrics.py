@@ -6,7 +6,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 
 import app
+from app.domain.job import Lane
 from app.telemetry.metrics import Metrics
+from app.telemetry.metrics.jobs import LANES
 
 _COUNTED_IN = re.compile(r"_(ms|time|latency|mb|kb|minutes|percent|count|sum|bucket|total)$")
 
@@ -40,6 +42,11 @@ def test_every_declaration_is_whole():
             "prompt",
             "path",
         }
+
+
+def test_lanes_are_those_of_jobs():
+    """The metrics name them without knowing jobs."""
+    assert tuple(Lane) == LANES
 
 
 def test_a_process_exposes_its_own_alone():

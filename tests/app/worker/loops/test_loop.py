@@ -2,12 +2,14 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from patience import eventually
 from prometheus_client import CollectorRegistry
 
 from app.domain.ids import ModelId, WorkerId
+from app.domain.job import Lane
 from app.errors import StoreUnavailable
 from app.jobs.types import ReservedJob
 from app.jobs.workers import now_ms
@@ -109,6 +111,24 @@ async def test_no_more_is_held_than_fills_a_batch_that_was_learned_to_be_small(r
         1,
         2,
     ]  # before the first job nobody knows of what there will be batches
+
+
+async def test_a_line_of_a_batch_waits_in_a_lane_of_its_own(reserved):
+    """Its wait is no one's: it would hide how long those wait who look on."""
+    line = reserved(2, created_at_ms=1_000)
+    jobs = [reserved(1, created_at_ms=4_000), replace(line, job=replace(line.job, lane=Lane.BATCH))]
+    source, runner, stop = ListSource(jobs), NotingRunner(), asyncio.Event()
+    loop = _loop(source, runner, stop, clock_ms=lambda: 5_000)
+    task = asyncio.create_task(loop.run())
+    await eventually(lambda: runner.batches)
+    stop.set()
+    await task
+    value = loop._parts.metrics.registry.get_sample_value
+    waited_s = {
+        lane.value: value("sparke_job_wait_seconds_sum", {"model": "toy", "lane": lane.value})
+        for lane in Lane
+    }
+    assert waited_s == {"interactive": 1, "batch": 4}
 
 
 async def test_compatible_jobs_that_come_apart_run_together(reserved):
