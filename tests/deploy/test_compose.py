@@ -89,6 +89,49 @@ def test_variables_are_settings_and_their_values_valid(compose, image_environmen
     assert settings["api"].models_file == settings["worker"].models_file
 
 
+OF_THE_OTHER = {  # what a container is not told, since its process does not read it, or must not
+    "api": {
+        "SPARKE_DEVICE",
+        "SPARKE_MEMORY_SNAPSHOTS_DIR",
+        "SPARKE_WORKER_METRICS_HOST",
+        "SPARKE_WORKER_METRICS_PORT",
+    },
+    "worker": {"SPARKE_HOST", "SPARKE_PORT", "SPARKE_URL_SIGNING_KEY"},
+}
+
+
+def test_every_setting_can_be_set(compose, image_environments, root):
+    """None that an operator puts into .env is passed over in silence, nor one of the bucket's."""
+    settings = {f"SPARKE_{name.upper()}" for name in Settings.model_fields}
+    of_buckets = set(re.findall(r"AWS_[A-Z_]+", (root / "docs/s3.md").read_text()))
+    for name in ("api", "worker", "worker-gpu"):
+        service = compose["services"][name]
+        told = set(service["environment"]) | set(image_environments[service["build"]["dockerfile"]])
+        assert settings - told == OF_THE_OTHER[name.removesuffix("-gpu")], name
+        assert of_buckets - told == set(), name
+
+
+def test_a_variable_of_the_image_is_not_taken_away(compose, image_environments):
+    """One that Compose lists without a value and finds nowhere is taken from the container, its image's value too."""
+    for name in ("api", "worker", "worker-gpu"):
+        service = compose["services"][name]
+        without_value = {key for key, value in service["environment"].items() if value is None}
+        assert without_value & set(image_environments[service["build"]["dockerfile"]]) == set(), name
+
+
+def test_secrets_reach_whoever_needs_them_alone(compose):
+    """Workers sign no URLs, and the API downloads no models."""
+    secrets = {"SPARKE_URL_SIGNING_KEY", "HF_TOKEN"}
+    told = {
+        name: secrets & set(service.get("environment", ())) for name, service in compose["services"].items()
+    }
+    assert {name: found for name, found in told.items() if found} == {
+        "api": {"SPARKE_URL_SIGNING_KEY"},
+        "worker": {"HF_TOKEN"},
+        "worker-gpu": {"HF_TOKEN"},
+    }
+
+
 def test_each_process_is_told_where_traces_go(compose):
     """From the operator's environment: a trace is one of API and worker together."""
     for name in ("api", "worker", "worker-gpu"):
@@ -155,13 +198,13 @@ def test_what_is_mounted_exists(compose, root):
 
 def test_a_worker_has_time_to_finish_its_batch(compose):
     """Docker kills it later than it gives up by itself."""
-    grace_s = int(compose["services"]["worker"]["stop_grace_period"].removesuffix("s"))
+    grace_s = int(_with_defaults(compose["services"]["worker"]["stop_grace_period"]).removesuffix("s"))
     assert grace_s > Settings().drain_timeout_s + 10
 
 
 def test_the_api_has_time_to_finish_its_answers(compose):
     """Docker kills it later than it gives up by itself."""
-    grace_s = int(compose["services"]["api"]["stop_grace_period"].removesuffix("s"))
+    grace_s = int(_with_defaults(compose["services"]["api"]["stop_grace_period"]).removesuffix("s"))
     settings = Settings()
     assert grace_s >= settings.stop_notice_s + settings.stop_timeout_s + 10
 
@@ -216,18 +259,61 @@ def test_folders_of_a_worker_are_volumes_of_its_user(compose, dockerfiles):
     assert all(f" {place}" in made for place in folders)
 
 
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="apt-get install docker-compose brings it")
-def test_compose_itself_takes_the_file(root, compose):
-    """Compose reads the file in its own way; releases before 2 know all of it but the name."""
+def _read_by_compose(root, env_file):
+    """The services, as Compose reads them where `.env` has these lines; releases before 2 know all of it but the name."""
     text = re.sub(r"^name:.*$", "", (root / "docker-compose.yml").read_text(), flags=re.MULTILINE)
     read = subprocess.run(
-        ["docker-compose", "--file", "-", "--project-directory", str(root), "config"],
+        [
+            "docker-compose",
+            "--file",
+            "-",
+            "--project-directory",
+            str(root),
+            "--env-file",
+            str(env_file),
+            "config",
+        ],
         input=text,
         capture_output=True,
         text=True,
         check=False,
     )
     assert read.returncode == 0, read.stderr
-    services = yaml.safe_load(read.stdout)["services"]
+    return yaml.safe_load(read.stdout)["services"]
+
+
+with_compose = pytest.mark.skipif(
+    shutil.which("docker-compose") is None, reason="apt-get install docker-compose brings it"
+)
+
+
+@with_compose
+def test_compose_itself_takes_the_file(root, compose, tmp_path):
+    """Compose reads the file in its own way."""
+    (tmp_path / "none.env").touch()
+    services = _read_by_compose(root, tmp_path / "none.env")
     assert set(services) == set(compose["services"])
     assert services["worker-gpu"]["command"] == ["worker"]
+    assert services["worker"]["stop_grace_period"] in {"90s", "1m30s"}
+
+
+@with_compose
+def test_what_is_in_the_file_of_variables_reaches_the_processes(root, tmp_path):
+    """Compose's own reading: a bound of jobs and the bucket's reach all of ours, a secret its process alone, and Redis nothing."""
+    lines = {"SPARKE_MAX_OPEN_JOBS": "77", "AWS_TIMEOUT": "9s", "SPARKE_URL_SIGNING_KEY": "x" * 32}
+    given = tmp_path / "some.env"
+    given.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+    services = _read_by_compose(root, given)
+    told = {
+        name: {key: value for key, value in service.get("environment", {}).items() if key in lines and value}
+        for name, service in services.items()
+    }
+    of_all = {name: lines[name] for name in ("SPARKE_MAX_OPEN_JOBS", "AWS_TIMEOUT")}
+    assert told == {
+        "api": lines,
+        "worker": of_all,
+        "worker-gpu": of_all,
+        "redis": {},
+        "prometheus": {},
+        "grafana": {},
+    }
