@@ -52,21 +52,19 @@ def guided(  # noqa: PLR0913 - each is a choice of its own
     `remember=False` nothing enters: so say in all stages but the last where several make one image. All images of one call
     are taken as one group of this prompt, which is what the pipeline reads: a text, a class of DiT, or an embedding of the
     caller's own as a tensor. A call with another text is refused. Where the pipeline is to read more than images are
-    remembered by (a style, weights of words), give an embedding for `prompt`, such as
-    `embed_prompt(pipe, "a cat")` of `sparke_engine.diffusion.families`; it is compared with no text.
+    remembered by (a style, weights of words), give an embedding for `prompt`, compared with no text, such as
+    `embed_prompt(pipe, "a cat")` of `sparke_engine.diffusion.families`.
 
     A preset may relax classifier-free guidance where images are near, but not guidance that leads away from a negative
-    prompt, which would be relaxed with it. With `keeps_guidance=None` each call is looked at: guidance is kept where it has
-    a negative prompt that is not empty, or an embedding of one, or where the pipeline takes one and does not show what it is
-    called with. An embedding may be of the empty text: where guidance would else be relaxed a warning says, once a block,
-    that it is kept. True and False say so for all calls.
+    prompt, which would be relaxed with it. True and False say so for all calls; with None each call is looked at: guidance is kept where it has
+    a negative prompt that is not empty, or an embedding of one, or where the pipeline takes one and hides what it is called
+    with. An embedding may be of the empty text: a warning says, once a block, that guidance is kept which else were relaxed.
 
     `novelty` leads away from the images of another bank and `context` toward them, each a bank with a weight in [0, 1]:
     `guided(pipe, bank, prompt, novelty=(published, 0.75), context=(brand, 0.5))`. All images of those banks count,
     whatever their prompts, and they do so in the mode `denoised` at any strength, also at 0. An empty bank adds nothing.
-    A preset of the mode `paper` acts after every `interval`-th step: of runs that have fewer a warning tells.
     Above the preset's `max_neighbours` (of a reference: `max_reference_entries`) a sample stands for a bank, another one for
-    each of its sizes.
+    each of its sizes. The mode `paper` acts after every `interval`-th step: a warning tells of runs that have fewer.
 
     Raises, before the block, UnsupportedPipeline, UnsupportedScheduler, NestedGuidance, InvalidArgument, or ShapeMismatch for
     a bank of another kind of images; from within the pipeline's call InvalidArgument for prompts that differ,

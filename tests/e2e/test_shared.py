@@ -29,6 +29,7 @@ from app.redis.server_binary import find_server
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MEMORY = "/v1/memories/toy.default"
+START_S = 200.0  # a worker loads torch, several of them at once
 
 
 def _until(holds: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
@@ -94,6 +95,7 @@ class Machines:
         _until(
             lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE_S).status_code == 200,
             "no worker",
+            START_S,
         )
         return process
 
