@@ -13,7 +13,7 @@ from app.memory.keys import MemoryKey, forgotten_key, index_key, log_key, meta_k
 from app.redis.errors import redis_errors
 
 PAGE_ENTRIES = 512
-_PAGE_MEMORIES = 500
+_PAGE_MEMORIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class MemoryStore:
     async def last_acts(self, memories: Sequence[MemoryKey]) -> list[int | None]:
         """The version of each memory's last act of forgetting, 0 where there was none; None where nothing is known of it.
 
-        A deletion is one, and so is another name, for the old one. Cost: one round trip for each 500 memories.
+        A deletion is one, and so is another name, for the old one. Cost: one round trip for each 100 memories.
         """
         found: list[tuple[bytes | None, bytes | None]] = []
         for first in range(0, len(memories), _PAGE_MEMORIES):
