@@ -163,5 +163,5 @@ def _error_of(answer: httpx.Response) -> dict[str, str]:
             "code": "",
             "message": said
             if where is None
-            else f"{said} and points to {where}; give --url what the service has",
+            else f"{said} and points to {where}: --url takes where the service itself is",
         }
