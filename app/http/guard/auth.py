@@ -15,7 +15,7 @@ from app.domain.scope import USUAL_SCOPES, Scope
 from app.errors import Forbidden, Unauthenticated
 from app.http.deps import Deps, DepsOf
 from app.http.guard.auditing import Identity, begin_act, refuse_act
-from app.http.guard.query import check_query
+from app.http.guard.query import check_body, check_query
 from app.http.guard.scopes import scope_of
 from app.telemetry.tracing import note
 from app.tenants.keys import KEY_PREFIX, claimed_key_id
@@ -45,7 +45,7 @@ async def authenticate(
 ) -> TenantId:
     """The tenant of the key, which must have the route's scope, and a request left this minute.
 
-    Raises Unauthenticated, Forbidden, RateLimited, and RequestValidationError for a query that the route does not know. Keys made while the server runs are required from the next request
+    Raises Unauthenticated, Forbidden, RateLimited, and for what the route would not read RequestValidationError and InvalidRequest. Keys made while the server runs are required from the next request
     on. Administrators are never held up, for they are who lifts a bound. An act is written down before it is done.
     """
     tenant_id, who = await _let_in(request, deps, credentials.credentials if credentials else None)
@@ -57,6 +57,7 @@ async def authenticate(
     deps.desk.meter.count(tenant_id)
     await begin_act(request, deps.audit, who)
     check_query(request)
+    check_body(request)
     return tenant_id
 
 

@@ -1,4 +1,4 @@
-"""Which members a query may have: those that its route declares, each of them once."""
+"""What a route would not read of a request is refused: members of a query that it does not declare, and a body."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,6 +7,8 @@ from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import QueryParams
+
+from app.errors import InvalidRequest
 
 
 def check_query(request: Request) -> None:
@@ -20,6 +22,17 @@ def check_query(request: Request) -> None:
         faults = list(_faults(query, known))
         if faults:
             raise RequestValidationError(faults)
+
+
+def check_body(request: Request) -> None:
+    """Raises InvalidRequest for a body where the route reads none. An empty object is as good as none."""
+    route, headers = request.scope["route"], request.headers
+    if request.method == "GET" or "requestBody" in (route.openapi_extra or {}):
+        return
+    if "transfer-encoding" in headers or headers.get("content-length", "0") not in ("0", str(len("{}"))):
+        known = ", ".join(_names(route.dependant))
+        where = f"what it takes goes into its query: {known}" if known else "leave it out"
+        raise InvalidRequest(f"{request.method} {request.url.path[:80]} reads no body; {where}")
 
 
 def _names(dependant: Dependant) -> Iterator[str]:

@@ -25,7 +25,7 @@ from app.http.openapi.operation_docs import describe_path_members
 
 _QUERIES = (
     "\n\nWhat needs a key takes the members of a query that are listed there, each of them once; another is refused with 400 and the"
-    " code `unknown_parameter`, as one of a body is."
+    " code `unknown_parameter`, as one of a body is. So is a body where there is none, with `invalid_request`."
 )
 _ERRORS = "\n\nEvery error has the one body `Problem`. Its code is one of {codes}, or a failed job's own."
 _REQUEST_ID: dict[str, Any] = {

@@ -75,6 +75,26 @@ def test_a_slip_does_nothing(mine: httpx.Client):
     ]
 
 
+def test_a_body_that_nobody_reads_is_refused(mine: httpx.Client):
+    """Where there is none in the document: what was said in it would do nothing. An empty object says nothing."""
+    document = mine.get("/openapi.json").json()
+    made = mine.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/"}).json()
+    place = f"/v1/webhooks/{made['id']}/rotate"
+    told = _refusal(mine.post(place, json={"grace_s": 0}))
+    said = f"POST {place} reads no body; what it takes goes into its query: grace_s"
+    assert told == (400, "invalid_request", None, said)
+    for method, path in NEEDED:
+        if method == "GET" or "requestBody" in document["paths"][path][method.lower()]:
+            continue
+        url = path.replace("{", "").replace("}", "")
+        for body in (b'{"a": 1}', iter([b"{}"])):
+            status, code, _, said = _refusal(mine.request(method, url, content=body))
+            assert (status, code) == (400, "invalid_request"), (method, path)
+            assert "reads no body" in said
+        assert mine.request(method, url, content=b"{}").status_code == 404, (method, path)
+    assert mine.request("GET", "/v1/models", content=b'{"a": 1}').status_code == 200
+
+
 def test_a_member_is_given_once(http: httpx.Client):
     """Of two values one would be passed over, whichever it is."""
     told = _refusal(http.get("/v1/jobs?limit=1&limit=2&status=failed"))
