@@ -117,8 +117,10 @@ class _Selector(_Strict):
 
 class _Relabeling(_Strict):
     action: Literal["replace", "keep", "drop", "labelmap", "labeldrop", "labelkeep"]
-    target_label: LabelName
-    replacement: str
+    source_labels: list[LabelName] = []
+    regex: str | None = None
+    target_label: LabelName | None = None
+    replacement: str | None = None
 
 
 class _Endpoint(_Strict):

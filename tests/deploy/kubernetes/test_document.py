@@ -71,6 +71,20 @@ def test_data_are_migrated_when_nobody_works_with_them_any_more(lines):
     assert _selected(lines[steps[1]]) == [("app.kubernetes.io/component", ["api", "worker"])]
 
 
+def test_an_upgrade_waits_for_every_group_of_workers(lines, overlays):
+    """The API, which may ask workers for what older ones do not know, comes after the last of them."""
+    (waits,) = [line for line in lines if "rollout status" in line and "--selector" in line]
+    ((key, values),) = _selected(waits)
+    deployments = [
+        one
+        for one in overlays["deploy/kubernetes/overlays/gpu-production"].objects
+        if one["kind"] == "Deployment"
+    ]
+    taken = {one["metadata"]["name"] for one in deployments if one["metadata"]["labels"].get(key) in values}
+    assert taken == {one["metadata"]["name"] for one in deployments} - {"api"}
+    assert len(taken) > 1
+
+
 def test_objects_that_are_named_exist(lines, overlays):
     """`deployment/api`, `job/doctor` and so on are objects of some overlay."""
     kinds = {"deployment": "Deployment", "statefulset": "StatefulSet", "job": "Job", "service": "Service"}

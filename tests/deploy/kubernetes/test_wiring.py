@@ -48,8 +48,11 @@ def test_what_is_scraped_are_the_ports_that_are_served(production):
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         pods = [pod for pod in production.pods if selects(monitor["spec"]["selector"], pod.labels)]
         assert all(endpoint["port"] in pod.ports for pod in pods)
-        (job,) = [one["replacement"] for one in endpoint["relabelings"] if one["targetLabel"] == "job"]
+        (job,) = [one["replacement"] for one in endpoint["relabelings"] if one.get("targetLabel") == "job"]
         scraped[job] = {pod.component for pod in pods}
+        (dropped,) = [one for one in endpoint["relabelings"] if one["action"] == "drop"]
+        phase = "__meta_kubernetes_pod_phase"  # of a pod whose image is still pulled: nothing is down
+        assert (dropped["sourceLabels"], dropped["regex"]) == ([phase], "Pending")
     assert scraped == {"sparke-api": {"api"}, "sparke-worker": {"worker"}}
     asked = re.findall(r'job="([^"]+)"', str(production.of("PrometheusRule")))
     assert asked
