@@ -224,6 +224,7 @@ class Deliverer:
     def _report(self) -> None:
         held = [taken for webhooks in self._held.values() for taken in webhooks.values()]
         self._metrics.webhooks_waiting.set(sum(taken.num_waiting for taken in held))
+        self._metrics.webhooks_owed.set(sum(taken.num_waiting > 0 for taken in held))
         oldest = [taken.oldest_at_ms for taken in held if taken.oldest_at_ms is not None]
         age_ms = max(0, self._clock_ms() - min(oldest)) if oldest else 0
         self._metrics.webhooks_oldest_seconds.set(age_ms / 1000)

@@ -315,6 +315,12 @@ OVERVIEW = Board(
                     [Query(f"sum(sparke_webhooks_waiting{{{HERE}}})", "waiting")],
                 ),
                 Panel(
+                    "Webhooks that wait for an event",
+                    "Webhooks that have not yet heard of something.",
+                    "none",
+                    [Query(f"sum(sparke_webhooks_owed{{{HERE}}})", "webhooks")],
+                ),
+                Panel(
                     "Attempts to deliver",
                     "Attempts by outcome, a second.",
                     "ops",

@@ -116,6 +116,12 @@ class WebhookMetrics(Declarations):
         "Events not yet delivered, one for each webhook, of the tenants that this process sees to. Add the processes up.",
         process=API,
     )
+    webhooks_owed = Declared(
+        Gauge,
+        "Webhooks that have not yet heard of some event, of the tenants that this process sees to. Add the processes up.",
+        process=API,
+        compare="With 1: a receiver that is away is its tenant's affair; several at once may be ours.",
+    )
     webhooks_oldest_seconds = Declared(
         Gauge,
         "Age of the oldest event that waits in this process; 0 where there is none.",

@@ -327,6 +327,12 @@ async def test_a_hanging_webhook_holds_up_no_other(office, make_receiver):
     assert quick.most_at_once <= 4
     assert office.metrics.registry.get_sample_value("sparke_webhooks_waiting") >= 20
     assert office.metrics.registry.get_sample_value("sparke_webhooks_oldest_seconds") > 0
+
+    async def owes_one_alone():
+        await deliverer.look()
+        return office.metrics.registry.get_sample_value("sparke_webhooks_owed") == 1
+
+    await eventually(owes_one_alone)
     hanging.hangs_up.set()
     await deliverer.settle()
     hanging.hangs_up.clear()
