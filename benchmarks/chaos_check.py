@@ -85,7 +85,7 @@ async def check(redis: Redis, image_folder: Path, told: Told) -> Findings:
         "accepted": len(told.accepted),
         **{state.value: states[state.value] for state in JobState},
         "cancels acknowledged": len(told.cancelled),
-        "started more than once": sum(record.fence > 1 for record in records),
+        "begun more than once": sum(record.num_attempts > 1 for record in records),
         "poison": sum(letters.values()),
         "innocent but killed too often": len(blamed),
         "entries": sum(kept.values()),

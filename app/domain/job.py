@@ -145,7 +145,7 @@ class Job(Generic[Asked_co]):
 class JobRecord:
     """What the store knows of a job now. Exactly one of result and failure is set at the end.
 
-    `fence` counts its starts, `num_attempts` how often a worker began to run it and did not give it back in order.
+    `fence` is the number of its last start, `num_attempts` how often a worker began to run it and did not give it back in order.
     `committed_version` is its memory's version after its entries; None where nothing of it was remembered.
     """
 

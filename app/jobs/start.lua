@@ -28,8 +28,10 @@ if state == 'queued' then
   end
   local from = lane == 'batch' and BATCH_FROM or 0
   redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', from + tonumber(ARGV[4])), ARGV[1])
-  local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
-  redis.call('HSET', KEYS[1], 'state', 'running', 'worker_id', ARGV[2], 'stream_id', ARGV[3],
+  -- A time, so that no number comes twice, not even where a fail-over took the record back to before an earlier start.
+  local before = tonumber(redis.call('HGET', KEYS[1], 'fence') or 0)
+  local fence = string.format('%.0f', math.max(before + 1, tonumber(ARGV[4])))
+  redis.call('HSET', KEYS[1], 'state', 'running', 'fence', fence, 'worker_id', ARGV[2], 'stream_id', ARGV[3],
     'started_at_ms', ARGV[4])
   tell(KEYS[4], 'type', 'running', 'attempt', tostring(attempts + 1))
   redis.call('PUBLISH', ARGV[11], ARGV[8])

@@ -19,7 +19,7 @@ def test_nothing_is_lost_or_done_twice(tmp_path):
         assert played.scene.num_frozen == 1
         assert found.figures["succeeded"] > 150
         assert found.figures["cancels acknowledged"] > 0
-        assert found.figures["started more than once"] > 0
+        assert found.figures["begun more than once"] > 0
         assert found.figures["poison"] > 0
         assert found.figures["times that followers came back"] > 0
         known = set(found.faults)

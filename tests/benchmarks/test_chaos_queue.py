@@ -19,7 +19,7 @@ def test_nothing_is_lost_or_done_twice(tmp_path, seconds, seed):
         assert scene.kills["worker"] >= 3
         assert scene.kills["Redis"] >= 1
         assert found.figures["succeeded"] > 50
-        assert found.figures["started more than once"] > 0
+        assert found.figures["begun more than once"] > 0
         for fault, word in (("loss", "lost"), ("double", "double")):
             spoilt = asyncio.run(judge(scene, told, fault)).faults
             assert any(one.startswith(word) for one in spoilt), spoilt

@@ -33,9 +33,9 @@ async def test_a_job_is_accepted_started_and_committed(bench):
 
     queue = bench.queue()
     [reserved] = await queue.reserve(MODELS, WORKER, 4, 0)
-    assert (reserved.job, reserved.fence, reserved.worker_id) == (job, 1, WORKER)
+    assert (reserved.job, reserved.fence, reserved.worker_id) == (job, bench.now_ms, WORKER)
     running = await bench.store().get(job.tenant_id, job.job_id)
-    assert (running.state, running.fence, running.worker_id) == (JobState.RUNNING, 1, WORKER)
+    assert (running.state, running.fence, running.worker_id) == (JobState.RUNNING, bench.now_ms, WORKER)
     assert running.started_at_ms == bench.now_ms
 
     result, entries = bench.result(reserved), bench.entries(reserved)
@@ -100,7 +100,7 @@ async def test_a_lost_fence_writes_nothing(bench, how):
         assert await queue.give_back(reserved)
     if how in ("redelivered", "given back"):
         [again] = await bench.queue().reserve(MODELS, WorkerId("w2"), 1, 0)
-        assert again.fence == 2
+        assert again.fence == reserved.fence + 1
     before = await bench.store().get(job.tenant_id, job.job_id)
     assert await queue.commit(stale, bench.result(stale), bench.entries(stale)) is None
     assert await queue.begin(stale) is await queue.standing(stale) is Standing.LOST
@@ -108,6 +108,24 @@ async def test_a_lost_fence_writes_nothing(bench, how):
     assert await queue.give_back(stale) is False
     assert await bench.store().get(job.tenant_id, job.job_id) == before
     assert await bench.memories().count(bench.memory()) == 0
+
+
+async def test_a_fence_is_nobody_elses_after_a_fail_over(bench, redis):
+    """A worker started a job, and the server that knew it is gone: another one's start has another number, and it alone counts."""
+    job = bench.job()
+    await bench.store().accept(job)
+    kept = {key: await redis.dump(key) async for key in redis.scan_iter()}
+    queue, other = bench.queue(), bench.queue()
+    [lost] = await queue.reserve(MODELS, WORKER, 1, 0)
+    await redis.flushdb()
+    for key, value in kept.items():
+        await redis.restore(key, 0, value)
+    bench.now_ms += 20_000
+    [reserved] = await other.reserve(MODELS, WorkerId("w2"), 1, 0)
+    assert await queue.begin(lost) is Standing.LOST
+    assert await queue.commit(lost, bench.result(lost), bench.entries(lost)) is None
+    assert bench.result(lost).images[0].storage_key != bench.result(reserved).images[0].storage_key
+    assert await other.commit(reserved, bench.result(reserved), bench.entries(reserved)) == Committed(1)
 
 
 async def test_a_failure_is_kept_and_counts_once(bench):
@@ -287,7 +305,7 @@ async def test_a_cancelled_reserve_loses_nothing(bench, redis):
     with pytest.raises(asyncio.CancelledError):
         await call
     [reserved] = await queue.reserve(MODELS, WORKER, 1, 0)
-    assert (reserved.job, reserved.fence) == (job, 1)
+    assert (reserved.job, reserved.fence) == (job, bench.now_ms)
     assert await queue.commit(reserved, bench.result(reserved), bench.entries(reserved)) == Committed(1)
 
 

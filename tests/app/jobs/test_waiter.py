@@ -70,7 +70,7 @@ async def test_a_waiter_waits_through_a_redelivery(bench):
         [again] = await queue.reserve((MODEL,), await bench.live("w2"), 1, 0)
         await queue.commit(again, bench.result(again), bench.entries(again))
         record = await asyncio.wait_for(wait, PATIENCE_S)
-    assert (record.state, record.fence) == (JobState.SUCCEEDED, 2)
+    assert (record.state, record.fence) == (JobState.SUCCEEDED, again.fence)
     assert await bench.queue().commit(lost, bench.result(lost), bench.entries(lost)) is None
     assert await bench.memories().count(bench.memory()) == 1
 
