@@ -34,7 +34,11 @@ def matmul(
     return a @ b
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _rounds(kind: str) -> bool:
-    """Whether fp32 factors may be rounded on that kind of device. Torch's other names of the setting change this one too."""
+    """Whether fp32 factors may be rounded on that kind of device. Torch's other names of the setting change this one too.
+
+    What is compiled keeps to the setting of when it was.
+    """
     setting = _FP32_PRODUCTS.get(kind)
     return setting is not None and setting.fp32_precision not in _UNROUNDED

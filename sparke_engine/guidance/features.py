@@ -70,15 +70,25 @@ class FeatureMap:
         )
 
 
-@lru_cache(maxsize=64)
 def _averaging(
     size: int, cells: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "{cells} {size}"]:
     """P: row i averages over positions ⌊i·size/cells⌋ up to ⌈(i+1)·size/cells⌉."""
+    if torch.compiler.is_compiling():  # which folds it, and knows no way out of inference mode
+        return _made_averaging(size, cells, dtype, device)
+    return _kept_averaging(size, cells, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _kept_averaging(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(mode=False):  # it is kept, and a later call may have gradients
-        cell = torch.arange(cells, device=device)[:, None]
-        position = torch.arange(size, device=device)[None]
-        start = cell * size // cells
-        stop = ((cell + 1) * size + cells - 1) // cells
-        inside = ((position >= start) & (position < stop)).double()
-        return (inside / inside.sum(1, keepdim=True)).to(dtype)
+        return _made_averaging(size, cells, dtype, device)
+
+
+def _made_averaging(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    cell = torch.arange(cells, device=device)[:, None]
+    position = torch.arange(size, device=device)[None]
+    start = cell * size // cells
+    stop = ((cell + 1) * size + cells - 1) // cells
+    inside = ((position >= start) & (position < stop)).double()
+    return (inside / inside.sum(1, keepdim=True)).to(dtype)
