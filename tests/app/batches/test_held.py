@@ -1,10 +1,12 @@
 """A batch under a lease: who holds it writes, and nobody else; what is written twice is written once."""
 
+from contextlib import suppress
+
 import pytest
 from patience import eventually
 
 from app.batches.held import LeaseLost
-from app.batches.keys import lease_key
+from app.batches.keys import batch_key, flight_key, lease_key, refused_key
 from app.domain.batch import BatchState, Cursor, LineFault, RefusedLine
 from app.errors import NotFound
 
@@ -91,6 +93,17 @@ async def test_without_the_lease_nothing_is_written(desk, write):
     assert await _all(held) == before
     await write(other)
     assert await _all(held) != before
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_a_record_that_is_gone_does_not_come_back_in_part(desk, write):
+    """Its tenant was deleted while a process drove the batch: half a record could be read by nobody, and stayed."""
+    batch, held = await _begin(desk)
+    place = (batch.tenant_id, batch.batch_id)
+    await desk.redis.delete(batch_key(*place), flight_key(*place), refused_key(*place))
+    with suppress(LeaseLost):
+        await write(held)
+    assert await desk.redis.exists(batch_key(*place), flight_key(*place), refused_key(*place)) == 0
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())

@@ -133,7 +133,7 @@ async def test_forgetting_waits_for_questions_that_run(bench):
     [reserved] = await _reserve(bench)
     running = RunningJobs(bench.redis)
     found = await running.of(ACME, [MODEL])
-    assert found == {reserved.job.job_id: 1}
+    assert found == {reserved.job.job_id: reserved.fence}
     await bench.queue().commit(reserved, ANSWER, ())
     assert await running.wait_ended(ACME, found, 1) == 0
 
