@@ -143,16 +143,16 @@ def _made_anew(archive: bytes) -> bytes:
 
 def test_a_whole_part_of_another_memory_is_not_handed_over(api_url, settings, tmp_path):
     """One with another name, or one that had this name before: what the archive says of itself tells."""
-    for name in ("mine", "theirs"):
+    for name in ("part-of-mine", "part-of-theirs"):
         CASES.fill_memory(settings.redis_url, name, 5)
     mine, theirs = (
         httpx.get(f"{api_url}/v1/memories/toy.{name}/export", timeout=PATIENCE_S).content
-        for name in ("mine", "theirs")
+        for name in ("part-of-mine", "part-of-theirs")
     )
     path, part = tmp_path / "a.sparke", tmp_path / "a.sparke.part"
     for there in (theirs, _made_anew(mine)):
         part.write_bytes(there)
-        run_export("mine", path, api_url, None)
+        run_export("part-of-mine", path, api_url, None)
         assert path.read_bytes() == mine
         assert list(tmp_path.iterdir()) == [path]
 
@@ -170,15 +170,15 @@ def test_an_archive_that_cannot_get_its_name_is_not_lost(api_url, settings, tmp_
 
 def test_what_is_forgotten_between_two_connections(api_url, http, settings, tmp_path):
     """The part that has come is of no archive any more, though this very call has begun it: it is begun anew."""
-    CASES.fill_memory(settings.redis_url, "forgetful", 3000, dim=400)
+    CASES.fill_memory(settings.redis_url, "cut-and-forgetful", 3000, dim=400)
     path = tmp_path / "out"
 
     def forget():
-        http.delete("/v1/memories/toy.forgetful/entries/7").raise_for_status()
+        http.delete("/v1/memories/toy.cut-and-forgetful/entries/7").raise_for_status()
 
     with _cutting(api_url, after_bytes=1_500_000, num_cuts=1, then=forget) as (url, _):
-        run_export("forgetful", path, url, None)
-    whole = httpx.get(f"{api_url}/v1/memories/toy.forgetful/export", timeout=PATIENCE_S).content
+        run_export("cut-and-forgetful", path, url, None)
+    whole = httpx.get(f"{api_url}/v1/memories/toy.cut-and-forgetful/export", timeout=PATIENCE_S).content
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
 
