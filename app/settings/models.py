@@ -50,12 +50,12 @@ class Models(BaseModel):
     @property
     def devices(self) -> tuple[str, ...]:
         """Each device that `device` names."""
-        return tuple(name.strip() for name in self.device.split(","))
+        return _names(self.device)
 
     @field_validator("device")
     @classmethod
     def _check_devices(cls, value: str) -> str:
-        names = ["cuda:0" if name.strip() == "cuda" else name.strip() for name in value.split(",")]
+        names = ["cuda:0" if name == "cuda" else name for name in _names(value)]
         if len(names) > 1 and "auto" in names:
             raise ValueError("auto stands alone; name each of several devices")
         for name in names:
@@ -67,10 +67,15 @@ class Models(BaseModel):
     @classmethod
     def _split_models(cls, value: object) -> object:
         if isinstance(value, str):
-            value = tuple(part.strip() for part in value.split(",") if part.strip())
+            value = tuple(name for name in _names(value) if name)
         if not isinstance(value, tuple | list):
             return value
         try:
             return tuple(parse_model_id(str(part)) for part in value)
         except InvalidId as error:
             raise ValueError(error.message) from error
+
+
+def _names(value: str) -> tuple[str, ...]:
+    """What commas divide."""
+    return tuple(name.strip() for name in value.split(","))

@@ -90,6 +90,20 @@ async def _check_whole(desk, batch):
     assert {key.decode().split(":")[3] for key in left} <= {"batch", "batch-lease"}
 
 
+async def _drive_killed_at(desk, batch, redis_url, *, at, when):
+    """Drives a batch to its end, by a second driver where the first was killed at that step. Whether it was."""
+    faulty = _FaultyRedis.from_url(redis_url, protocol=2).meet(at, when)
+    try:
+        await _drive(desk, batch, faulty)
+    except _Killed:
+        await desk.redis.delete(lease_key(batch.tenant_id, batch.batch_id))
+        await _drive(desk, batch)
+        return True
+    finally:
+        await faulty.aclose()
+    return False
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_driver_killed_at_any_step_loses_and_doubles_nothing(desk, redis_url, when):
     """Its lease runs out, and another one goes on from what is written."""
@@ -102,15 +116,7 @@ async def test_a_driver_killed_at_any_step_loses_and_doubles_nothing(desk, redis
                 path.unlink()
             desk.done.clear()
             batch = await desk.create(*WORDS)
-            faulty = _FaultyRedis.from_url(redis_url, protocol=2).meet(at, when)
-            try:
-                await _drive(desk, batch, faulty)
-                was_killed = False
-            except _Killed:
-                await desk.redis.delete(lease_key(batch.tenant_id, batch.batch_id))
-                await _drive(desk, batch)
-            finally:
-                await faulty.aclose()
+            was_killed = await _drive_killed_at(desk, batch, redis_url, at=at, when=when)
             await _check_whole(desk, batch)
     assert at > 40
 
@@ -134,16 +140,8 @@ async def test_a_driver_killed_at_any_step_forgets_no_line_that_it_stepped_over(
             desk.done.clear()
             desk.num_entries = 10
             batch = await desk.create("keep", "many", "aside", "keep too", "bad")
-            faulty = _FaultyRedis.from_url(redis_url, protocol=2).meet(at, when)
             room = asyncio.create_task(_make_room(desk, batch))
-            try:
-                await _drive(desk, batch, faulty)
-                was_killed = False
-            except _Killed:
-                await desk.redis.delete(lease_key(batch.tenant_id, batch.batch_id))
-                await _drive(desk, batch)
-            finally:
-                await faulty.aclose()
+            was_killed = await _drive_killed_at(desk, batch, redis_url, at=at, when=when)
             await room
             record = await desk.read(batch)
             assert (record.state, record.counts.completed, record.counts.failed) == (
