@@ -39,7 +39,8 @@ class Workers(BaseModel):
         None,
         ge=0,
         le=65535,
-        description="Port of a worker's own /livez, /readyz and /metrics. None: not served, but the worker of `serve` takes a free one.",
+        description="Port of a worker's own /livez, /readyz and /metrics; of several workers of `serve` the next has the next. None:"
+        " not served, but a worker of `serve` takes a free one.",
     )
 
     @model_validator(mode="after")
